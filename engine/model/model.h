@@ -1,0 +1,25 @@
+/* A loaded Qwen2.5-VL checkpoint with or without Mull tokens. Opaque; config is public and read-only. */
+#ifndef MULL_ENGINE_MODEL_MODEL_H
+#define MULL_ENGINE_MODEL_MODEL_H
+
+#include "engine/core/pool.h"
+#include "engine/model/config.h"
+#include "engine/ops/ops.h"
+#include "engine/text/tokenizer.h"
+
+typedef struct mull_model mull_model;
+
+typedef struct mull_model_opts {
+    mull_weight_type weights; /* how matrices are kept: F32, BF16 (default of bf16 checkpoints), INT8 */
+    bool weights_auto;        /* take the checkpoint's own type */
+    int threads;              /* 0: all CPUs of this process */
+} mull_model_opts;
+
+/* Loads dir: config, every tensor validated (all missing, extra and mis-shaped ones named in one error). */
+int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **out, mull_error *err);
+void mull_model_destroy(mull_model *m);
+const mull_config *mull_model_config(const mull_model *m);
+mull_pool *mull_model_pool(const mull_model *m);
+size_t mull_model_bytes(const mull_model *m);
+
+#endif
