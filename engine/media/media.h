@@ -10,7 +10,11 @@
 #include <stdint.h>
 
 typedef struct mull_media_limits {
-    int64_t min_pixels, max_pixels; /* 0: the checkpoint's preprocessor_config.json, or Qwen's defaults */
+    int64_t min_pixels, max_pixels; /* what the user asked for; 0: the defaults of the medium (below) */
+    /* Images: used where min/max_pixels are 0; filled by mull_media_limits_from_model; 0: Qwen's 3136, 12845056.
+     * Video does not follow them: its defaults are 128*784 .. 768*784 a frame under total_pixels. */
+    int64_t image_min_pixels, image_max_pixels;
+    int64_t max_source_pixels;      /* refuse bigger sources before anything is allocated; 0: 178956970 (Pillow's) */
     double fps;                     /* 0: 2 */
     int nframes;                    /* 0: from fps */
     int min_frames, max_frames;     /* 0: 4, 768 */
@@ -37,11 +41,11 @@ typedef struct mull_media {
 
 enum { MULL_MEDIA_HASHES = 1 }; /* flag: fill the sha256 fields (video: rgb_sha256 over the chosen frames) */
 
-/* Reads min/max pixels from dir/preprocessor_config.json into limits where limits has 0; a missing file leaves
- * Qwen's defaults (3136, 12845056). */
+/* Reads min/max pixels from dir/preprocessor_config.json into limits->image_{min,max}_pixels where they are 0; a
+ * missing file leaves Qwen's defaults (3136, 12845056). */
 int mull_media_limits_from_model(const char *dir, mull_media_limits *limits, mull_error *err);
 
-/* kind AUTO sniffs; a video where an image was asked for (or the reverse) is an error. Animated GIF and WebP are
+/* The caller owns *out (mull_media_fini) on success; on failure it is zeroed. kind AUTO sniffs; a video where an image was asked for (or the reverse) is an error. Animated GIF and WebP are
  * images (frame 0). where names the medium in errors. */
 int mull_media_load_file(const char *path, mull_media_kind kind, const mull_media_limits *limits, int flags,
                          mull_media *out, mull_error *err);

@@ -1,0 +1,121 @@
+/* PNG through libpng, converted as Pillow's convert("RGB"): alpha of RGBA over white, alpha of grey+alpha and every
+ * tRNS dropped, 16-bit colour cut to the high byte but 16-bit grey clipped at 255 (Pillow does not scale it), gamma
+ * ignored. The longjmp handler frees through one state struct. */
+#include "engine/media/image.h"
+
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <png.h>
+
+typedef struct png_state {
+    const uint8_t *data;
+    size_t len, at;
+    uint8_t *raw;    /* whole image in the file's own channels; interlacing needs all of it */
+    png_structp png;
+    png_infop info;
+    int64_t max_pixels;
+    const char *where;
+    mull_image *out;
+    mull_error *err;
+    int rc;
+    char why[160];
+} png_state;
+
+static void read_bytes(png_structp png, png_bytep to, size_t n) {
+    png_state *s = png_get_io_ptr(png);
+    if (n > s->len - s->at) png_error(png, "the file ends early");
+    memcpy(to, s->data + s->at, n);
+    s->at += n;
+}
+static _Noreturn void on_error(png_structp png, png_const_charp text) {
+    png_state *s = png_get_error_ptr(png);
+    snprintf(s->why, sizeof s->why, "%s", text);
+    png_longjmp(png, 1);
+}
+static void on_warning(png_structp png, png_const_charp text) { (void)png, (void)text; }
+
+/* Entries past the palette are Pillow's initial ramp. */
+static void palette_of(png_state *s, uint8_t pal[256][3]) {
+    for (int i = 0; i < 256; i++) memset(pal[i], i, 3);
+    png_colorp colors = NULL;
+    int n = 0;
+    if (!png_get_PLTE(s->png, s->info, &colors, &n)) png_error(s->png, "the palette is missing");
+    for (int i = 0; i < n && i < 256; i++) {
+        pal[i][0] = colors[i].red;
+        pal[i][1] = colors[i].green;
+        pal[i][2] = colors[i].blue;
+    }
+}
+
+static void convert_row(uint8_t *rgb, const uint8_t *in, size_t w, int color, int depth, uint8_t pal[256][3]) {
+    switch (color) {
+    case PNG_COLOR_TYPE_RGB_ALPHA: mull_image_over_white(rgb, in, w); break;
+    case PNG_COLOR_TYPE_PALETTE:
+        for (size_t x = 0; x < w; x++) memcpy(rgb + 3 * x, pal[in[x]], 3);
+        break;
+    case PNG_COLOR_TYPE_GRAY_ALPHA:
+        for (size_t x = 0; x < w; x++) memset(rgb + 3 * x, in[2 * x], 3);
+        break;
+    default: /* grey; 16 bit: big-endian, clipped */
+        for (size_t x = 0; x < w; x++)
+            memset(rgb + 3 * x, depth == 16 ? (in[2 * x] ? 255 : in[2 * x + 1]) : in[x], 3);
+    }
+}
+
+static void decode(png_state *s) {
+    png_structp png = s->png;
+    png_set_read_fn(png, s, read_bytes);
+    png_set_user_limits(png, 0x7fffffff, 0x7fffffff); /* ours is on the product */
+    png_set_chunk_malloc_max(png, 1 << 23);
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, 0);
+    png_read_info(png, s->info);
+    uint32_t w = png_get_image_width(png, s->info), h = png_get_image_height(png, s->info);
+    int color = png_get_color_type(png, s->info), depth = png_get_bit_depth(png, s->info);
+    s->rc = mull_image_init(s->out, w, h, s->max_pixels, s->where, s->err);
+    if (s->rc) png_longjmp(png, 1);
+
+    if (depth == 16 && color != PNG_COLOR_TYPE_GRAY) png_set_strip_16(png);
+    if (depth < 8 && color == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png);
+    if (depth < 8 && color == PNG_COLOR_TYPE_PALETTE) png_set_packing(png);
+    int passes = png_set_interlace_handling(png);
+    png_read_update_info(png, s->info);
+    size_t stride = png_get_rowbytes(png, s->info);
+    uint8_t pal[256][3];
+    if (color == PNG_COLOR_TYPE_PALETTE) palette_of(s, pal);
+
+    /* RGB lands in place; the rest goes through raw: one row, or all of them when interlaced. */
+    size_t keep = color == PNG_COLOR_TYPE_RGB ? 0 : passes > 1 ? h : 1;
+    if (keep) s->raw = calloc(keep, stride);
+    if (keep && !s->raw) png_error(png, "out of memory");
+    for (int pass = 0; pass < passes; pass++)
+        for (size_t y = 0; y < h; y++) {
+            uint8_t *rgb = s->out->px + y * w * 3;
+            uint8_t *row = keep ? s->raw + (keep > 1 ? y * stride : 0) : rgb;
+            png_read_row(png, row, NULL);
+            if (keep && pass == passes - 1) convert_row(rgb, row, w, color, depth, pal);
+        }
+    png_read_end(png, NULL);
+}
+
+int mull__decode_png(const uint8_t *data, size_t len, int64_t max_pixels, const char *where, mull_image *out,
+                     mull_error *err) {
+    static const char what[] = "cannot decode PNG";
+    png_state *s = calloc(1, sizeof *s);
+    if (!s) return mull_fail(err, MULL_ENOMEM, what, where, NULL, "out of memory");
+    *s = (png_state){.data = data, .len = len, .max_pixels = max_pixels, .where = where, .out = out, .err = err};
+    s->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, s, on_error, on_warning);
+    if (s->png) s->info = png_create_info_struct(s->png);
+    int rc = MULL_OK;
+    if (!s->info)
+        rc = mull_fail(err, MULL_ENOMEM, what, where, NULL, "out of memory");
+    else if (setjmp(png_jmpbuf(s->png)) == 0)
+        decode(s);
+    else
+        rc = s->rc ? s->rc : mull_fail(err, MULL_EFORMAT, what, where, "replace the file", "%s", s->why);
+    if (s->png) png_destroy_read_struct(&s->png, &s->info, NULL);
+    free(s->raw);
+    free(s);
+    return rc;
+}
