@@ -1,7 +1,7 @@
 /* The chosen frames of a video, in RGB. With an index of display times the decoder jumps to the key frame before the
  * next wanted frame whenever that saves decoding, and every frame is told by its time, so a jump cannot shift the
- * choice. If a promised frame does not come, the caller opens the video again with a full count. Colours are swscale's
- * BT.601 whatever the tag says, as the reference converts. */
+ * choice. If a promised frame does not come, the caller opens the video again with a full count. Colours go through
+ * swscale by the stream's matrix and range, BT.601 limited where it names none, as the reference converts. */
 #include "engine/media/image.h"
 #include "engine/media/video_internal.h"
 
@@ -19,9 +19,9 @@ static int to_rgb(mull_video *v, mull_error *err) {
     if (!v->sws || !v->wide) return mull__video_bad(v, err, AVERROR(ENOMEM), "its colours cannot be converted");
     int *inverse, *table, from, to, brightness, contrast, saturation;
     if (sws_getColorspaceDetails(v->sws, &inverse, &from, &table, &to, &brightness, &contrast, &saturation) >= 0) {
-        const int *bt601 = sws_getCoefficients(SWS_CS_DEFAULT);
+        const int *matrix = sws_getCoefficients(f->colorspace); /* same numbering; unset: BT.601 */
         if (f->color_range == AVCOL_RANGE_JPEG) from = 1;
-        sws_setColorspaceDetails(v->sws, bt601, from, bt601, to, brightness, contrast, saturation);
+        sws_setColorspaceDetails(v->sws, matrix, from, table, to, brightness, contrast, saturation);
     }
     uint8_t *planes[4] = {v->wide, NULL, NULL, NULL};
     const int strides[4] = {stride, 0, 0, 0};
@@ -68,7 +68,7 @@ static int by_index(mull_video *v, const int64_t *indices, int n, mull_video_fn 
         const int64_t want = v->pts[indices[i]];
         const video_key *key = key_before(v, want);
         if (!started || key->pts > at) {
-            if (av_seek_frame(v->fmt, v->stream, key->dts, AVSEEK_FLAG_BACKWARD) < 0) return MULL_VIDEO_RECOUNT;
+            if (av_seek_frame(v->fmt, v->stream, key->pts, AVSEEK_FLAG_BACKWARD) < 0) return MULL_VIDEO_RECOUNT;
             avcodec_flush_buffers(v->dec);
             started = true;
         }
