@@ -53,8 +53,12 @@ void mull_rope(mull_pool *pool, float *x, int64_t m, int64_t ldx, int heads, int
 void mull_attention_varlen(mull_pool *pool, const float *q, const float *k, const float *v, int64_t ld,
                            const int32_t *cu, int segments, int heads, int hd, float scale, float *out, int64_t ldo);
 
-/* Paged keys and values of one layer. Page p holds page_tokens tokens: k at k + p * page_stride, laid out
- * [kv_heads][page_tokens][hd], v likewise. */
+/* Heads larger than this are refused when a checkpoint is loaded. */
+enum { MULL_HEAD_DIM_MAX = 256 };
+
+/* Paged keys and values of one layer. Page p holds page_tokens tokens (a multiple of 32): keys at k + p * page_stride,
+ * transposed, [kv_heads][hd][page_tokens], so that lanes are keys; values [kv_heads][page_tokens][hd]. The view's
+ * memory must allow reading 32 floats past the last value (pages before the end always do). */
 typedef struct mull_kv_view {
     float *k, *v;
     int64_t page_stride; /* elements */

@@ -1,0 +1,57 @@
+/* The table of inner kernels, one per instruction set. All of them are straight loops over one fixed order of
+ * operations per output element; blocking, packing and threads live in matrix.c, rowwise.c and attention.c. */
+#ifndef MULL_ENGINE_OPS_KERNELS_H
+#define MULL_ENGINE_OPS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    MULL_NR = 32,     /* outputs of one weight panel: two 512-bit registers of float32 */
+    MULL_MR_MAX = 12, /* most rows of one micro-kernel call */
+    MULL_KC = 512,    /* depth of one block of K */
+    MULL_KEYS = 64,   /* keys of one step of the online softmax; a multiple of the page size that infer uses */
+};
+
+/* One block of a product: c[i][0..32) (+)= sum_k a[k * mr + i] * b[k][0..32), i < mr, k ascending.
+ * a is packed [k][mr]; b has row stride ldb elements. first: start from zero, else from what c holds. */
+typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc,
+                                 int first);
+typedef void (*mull_gemm_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
+                                  int first);
+/* c[i][0..32) = sum_k a[i][k] * b over k4 groups of four: a unsigned bytes (value + 128) with row stride lda,
+ * b [k4][32][4] signed. The caller removes the offset. */
+typedef void (*mull_gemm_i8_fn)(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c);
+
+typedef struct mull_kernels {
+    const char *name;
+    int mr; /* rows of a full gemm block */
+    int mr_i8;
+    mull_gemm_f32_fn gemm_f32;
+    mull_gemm_bf16_fn gemm_bf16;
+    mull_gemm_i8_fn gemm_i8;
+    /* Largest |x|, and NaN/Inf carried into the scale: returns amax, writes x / (amax / 127) + 128 to q. */
+    float (*quantise_row)(const float *x, int64_t k, uint8_t *q);
+    void (*rmsnorm)(const float *x, int64_t d, const float *w, float eps, float *y);
+    void (*swiglu)(const float *gate, const float *up, int64_t f, float *y);
+    void (*gelu)(float *x, int64_t n);
+    void (*rope)(float *x, int heads, int hd, const float *cos, const float *sin);
+    /* Online softmax over one block of n <= MULL_KEYS scores of a row, scaled: s becomes exp(scale s - max), *max and
+     * *sum are carried; returns the factor that earlier sums must be multiplied with. */
+    float (*softmax_step)(float *s, int n, float scale, float *max, float *sum);
+    void (*scale_row)(float *x, int64_t n, float f);
+} mull_kernels;
+
+extern const mull_kernels mull_kernels_portable;
+#if defined(__x86_64__)
+extern const mull_kernels mull_kernels_avx2, mull_kernels_avx512, mull_kernels_vnni;
+#endif
+
+/* The best table this CPU runs, or the one that MULL_ISA names (portable, avx2, avx512, vnni). Fixed at first use. */
+const mull_kernels *mull_kernels_get(void);
+/* Makes every later call use k (which this CPU must be able to run): for tests that compare the tables. */
+void mull_kernels_force(const mull_kernels *k);
+/* The tables that this CPU can run, slowest first; returns how many (at most 4). */
+int mull_kernels_list(const mull_kernels *out[4]);
+
+#endif

@@ -1,0 +1,224 @@
+/* The kernels themselves, compiled once per instruction set by kernels_*.c, which set MULL_VL (floats a vector),
+ * MULL_MR (rows of a full gemm block, chosen to fill the register file), MULL_ISA_NAME and MULL_TABLE.
+ *
+ * Why panels: a weight panel holds 32 outputs for each k side by side, so a product needs no horizontal sums and the
+ * lanes of a vector are different outputs. Every output is one chain of multiply-adds in ascending k, whatever the
+ * number of rows: a row computed alone has the same bits as in a batch. */
+#include "engine/ops/kernels.h"
+#include "engine/ops/simd.h"
+
+#define NV (MULL_NR / MULL_VL)
+
+/* ---- products */
+#define GEMM_BODY(LOADB)                                                                                               \
+    vf acc[MULL_MR][NV];                                                                                               \
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)         \
+        acc[i][v] = first ? (vf){0} : v_load(c + i * ldc + v * MULL_VL);                                               \
+    for (int64_t kk = 0; kk < k; kk++) {                                                                               \
+        vf bv[NV];                                                                                                     \
+        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) bv[v] = LOADB;                                            \
+        _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {                                                        \
+            vf av = v_set(a[kk * mr + i]);                                                                             \
+            _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) acc[i][v] += av * bv[v];                              \
+        }                                                                                                              \
+    }                                                                                                                  \
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)         \
+        v_store(c + i * ldc + v * MULL_VL, acc[i][v]);
+
+MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c,
+                             int64_t ldc, int first){GEMM_BODY(v_load(b + kk * ldb + v * MULL_VL))} MULL_INLINE
+    void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc, int first) {
+    GEMM_BODY(v_bf16(b + kk * MULL_NR + v * MULL_VL))
+}
+
+#define GEMM_CASE(n, call)                                                                                             \
+    case n:                                                                                                            \
+        call(n);                                                                                                       \
+        break;
+#if MULL_MR == 12
+#define GEMM_SWITCH(call)                                                                                              \
+    switch (mr) {                                                                                                      \
+        GEMM_CASE(1, call)                                                                                             \
+        GEMM_CASE(2, call) GEMM_CASE(3, call) GEMM_CASE(4, call) GEMM_CASE(5, call) GEMM_CASE(6, call)                 \
+            GEMM_CASE(7, call) GEMM_CASE(8, call) GEMM_CASE(9, call) GEMM_CASE(10, call) GEMM_CASE(11, call)           \
+                GEMM_CASE(12, call)                                                                                    \
+    }
+#else
+#define GEMM_SWITCH(call)                                                                                              \
+    switch (mr) { GEMM_CASE(1, call) GEMM_CASE(2, call) GEMM_CASE(3, call) }
+#endif
+
+static void gemm_f32(int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc, int first) {
+#define CALL(n) gemm_f32_mr(n, k, a, b, ldb, c, ldc, first)
+    GEMM_SWITCH(CALL)
+#undef CALL
+}
+static void gemm_bf16(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc, int first){
+#define CALL(n) gemm_bf16_mr(n, k, a, b, c, ldc, first)
+    GEMM_SWITCH(CALL)
+#undef CALL
+}
+
+/* Integers add exactly, so every instruction set gives the same bits here. */
+#ifdef MULL_VNNI
+#include <immintrin.h>
+#define MULL_MR_I8 12
+MULL_INLINE void gemm_i8_mr(const int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c) {
+    __m512i acc[12][2];
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < k4; k++) {
+        __m512i b0 = _mm512_loadu_si512(b + k * 128), b1 = _mm512_loadu_si512(b + k * 128 + 64);
+        _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
+            int32_t w;
+            memcpy(&w, a + i * lda + k * 4, 4);
+            __m512i av = _mm512_set1_epi32(w);
+            acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], av, b0);
+            acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], av, b1);
+        }
+    }
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
+        _mm512_storeu_si512(c + i * MULL_NR, acc[i][0]);
+        _mm512_storeu_si512(c + i * MULL_NR + 16, acc[i][1]);
+    }
+}
+static void gemm_i8(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c) {
+#define CALL(n) gemm_i8_mr(n, k4, a, lda, b, c)
+    GEMM_SWITCH(CALL)
+#undef CALL
+}
+#else
+#define MULL_MR_I8 4
+static void gemm_i8(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c) {
+    for (int i = 0; i < mr; i++) {
+        int32_t acc[MULL_NR] = {0};
+        for (int64_t k = 0; k < k4; k++) {
+            const uint8_t *av = a + i * lda + k * 4;
+            const int8_t *bv = b + k * 128;
+            for (int n = 0; n < MULL_NR; n++)
+                acc[n] += av[0] * bv[n * 4] + av[1] * bv[n * 4 + 1] + av[2] * bv[n * 4 + 2] + av[3] * bv[n * 4 + 3];
+        }
+        memcpy(c + i * MULL_NR, acc, sizeof acc);
+    }
+}
+#endif
+
+static float quantise_row(const float *x, int64_t k, uint8_t *q) {
+    float amax = 0, poison = 0;
+    for (int64_t i = 0; i < k; i++) {
+        float v = fabsf(x[i]);
+        amax = v > amax ? v : amax;
+        poison += x[i] * 0.0f; /* NaN as soon as one value is NaN or infinite */
+    }
+    if (!(poison == 0)) {
+        memset(q, 128, (size_t)k);
+        return poison;
+    }
+    float inv = amax > 0 ? 127.0f / amax : 0;
+    for (int64_t i = 0; i < k; i++) q[i] = (uint8_t)((int32_t)rintf(x[i] * inv) + 128);
+    return amax;
+}
+
+/* ---- row-wise */
+static void rmsnorm(const float *x, int64_t d, const float *w, float eps, float *y) {
+    vf s0 = {0}, s1 = {0};
+    int64_t i = 0;
+    for (; i + 2 * MULL_VL <= d; i += 2 * MULL_VL) {
+        vf a = v_load(x + i), b = v_load(x + i + MULL_VL);
+        s0 += a * a;
+        s1 += b * b;
+    }
+    for (; i < d; i += MULL_VL) {
+        vf a = d - i >= MULL_VL ? v_load(x + i) : v_load_n(x + i, d - i, 0);
+        s0 += a * a;
+    }
+    float inv = 1.0f / sqrtf(v_sum(s0 + s1) / (float)d + eps);
+    for (i = 0; i + MULL_VL <= d; i += MULL_VL) v_store(y + i, v_load(x + i) * inv * v_load(w + i));
+    for (; i < d; i++) y[i] = x[i] * inv * w[i];
+}
+
+MULL_INLINE vf silu_mul(vf g, vf u) {
+    return g / (1.0f + v_exp(-g)) * u;
+}
+
+static void swiglu(const float *gate, const float *up, int64_t f, float *y) {
+    int64_t i = 0;
+    for (; i + MULL_VL <= f; i += MULL_VL) v_store(y + i, silu_mul(v_load(gate + i), v_load(up + i)));
+    if (i < f) v_store_n(y + i, f - i, silu_mul(v_load_n(gate + i, f - i, 0), v_load_n(up + i, f - i, 0)));
+}
+
+/* libm's erff is good to an ulp, and GELU only stands in the vision merger: a vector erf would buy nothing. */
+static void gelu(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678118654752f));
+}
+
+static void rope(float *x, int heads, int hd, const float *cos, const float *sin) {
+    int half = hd / 2;
+    for (int h = 0; h < heads; h++) {
+        float *a = x + (int64_t)h * hd, *b = a + half;
+        int i = 0;
+        for (; i + MULL_VL <= half; i += MULL_VL) {
+            vf va = v_load(a + i), vb = v_load(b + i), c = v_load(cos + i), s = v_load(sin + i);
+            v_store(a + i, va * c - vb * s);
+            v_store(b + i, vb * c + va * s);
+        }
+        if (i < half) {
+            int r = half - i;
+            vf va = v_load_n(a + i, r, 0), vb = v_load_n(b + i, r, 0), c = v_load_n(cos + i, r, 0),
+               s = v_load_n(sin + i, r, 0);
+            v_store_n(a + i, r, va * c - vb * s);
+            v_store_n(b + i, r, vb * c + va * s);
+        }
+    }
+}
+
+/* ---- softmax. s has room for MULL_KEYS scores; what lies past n is overwritten with zeros up to a whole vector. */
+static float softmax_step(float *s, int n, float scale, float *max, float *sum) {
+    int nv = (n + MULL_VL - 1) / MULL_VL;
+    for (int i = n; i < nv * MULL_VL; i++) s[i] = -INFINITY;
+    vf m = v_set(-INFINITY);
+    for (int v = 0; v < nv; v++) {
+        vf x = v_load(s + v * MULL_VL) * scale;
+        v_store(s + v * MULL_VL, x);
+        m = v_select(x > m, x, m);
+    }
+    float t[MULL_VL], top = *max;
+    v_store(t, m);
+    for (int i = 0; i < MULL_VL; i++) top = t[i] > top ? t[i] : top;
+    float carry = 1;
+    if (top > *max) {
+        vf e = v_exp(v_set(*max - top));
+        carry = e[0];
+    }
+    /* All NaN: top stays -inf and exp(NaN) below carries the NaN into the sum. */
+    vf acc = {0}, sub = v_set(top == -INFINITY ? 0 : top);
+    for (int v = 0; v < nv; v++) {
+        vf e = v_exp(v_load(s + v * MULL_VL) - sub);
+        v_store(s + v * MULL_VL, e);
+        acc += e;
+    }
+    *max = top;
+    *sum = *sum * carry + v_sum(acc);
+    return carry;
+}
+
+static void scale_row(float *x, int64_t n, float f) {
+    int64_t i = 0;
+    for (; i + MULL_VL <= n; i += MULL_VL) v_store(x + i, v_load(x + i) * f);
+    for (; i < n; i++) x[i] *= f;
+}
+
+const mull_kernels MULL_TABLE = {
+    .name = MULL_ISA_NAME,
+    .mr = MULL_MR,
+    .mr_i8 = MULL_MR_I8,
+    .gemm_f32 = gemm_f32,
+    .gemm_bf16 = gemm_bf16,
+    .gemm_i8 = gemm_i8,
+    .quantise_row = quantise_row,
+    .rmsnorm = rmsnorm,
+    .swiglu = swiglu,
+    .gelu = gelu,
+    .rope = rope,
+    .softmax_step = softmax_step,
+    .scale_row = scale_row,
+};

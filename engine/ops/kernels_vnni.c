@@ -1,0 +1,11 @@
+/* The kernels for vnni; see kernels_impl.h. Flags: engine/kernels.cmake. */
+#if defined(__x86_64__)
+#define MULL_VL 16
+#define MULL_MR 12
+#define MULL_ISA_NAME "vnni"
+#define MULL_TABLE mull_kernels_vnni
+#define MULL_VNNI 1
+#include "engine/ops/kernels_impl.h"
+#else
+typedef int mull__no_vnni;
+#endif

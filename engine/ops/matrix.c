@@ -1,0 +1,309 @@
+/* Packed weight matrices and the products with them.
+ *
+ * Layout: panels of 32 outputs, [N/32][K][32] for float types, [N/32][K/4][32][4] for int8, zero-padded. A product
+ * packs the activations in blocks of mr rows ([K/KC][M/mr][KC][mr]) once, then every thread takes whole panels: a KC x
+ * 32 block of the panel stays in the nearest caches while all rows pass over it, so weights come from memory once per
+ * product, however many rows there are. The order of additions of an output is k = 0 .. K-1 always.
+ *
+ * Own kernels rather than a BLAS because bf16 weights need no float32 copy, and because libraries pick kernels by M,
+ * which changes a row's bits with the batch; the rates are in the README's table (ops/bench). */
+#include "engine/ops/kernels.h"
+#include "engine/ops/ops.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+struct mull_matrix {
+    int64_t n, k, panels, k4;
+    mull_weight_type type;
+    size_t bytes, panel_bytes;
+    void *data;      /* mmap'ed, huge pages where the kernel has them */
+    float *scale;    /* int8: [panels * 32] */
+    int32_t *offset; /* int8: 128 * sum of the row, what the unsigned activations add */
+};
+
+int mull_matrix_create(int64_t n, int64_t k, mull_weight_type type, mull_matrix **out, mull_error *err) {
+    if (n <= 0 || k <= 0 || n > INT64_C(1) << 32 || k > INT64_C(1) << 32 || (double)n * (double)k > 1e13)
+        return mull_fail(err, MULL_ELIMIT, "cannot make a weight matrix", NULL, NULL, "%lld x %lld is out of range",
+                         (long long)n, (long long)k);
+    mull_matrix *w = calloc(1, sizeof *w);
+    if (!w) goto nomem;
+    w->n = n;
+    w->k = k;
+    w->type = type;
+    w->panels = (n + MULL_NR - 1) / MULL_NR;
+    w->k4 = (k + 3) / 4;
+    w->panel_bytes = type == MULL_WEIGHT_F32    ? (size_t)k * MULL_NR * 4
+                     : type == MULL_WEIGHT_BF16 ? (size_t)k * MULL_NR * 2
+                                                : (size_t)w->k4 * MULL_NR * 4;
+    w->bytes = w->panel_bytes * (size_t)w->panels;
+    void *p = mmap(NULL, w->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) goto nomem;
+    w->data = p;
+    madvise(p, w->bytes, MADV_HUGEPAGE);
+    if (type == MULL_WEIGHT_INT8) {
+        w->scale = calloc((size_t)w->panels * MULL_NR, sizeof *w->scale);
+        w->offset = calloc((size_t)w->panels * MULL_NR, sizeof *w->offset);
+        if (!w->scale || !w->offset) goto nomem;
+    }
+    *out = w;
+    return MULL_OK;
+nomem:
+    mull_matrix_destroy(w);
+    return mull_fail(err, MULL_ENOMEM, "cannot make a weight matrix", NULL, "use bf16 or int8 weights, or more memory",
+                     "out of memory for %lld x %lld", (long long)n, (long long)k);
+}
+
+void mull_matrix_destroy(mull_matrix *w) {
+    if (!w) return;
+    if (w->data) munmap(w->data, w->bytes);
+    free(w->scale);
+    free(w->offset);
+    free(w);
+}
+
+static void set_row_i8(mull_matrix *w, int64_t r, const void *src, mull_dtype type, int64_t base) {
+    size_t size = mull_dtype_size(type);
+    const char *s = (const char *)src + (size_t)base * size;
+    float amax = 0, poison = 0;
+    for (int64_t i = 0; i < w->k; i++) {
+        float v;
+        mull_to_f32(s + (size_t)i * size, type, 1, &v);
+        amax = fabsf(v) > amax ? fabsf(v) : amax;
+        poison += v * 0.0f;
+    }
+    int64_t p = r / MULL_NR, lane = r % MULL_NR;
+    int8_t *d = (int8_t *)w->data + (size_t)p * w->panel_bytes;
+    float inv = amax > 0 && poison == 0 ? 127.0f / amax : 0;
+    int32_t sum = 0;
+    for (int64_t i = 0; i < w->k; i++) {
+        float v;
+        mull_to_f32(s + (size_t)i * size, type, 1, &v);
+        int q = inv > 0 ? (int)rintf(v * inv) : 0;
+        sum += q;
+        d[(i / 4 * MULL_NR + lane) * 4 + i % 4] = (int8_t)q;
+    }
+    w->scale[r] = poison == 0 ? amax / 127.0f : poison;
+    w->offset[r] = 128 * sum;
+}
+
+void mull_matrix_set_rows(mull_matrix *w, int64_t row0, int64_t rows, const void *src, mull_dtype type) {
+    size_t size = mull_dtype_size(type);
+    for (int64_t r = 0; r < rows; r++) {
+        if (w->type == MULL_WEIGHT_INT8) {
+            set_row_i8(w, row0 + r, src, type, r * w->k);
+            continue;
+        }
+        int64_t p = (row0 + r) / MULL_NR, lane = (row0 + r) % MULL_NR;
+        char *d = (char *)w->data + (size_t)p * w->panel_bytes;
+        const char *s = (const char *)src + (size_t)r * (size_t)w->k * size;
+        if (w->type == MULL_WEIGHT_BF16 && type == MULL_BF16) {
+            for (int64_t k = 0; k < w->k; k++) memcpy(d + (size_t)(k * MULL_NR + lane) * 2, s + (size_t)k * 2, 2);
+            continue;
+        }
+        float buf[256];
+        for (int64_t k = 0; k < w->k; k += 256) {
+            int64_t m = w->k - k < 256 ? w->k - k : 256;
+            mull_to_f32(s + (size_t)k * size, type, (size_t)m, buf);
+            for (int64_t i = 0; i < m; i++) {
+                size_t at = (size_t)((k + i) * MULL_NR + lane);
+                if (w->type == MULL_WEIGHT_F32) {
+                    ((float *)(void *)d)[at] = buf[i];
+                } else {
+                    ((uint16_t *)(void *)d)[at] = mull_f32_to_bf16(buf[i]);
+                }
+            }
+        }
+    }
+}
+
+void mull_matrix_get_row(const mull_matrix *w, int64_t r, float *dst) {
+    int64_t p = r / MULL_NR, lane = r % MULL_NR;
+    const char *d = (const char *)w->data + (size_t)p * w->panel_bytes;
+    for (int64_t k = 0; k < w->k; k++) {
+        if (w->type == MULL_WEIGHT_F32)
+            dst[k] = ((const float *)(const void *)d)[k * MULL_NR + lane];
+        else if (w->type == MULL_WEIGHT_BF16)
+            dst[k] = mull_bf16_to_f32(((const uint16_t *)(const void *)d)[k * MULL_NR + lane]);
+        else
+            dst[k] = (float)((const int8_t *)d)[(k / 4 * MULL_NR + lane) * 4 + k % 4] * w->scale[r];
+    }
+}
+
+int64_t mull_matrix_rows(const mull_matrix *w) {
+    return w->n;
+}
+int64_t mull_matrix_cols(const mull_matrix *w) {
+    return w->k;
+}
+mull_weight_type mull_matrix_type(const mull_matrix *w) {
+    return w->type;
+}
+size_t mull_matrix_bytes(const mull_matrix *w) {
+    return w->bytes + (w->scale ? (size_t)w->panels * MULL_NR * 8 : 0);
+}
+
+/* ---- products */
+enum { SLAB = 504 }; /* rows packed at a time: whole blocks of 12, 4 and 3; bounds the scratch */
+
+typedef struct job {
+    const mull_kernels *kn;
+    const mull_matrix *w;
+    const float *x, *bias;
+    float *y;
+    int64_t m, ldx, ldy, chunk;
+    bool accumulate;
+    float *a;      /* packed activations of the slab, [kb][block][KC][mr] */
+    uint8_t *q;    /* int8: [m][k4 * 4] */
+    float *xscale; /* int8: [m] */
+} job;
+
+/* Rows of block b of the slab. */
+static int block_rows(const job *j, int64_t b, int mr) {
+    int64_t left = j->m - b * mr;
+    return left < mr ? (int)left : mr;
+}
+
+static void pack_task(void *ctx, int part, int parts) {
+    job *j = ctx;
+    (void)parts;
+    int mr = j->kn->mr, rows = block_rows(j, part, mr);
+    int64_t K = j->w->k;
+    const float *x = j->x + (int64_t)part * mr * j->ldx;
+    for (int64_t kb = 0; kb < K; kb += MULL_KC) {
+        int64_t kc = K - kb < MULL_KC ? K - kb : MULL_KC;
+        /* Blocks before this one in the same kb are full, so their place follows from mr alone. */
+        float *a = j->a + kb * j->m + (int64_t)part * mr * kc;
+        for (int64_t k = 0; k < kc; k++)
+            for (int i = 0; i < rows; i++) a[k * rows + i] = x[i * j->ldx + kb + k];
+    }
+}
+
+static void store_tile(const job *j, const float *c, int rows, int64_t row0, int64_t col0) {
+    int64_t cols = j->w->n - col0 < MULL_NR ? j->w->n - col0 : MULL_NR;
+    for (int i = 0; i < rows; i++) {
+        float *y = j->y + (row0 + i) * j->ldy + col0;
+        const float *s = c + i * MULL_NR;
+        const float *b = j->bias ? j->bias + col0 : NULL;
+        if (j->accumulate && b)
+            for (int64_t n = 0; n < cols; n++) y[n] += s[n] + b[n];
+        else if (j->accumulate)
+            for (int64_t n = 0; n < cols; n++) y[n] += s[n];
+        else if (b)
+            for (int64_t n = 0; n < cols; n++) y[n] = s[n] + b[n];
+        else
+            memcpy(y, s, (size_t)cols * sizeof *y);
+    }
+}
+
+/* All rows of the slab against panels [p0, p1). */
+static void float_task(void *ctx, int part, int parts) {
+    job *j = ctx;
+    (void)parts;
+    const mull_matrix *w = j->w;
+    int mr = j->kn->mr;
+    int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
+    _Alignas(64) float tile[SLAB * MULL_NR];
+    for (int64_t p = p0; p < p1; p++) {
+        const char *panel = (const char *)w->data + (size_t)p * w->panel_bytes;
+        for (int64_t kb = 0; kb < w->k; kb += MULL_KC) {
+            int64_t kc = w->k - kb < MULL_KC ? w->k - kb : MULL_KC;
+            for (int64_t b = 0; b * mr < j->m; b++) {
+                int rows = block_rows(j, b, mr);
+                const float *a = j->a + kb * j->m + b * mr * kc;
+                float *c = tile + b * mr * MULL_NR;
+                if (w->type == MULL_WEIGHT_F32)
+                    j->kn->gemm_f32(rows, kc, a, (const float *)(const void *)panel + kb * MULL_NR, MULL_NR, c, MULL_NR,
+                                    kb == 0);
+                else
+                    j->kn->gemm_bf16(rows, kc, a, (const uint16_t *)(const void *)panel + kb * MULL_NR, c, MULL_NR,
+                                     kb == 0);
+            }
+        }
+        store_tile(j, tile, (int)j->m, 0, p * MULL_NR);
+    }
+}
+
+static void quantise_task(void *ctx, int part, int parts) {
+    job *j = ctx;
+    int64_t k = j->w->k, lda = j->w->k4 * 4;
+    for (int64_t r = j->m * part / parts; r < j->m * (part + 1) / parts; r++) {
+        j->xscale[r] = j->kn->quantise_row(j->x + r * j->ldx, k, j->q + r * lda) / 127.0f;
+        for (int64_t i = k; i < lda; i++) j->q[r * lda + i] = 128; /* meets zero weights */
+    }
+}
+
+static void int8_task(void *ctx, int part, int parts) {
+    job *j = ctx;
+    (void)parts;
+    const mull_matrix *w = j->w;
+    int mr = j->kn->mr_i8;
+    int64_t lda = w->k4 * 4;
+    int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
+    _Alignas(64) int32_t acc[MULL_MR_MAX * MULL_NR];
+    _Alignas(64) float tile[MULL_MR_MAX * MULL_NR];
+    for (int64_t p = p0; p < p1; p++) {
+        const int8_t *panel = (const int8_t *)w->data + (size_t)p * w->panel_bytes;
+        const float *scale = w->scale + p * MULL_NR;
+        const int32_t *offset = w->offset + p * MULL_NR;
+        for (int64_t b = 0; b * mr < j->m; b++) {
+            int rows = block_rows(j, b, mr);
+            j->kn->gemm_i8(rows, w->k4, j->q + b * mr * lda, lda, panel, acc);
+            for (int i = 0; i < rows; i++) {
+                float xs = j->xscale[b * mr + i];
+                for (int n = 0; n < MULL_NR; n++)
+                    tile[i * MULL_NR + n] = (float)(acc[i * MULL_NR + n] - offset[n]) * (xs * scale[n]);
+            }
+            store_tile(j, tile, rows, b * mr, p * MULL_NR);
+        }
+    }
+}
+
+/* Scratch of the calling thread, kept between calls: decode allocates nothing after its first step. */
+static _Thread_local struct {
+    void *p;
+    size_t size;
+} scratch;
+
+static void *scratch_get(size_t size) {
+    if (scratch.size >= size) return scratch.p;
+    free(scratch.p);
+    size_t want = (size + 0xffff) & ~(size_t)0xffff;
+    scratch.p = aligned_alloc(64, want);
+    scratch.size = scratch.p ? want : 0;
+    return scratch.p;
+}
+
+void mull_matmul(mull_pool *pool, const float *x, int64_t m, int64_t ldx, const mull_matrix *w, const float *bias,
+                 float *y, int64_t ldy, bool accumulate) {
+    job j = {.kn = mull_kernels_get(), .w = w, .bias = bias, .ldx = ldx, .ldy = ldy, .accumulate = accumulate};
+    int threads = mull_pool_threads(pool);
+    /* About eight takings a thread even out a late one; a panel is the least. */
+    j.chunk = w->panels / (threads * 8);
+    if (j.chunk < 1) j.chunk = 1;
+    int parts = (int)((w->panels + j.chunk - 1) / j.chunk);
+    int64_t slab = SLAB;
+    for (int64_t r = 0; r < m; r += slab) {
+        void *mem;
+        size_t per_row = w->type == MULL_WEIGHT_INT8 ? (size_t)w->k4 * 4 + sizeof(float) : (size_t)w->k * sizeof(float);
+        /* Short of memory, fewer rows at a time give the same result more slowly; one row must fit. */
+        while (!(mem = scratch_get((size_t)(m - r < slab ? m - r : slab) * per_row + 64)) && slab > 1)
+            slab = (slab + 1) / 2;
+        if (!mem) abort();
+        j.m = m - r < slab ? m - r : slab;
+        j.x = x + r * ldx;
+        j.y = y + r * ldy;
+        if (w->type == MULL_WEIGHT_INT8) {
+            j.xscale = mem;
+            j.q = (uint8_t *)mem + (((size_t)j.m * sizeof(float) + 63) & ~(size_t)63);
+            mull_pool_run(j.m >= 8 ? pool : NULL, quantise_task, &j, threads);
+            mull_pool_run(pool, int8_task, &j, parts);
+        } else {
+            j.a = mem;
+            mull_pool_run(j.m >= 24 ? pool : NULL, pack_task, &j, (int)((j.m + j.kn->mr - 1) / j.kn->mr));
+            mull_pool_run(pool, float_task, &j, parts);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+/* Vectors of float32 of this file's instruction set (GCC and clang vector extensions), and exp on them.
+ * The including file sets MULL_VL: 16 (AVX-512), 8 (AVX2) or 4. */
+#ifndef MULL_ENGINE_OPS_SIMD_H
+#define MULL_ENGINE_OPS_SIMD_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define MULL_INLINE static inline __attribute__((always_inline, unused))
+
+typedef float vf __attribute__((vector_size(4 * MULL_VL)));
+typedef int32_t vi __attribute__((vector_size(4 * MULL_VL)));
+typedef uint32_t vu __attribute__((vector_size(4 * MULL_VL)));
+typedef uint16_t vh __attribute__((vector_size(2 * MULL_VL)));
+
+MULL_INLINE vf v_load(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+MULL_INLINE void v_store(float *p, vf v) {
+    memcpy(p, &v, sizeof v);
+}
+MULL_INLINE vf v_set(float x) {
+    return x - (vf){0};
+}
+MULL_INLINE vf v_bf16(const uint16_t *p) {
+    vh h;
+    memcpy(&h, p, sizeof h);
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+MULL_INLINE vf v_select(vi mask, vf a, vf b) {
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+/* First n lanes (n < MULL_VL) from p, the rest fill. */
+MULL_INLINE vf v_load_n(const float *p, int64_t n, float fill) {
+    float t[MULL_VL];
+    for (int i = 0; i < MULL_VL; i++) t[i] = i < n ? p[i] : fill;
+    return v_load(t);
+}
+MULL_INLINE void v_store_n(float *p, int64_t n, vf v) {
+    float t[MULL_VL];
+    v_store(t, v);
+    for (int64_t i = 0; i < n; i++) p[i] = t[i];
+}
+MULL_INLINE float v_sum(vf v) {
+    float t[MULL_VL];
+    v_store(t, v);
+    for (int w = MULL_VL / 2; w > 0; w /= 2)
+        for (int i = 0; i < w; i++) t[i] += t[i + w];
+    return t[0];
+}
+
+/* e^x: x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts), a degree-6 polynomial for e^r, then 2^n in two exact
+ * steps so that subnormal results come out right. At most 2 ulp from the exact value where the result is normal;
+ * NaN stays NaN, -inf gives 0, overflow inf. */
+MULL_INLINE vf v_exp(vf x) {
+    const vf hi = v_set(89.0f), lo = v_set(-104.0f), magic = v_set(12582912.0f);
+    vf c = v_select(x < hi, x, hi);
+    c = v_select(c > lo, c, lo);
+    vf t = c * 1.44269504088896341f + magic;
+    vf n = t - magic;
+    vf r = c - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    vf p = v_set(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    vf y = p * (r * r) + r + 1.0f;
+    vi ni = (vi)t - (vi)magic;
+    vi h = ni >> 1;
+    vf s1 = (vf)((h + 127) << 23), s2 = (vf)((ni - h + 127) << 23);
+    y = y * s1 * s2;
+    return v_select(x == x, y, x);
+}
+
+#endif
