@@ -22,7 +22,8 @@ typedef struct mull_sampling {
     int logprobs;             /* keep each token's log-prob when nonzero */
 } mull_sampling;
 
-/* Defaults, then the checkpoint's generation_config.json (repetition_penalty, eos; temperature below 1e-5 is greedy). */
+/* Defaults, then the checkpoint's generation_config.json (repetition_penalty; temperature, top_p, top_k when it samples;
+ * a temperature below 1e-5 is greedy). */
 void mull_sampling_defaults(const mull_model *m, mull_sampling *s);
 
 typedef struct mull_infer_opts {
@@ -30,9 +31,20 @@ typedef struct mull_infer_opts {
     int max_batch;         /* sequences decoded together; 0: 32 */
     int prefill_chunk;     /* tokens; 0: 512 */
     bool no_prefix_cache;
+    bool raw;              /* suppress nothing, not even ids outside the tokenizer: comparisons with a reference */
 } mull_infer_opts;
 
 typedef struct mull_infer mull_infer;
+
+/* Figures of an engine since its creation. */
+typedef struct mull_infer_stats {
+    int64_t steps, rows;        /* rows: tokens that went through the model */
+    int64_t prompt_tokens, cached_tokens, output_tokens;
+    int64_t media_encoded, preempted;
+    int64_t cache_tokens, cache_peak_tokens; /* room, and the most that was ever in use or kept */
+    int64_t kv_bytes;           /* of the peak */
+    double step_ms;             /* time inside mull_infer_step */
+} mull_infer_stats;
 
 /* Media in order of appearance in ids; the engine owns nothing of it and needs it until the request finished. */
 typedef struct mull_request {
@@ -65,16 +77,20 @@ typedef struct mull_infer_callbacks {
     void (*on_done)(void *ctx, const mull_result *r);
 } mull_infer_callbacks;
 
+/* Callbacks run inside mull_infer_step (and may submit or cancel, not destroy). tok may be NULL: results then have ids and
+ * no text. One engine serves one thread. */
 int mull_infer_create(mull_model *m, const mull_tokenizer *tok, const mull_infer_opts *opts,
                       const mull_infer_callbacks *cb, mull_infer **out, mull_error *err);
 void mull_infer_destroy(mull_infer *f);
 /* Queues a request (the ids are copied). A prompt longer than the context, or a wrong count of placeholders, is an
  * error here and nothing is queued. */
 int mull_infer_submit(mull_infer *f, const mull_request *r, mull_error *err);
+/* The request ends with MULL_FINISH_CANCELLED in the next step. MULL_EMISSING when no request has this id. */
 int mull_infer_cancel(mull_infer *f, uint64_t id);
 /* Runs one step (some prefill, one decode round). Returns the number of unfinished requests, or negative on a
  * failure that ends the engine. */
 int mull_infer_step(mull_infer *f, mull_error *err);
 int mull_infer_pending(const mull_infer *f);
+void mull_infer_get_stats(const mull_infer *f, mull_infer_stats *out);
 
 #endif
