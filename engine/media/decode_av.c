@@ -11,7 +11,8 @@
 
 static const char what[] = "cannot decode image";
 
-static int to_rgb(const AVFrame *f, const char *where, mull_image *out, mull_error *err) {
+/* alpha: whether the fourth byte of BGRA means anything. */
+static int to_rgb(const AVFrame *f, bool alpha, const char *where, mull_image *out, mull_error *err) {
     size_t w = (size_t)out->w;
     for (int y = 0; y < out->h; y++) {
         const uint8_t *in = f->data[0] + (ptrdiff_t)y * f->linesize[0];
@@ -22,13 +23,13 @@ static int to_rgb(const AVFrame *f, const char *where, mull_image *out, mull_err
             for (size_t x = 0; x < w; x++)
                 for (size_t c = 0; c < 3; c++) rgb[3 * x + c] = in[3 * x + 2 - c];
             break;
-        case AV_PIX_FMT_BGR0: /* Pillow drops the fourth byte of plain 32-bit BMP */
+        case AV_PIX_FMT_BGR0:
             for (size_t x = 0; x < w; x++)
                 for (size_t c = 0; c < 3; c++) rgb[3 * x + c] = in[4 * x + 2 - c];
             break;
         case AV_PIX_FMT_BGRA:
             for (size_t x = 0; x < w; x++) {
-                const uint8_t px[4] = {in[4 * x + 2], in[4 * x + 1], in[4 * x], in[4 * x + 3]};
+                const uint8_t px[4] = {in[4 * x + 2], in[4 * x + 1], in[4 * x], alpha ? in[4 * x + 3] : 255};
                 mull_image_over_white(rgb + 3 * x, px, 1);
             }
             break;
@@ -89,7 +90,9 @@ static int decode(enum AVCodecID id, const uint8_t *data, size_t len, int64_t ma
         goto done;
     }
     rc = mull_image_init(out, frame->width, frame->height, max_pixels, where, err);
-    if (!rc) rc = to_rgb(frame, where, out, err);
+    /* Plain 32-bit BMP (compression 0) has no alpha for Pillow, whatever its fourth byte says. */
+    bool alpha = id != AV_CODEC_ID_BMP || len < 31 || data[30] != 0;
+    if (!rc) rc = to_rgb(frame, alpha, where, out, err);
 done:
     av_frame_free(&frame);
     av_packet_free(&packet);

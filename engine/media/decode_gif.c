@@ -54,7 +54,8 @@ static int paint(GifFileType *g, int transparent, const char *where, mull_image 
     const GifImageDesc *d = &g->Image;
     const ColorMapObject *map = d->ColorMap ? d->ColorMap : g->SColorMap;
     uint8_t pal[256][3];
-    for (int i = 0; i < 256; i++) memset(pal[i], i, 3); /* past the palette: Pillow's ramp */
+    /* Pillow: black past the palette, a grey ramp without any. */
+    for (int i = 0; i < 256; i++) memset(pal[i], map ? 0 : i, 3);
     for (int i = 0; map && i < map->ColorCount && i < 256; i++) {
         pal[i][0] = map->Colors[i].Red;
         pal[i][1] = map->Colors[i].Green;

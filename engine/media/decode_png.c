@@ -1,6 +1,7 @@
-/* PNG through libpng, converted as Pillow's convert("RGB"): alpha of RGBA over white, alpha of grey+alpha and every
- * tRNS dropped, 16-bit colour cut to the high byte but 16-bit grey clipped at 255 (Pillow does not scale it), gamma
- * ignored. The longjmp handler frees through one state struct. */
+/* PNG through libpng, converted as Pillow's convert("RGB"): alpha of RGBA over white, alpha of 8-bit grey+alpha and every
+ * tRNS dropped (16-bit grey+alpha is opened as RGBA, so it goes over white), 16-bit colour cut to the high byte but
+ * 16-bit grey clipped at 255 (Pillow does not scale it), gamma ignored. The longjmp handler frees through one state
+ * struct. */
 #include "engine/media/image.h"
 
 #include <setjmp.h>
@@ -36,9 +37,9 @@ static _Noreturn void on_error(png_structp png, png_const_charp text) {
 }
 static void on_warning(png_structp png, png_const_charp text) { (void)png, (void)text; }
 
-/* Entries past the palette are Pillow's initial ramp. */
+/* Entries past the palette are black, as in Pillow. */
 static void palette_of(png_state *s, uint8_t pal[256][3]) {
-    for (int i = 0; i < 256; i++) memset(pal[i], i, 3);
+    memset(pal, 0, 256 * 3);
     png_colorp colors = NULL;
     int n = 0;
     if (!png_get_PLTE(s->png, s->info, &colors, &n)) png_error(s->png, "the palette is missing");
@@ -56,7 +57,13 @@ static void convert_row(uint8_t *rgb, const uint8_t *in, size_t w, int color, in
         for (size_t x = 0; x < w; x++) memcpy(rgb + 3 * x, pal[in[x]], 3);
         break;
     case PNG_COLOR_TYPE_GRAY_ALPHA:
-        for (size_t x = 0; x < w; x++) memset(rgb + 3 * x, in[2 * x], 3);
+        for (size_t x = 0; x < w; x++) {
+            const uint8_t v = in[2 * x], px[4] = {v, v, v, in[2 * x + 1]};
+            if (depth == 16)
+                mull_image_over_white(rgb + 3 * x, px, 1);
+            else
+                memset(rgb + 3 * x, v, 3);
+        }
         break;
     default: /* grey; 16 bit: big-endian, clipped */
         for (size_t x = 0; x < w; x++)
