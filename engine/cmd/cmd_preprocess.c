@@ -8,7 +8,7 @@
 
 static const char usage[] =
     "usage: mull-engine preprocess [--model DIR] [--min-pixels N] [--max-pixels N] [--fps F|--nframes N]\n"
-    "                              [--min-frames N] [--max-frames N] [--total-pixels N] [--out F.safetensors] FILE...\n\n"
+    "           [--min-frames N] [--max-frames N] [--total-pixels N] [--out F.safetensors] FILE...\n\n"
     "Decodes, resizes and cuts each FILE as the model sees it and prints one JSON object a FILE. --model takes the\n"
     "pixel limits of that checkpoint; --out writes pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw,\n"
     "second_per_grid_ts and frame_indices, in the order of the files. The exit status is 1 if any FILE failed.\n";
@@ -26,9 +26,9 @@ static int parse(int argc, char **argv, options *o) {
         const char *flag;
         int64_t *to;
         int *small;
-    } numbers[] = {{"--min-pixels", &o->limits.min_pixels, NULL}, {"--max-pixels", &o->limits.max_pixels, NULL},
+    } numbers[] = {{"--min-pixels", &o->limits.min_pixels, NULL},     {"--max-pixels", &o->limits.max_pixels, NULL},
                    {"--total-pixels", &o->limits.total_pixels, NULL}, {"--nframes", NULL, &o->limits.nframes},
-                   {"--min-frames", NULL, &o->limits.min_frames}, {"--max-frames", NULL, &o->limits.max_frames}};
+                   {"--min-frames", NULL, &o->limits.min_frames},     {"--max-frames", NULL, &o->limits.max_frames}};
     int i = 1;
     for (; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
         const char *flag = argv[i];
@@ -170,8 +170,8 @@ int mull_cmd_preprocess(int argc, char **argv) {
         if (rc) {
             char line[sizeof(mull_error) + 64];
             failed = true;
-            mull_cmd_emit(json_pack("{s:o,s:o}", "file", text(argv[i]), "error",
-                                    text(mull_error_line(&err, line, sizeof line))));
+            mull_cmd_emit(
+                json_pack("{s:o,s:o}", "file", text(argv[i]), "error", text(mull_error_line(&err, line, sizeof line))));
             mull_error_print(stderr, &err);
         } else {
             mull_cmd_emit(describe(argv[i], &m));

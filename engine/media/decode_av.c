@@ -18,7 +18,9 @@ static int to_rgb(const AVFrame *f, bool alpha, const char *where, mull_image *o
         const uint8_t *in = f->data[0] + (ptrdiff_t)y * f->linesize[0];
         uint8_t *rgb = out->px + (size_t)y * w * 3;
         switch (f->format) {
-        case AV_PIX_FMT_RGB24: memcpy(rgb, in, w * 3); break;
+        case AV_PIX_FMT_RGB24:
+            memcpy(rgb, in, w * 3);
+            break;
         case AV_PIX_FMT_BGR24:
             for (size_t x = 0; x < w; x++)
                 for (size_t c = 0; c < 3; c++) rgb[3 * x + c] = in[3 * x + 2 - c];
@@ -33,7 +35,9 @@ static int to_rgb(const AVFrame *f, bool alpha, const char *where, mull_image *o
                 mull_image_over_white(rgb + 3 * x, px, 1);
             }
             break;
-        case AV_PIX_FMT_RGBA: mull_image_over_white(rgb, in, w); break;
+        case AV_PIX_FMT_RGBA:
+            mull_image_over_white(rgb, in, w);
+            break;
         case AV_PIX_FMT_GRAY8:
             for (size_t x = 0; x < w; x++) memset(rgb + 3 * x, in[x], 3);
             break;

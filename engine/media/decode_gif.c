@@ -1,6 +1,6 @@
-/* GIF through giflib: the first frame on its canvas, as Pillow shows it. Uncovered canvas is the transparent colour, else
- * colour 0; a frame that reaches past the screen enlarges it; transparency itself is dropped. Only what comes before the
- * first frame's end is read, so a file cut later is fine. */
+/* GIF through giflib: the first frame on its canvas, as Pillow shows it. Uncovered canvas is the transparent colour,
+ * else colour 0; a frame that reaches past the screen enlarges it; transparency itself is dropped. Only what comes
+ * before the first frame's end is read, so a file cut later is fine. */
 #include "engine/media/image.h"
 
 #include <stdlib.h>

@@ -41,10 +41,16 @@ static _Noreturn void on_error(j_common_ptr c) {
     c->err->format_message(c, text);
     give_up(s, text);
 }
-static void on_message(j_common_ptr c) { (void)c; }
+static void on_message(j_common_ptr c) {
+    (void)c;
+}
 
-static void source_nothing(j_decompress_ptr c) { (void)c; }
-static boolean source_end(j_decompress_ptr c) { give_up(c->client_data, "the file ends early"); }
+static void source_nothing(j_decompress_ptr c) {
+    (void)c;
+}
+static boolean source_end(j_decompress_ptr c) {
+    give_up(c->client_data, "the file ends early");
+}
 static void source_skip(j_decompress_ptr c, long n) {
     if (n <= 0) return;
     if ((size_t)n > c->src->bytes_in_buffer) give_up(c->client_data, "the file ends early");
@@ -116,8 +122,8 @@ int mull__decode_jpeg(const uint8_t *data, size_t len, int64_t max_pixels, const
     if (setjmp(s->jump) == 0) {
         decode(s, data, len);
     } else {
-        rc = s->rc ? s->rc
-                   : mull_fail(err, MULL_EFORMAT, "cannot decode JPEG", where, "replace the file", "%s", s->why);
+        rc =
+            s->rc ? s->rc : mull_fail(err, MULL_EFORMAT, "cannot decode JPEG", where, "replace the file", "%s", s->why);
     }
     jpeg_destroy_decompress(&s->cinfo);
     free(s->row);

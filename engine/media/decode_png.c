@@ -1,6 +1,6 @@
-/* PNG through libpng, converted as Pillow's convert("RGB"): alpha of RGBA over white, alpha of 8-bit grey+alpha and every
- * tRNS dropped (16-bit grey+alpha is opened as RGBA, so it goes over white), 16-bit colour cut to the high byte but
- * 16-bit grey clipped at 255 (Pillow does not scale it), gamma ignored. The longjmp handler frees through one state
+/* PNG through libpng, converted as Pillow's convert("RGB"): alpha of RGBA over white, alpha of 8-bit grey+alpha and
+ * every tRNS dropped (16-bit grey+alpha is opened as RGBA, so it goes over white), 16-bit colour cut to the high byte
+ * but 16-bit grey clipped at 255 (Pillow does not scale it), gamma ignored. The longjmp handler frees through one state
  * struct. */
 #include "engine/media/image.h"
 
@@ -13,7 +13,7 @@
 typedef struct png_state {
     const uint8_t *data;
     size_t len, at;
-    uint8_t *raw;    /* whole image in the file's own channels; interlacing needs all of it */
+    uint8_t *raw; /* whole image in the file's own channels; interlacing needs all of it */
     png_structp png;
     png_infop info;
     int64_t max_pixels;
@@ -35,7 +35,9 @@ static _Noreturn void on_error(png_structp png, png_const_charp text) {
     snprintf(s->why, sizeof s->why, "%s", text);
     png_longjmp(png, 1);
 }
-static void on_warning(png_structp png, png_const_charp text) { (void)png, (void)text; }
+static void on_warning(png_structp png, png_const_charp text) {
+    (void)png, (void)text;
+}
 
 /* Entries past the palette are black, as in Pillow. */
 static void palette_of(png_state *s, uint8_t pal[256][3]) {
@@ -52,7 +54,9 @@ static void palette_of(png_state *s, uint8_t pal[256][3]) {
 
 static void convert_row(uint8_t *rgb, const uint8_t *in, size_t w, int color, int depth, uint8_t pal[256][3]) {
     switch (color) {
-    case PNG_COLOR_TYPE_RGB_ALPHA: mull_image_over_white(rgb, in, w); break;
+    case PNG_COLOR_TYPE_RGB_ALPHA:
+        mull_image_over_white(rgb, in, w);
+        break;
     case PNG_COLOR_TYPE_PALETTE:
         for (size_t x = 0; x < w; x++) memcpy(rgb + 3 * x, pal[in[x]], 3);
         break;
@@ -66,8 +70,7 @@ static void convert_row(uint8_t *rgb, const uint8_t *in, size_t w, int color, in
         }
         break;
     default: /* grey; 16 bit: big-endian, clipped */
-        for (size_t x = 0; x < w; x++)
-            memset(rgb + 3 * x, depth == 16 ? (in[2 * x] ? 255 : in[2 * x + 1]) : in[x], 3);
+        for (size_t x = 0; x < w; x++) memset(rgb + 3 * x, depth == 16 ? (in[2 * x] ? 255 : in[2 * x + 1]) : in[x], 3);
     }
 }
 

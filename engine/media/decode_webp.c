@@ -15,7 +15,8 @@ static void drop_alpha(uint8_t *rgb, const uint8_t *rgba, size_t pixels) {
 
 static int animated(const uint8_t *data, size_t len, bool alpha, const char *where, mull_image *out, mull_error *err) {
     WebPAnimDecoderOptions options;
-    if (!WebPAnimDecoderOptionsInit(&options)) return mull_fail(err, MULL_EINTERNAL, what, where, NULL, "wrong libwebp");
+    if (!WebPAnimDecoderOptionsInit(&options))
+        return mull_fail(err, MULL_EINTERNAL, what, where, NULL, "wrong libwebp");
     options.color_mode = MODE_RGBA;
     options.use_threads = 0;
     WebPData bytes = {.bytes = data, .size = len};

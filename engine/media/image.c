@@ -57,10 +57,12 @@ mull_image_format mull_image_sniff(const void *data, size_t len) {
 const char *mull_image_format_name(mull_image_format f) {
     switch (f) {
 #define X(symbol, lower, text)                                                                                         \
-    case MULL_FORMAT_##symbol: return text;
+    case MULL_FORMAT_##symbol:                                                                                         \
+        return text;
         MULL_IMAGE_FORMATS(X)
 #undef X
-    default: return "unknown";
+    default:
+        return "unknown";
     }
 }
 
@@ -81,7 +83,9 @@ int mull_image_decode(const void *data, size_t len, int64_t max_pixels, const ch
     switch (mull_image_sniff(data, len)) {
 #if MULL_HAVE_MEDIA
 #define X(symbol, lower, text)                                                                                         \
-    case MULL_FORMAT_##symbol: rc = mull__decode_##lower(data, len, max_pixels, where, out, err); break;
+    case MULL_FORMAT_##symbol:                                                                                         \
+        rc = mull__decode_##lower(data, len, max_pixels, where, out, err);                                             \
+        break;
         MULL_IMAGE_FORMATS(X)
 #undef X
 #else
@@ -91,7 +95,9 @@ int mull_image_decode(const void *data, size_t len, int64_t max_pixels, const ch
         (void)max_pixels;
         break;
 #endif
-    case MULL_FORMAT_UNKNOWN: rc = mull_image_unknown(data, len, where, err); break;
+    case MULL_FORMAT_UNKNOWN:
+        rc = mull_image_unknown(data, len, where, err);
+        break;
     }
     if (rc) mull_image_fini(out);
     return rc;

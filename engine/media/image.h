@@ -24,8 +24,9 @@ void mull_image_fini(mull_image *im);
 void mull_image_over_white(uint8_t *rgb, const uint8_t *rgba, size_t pixels);
 
 /* X(symbol, name in JSON) */
-#define MULL_IMAGE_FORMATS(X) X(JPEG, jpeg, "jpeg") X(PNG, png, "png") X(WEBP, webp, "webp") X(GIF, gif, "gif") \
-    X(BMP, bmp, "bmp") X(TIFF, tiff, "tiff")
+#define MULL_IMAGE_FORMATS(X)                                                                                          \
+    X(JPEG, jpeg, "jpeg")                                                                                              \
+    X(PNG, png, "png") X(WEBP, webp, "webp") X(GIF, gif, "gif") X(BMP, bmp, "bmp") X(TIFF, tiff, "tiff")
 typedef enum mull_image_format {
     MULL_FORMAT_UNKNOWN,
 #define X(symbol, lower, text) MULL_FORMAT_##symbol,
@@ -54,8 +55,8 @@ typedef enum mull_simd { MULL_SIMD_AUTO, MULL_SIMD_NONE, MULL_SIMD_AVX2, MULL_SI
 bool mull_simd_has(mull_simd s);
 
 /* Pillow's Image.resize: 8-bit fixed point, bytes between the passes. */
-int mull_resize_pillow(const mull_image *in, int out_w, int out_h, mull_filter filter, mull_simd simd,
-                       mull_image *out, mull_error *err);
+int mull_resize_pillow(const mull_image *in, int out_w, int out_h, mull_filter filter, mull_simd simd, mull_image *out,
+                       mull_error *err);
 
 /* torchvision's antialiased bicubic on float32 of uint8 frames: no rounding between the passes, then round to even and
  * clamp. The plan holds the weights and the scratch of one geometry, so that a video pays for them once. */

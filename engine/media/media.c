@@ -175,16 +175,16 @@ done:
     return rc;
 }
 
-static int load_video(mull_video_source *src, const char *where, const mull_media_limits *l, int flags,
-                      mull_media *out, mull_error *err) {
+static int load_video(mull_video_source *src, const char *where, const mull_media_limits *l, int flags, mull_media *out,
+                      mull_error *err) {
     int rc = video_try(src, false, where, l, flags, out, err);
     if (rc != MULL_VIDEO_RECOUNT) return rc;
     mull_media_fini(out);
     return video_try(src, true, where, l, flags, out, err);
 }
 #else
-static int load_video(mull_video_source *src, const char *where, const mull_media_limits *l, int flags,
-                      mull_media *out, mull_error *err) {
+static int load_video(mull_video_source *src, const char *where, const mull_media_limits *l, int flags, mull_media *out,
+                      mull_error *err) {
     (void)src, (void)l, (void)flags, (void)out;
     return mull_fail(err, MULL_EUNSUPPORTED, what, where, "rebuild with -DMULL_WITH_MEDIA=ON",
                      "this build has no video decoders");
@@ -195,7 +195,8 @@ static const mull_media_limits no_limits;
 
 static int check_kind(mull_media_kind asked, bool image, const char *where, mull_error *err) {
     if (asked == MULL_MEDIA_AUTO || (asked == MULL_MEDIA_IMAGE) == image) return MULL_OK;
-    return mull_fail(err, MULL_EFORMAT, what, where, image ? "pass it as an image" : "pass it as a video, or fix the file",
+    return mull_fail(err, MULL_EFORMAT, what, where,
+                     image ? "pass it as an image" : "pass it as a video, or fix the file",
                      image ? "a video was asked for and this is an image" : "an image was asked for and this is none");
 }
 
@@ -273,8 +274,8 @@ int mull_media_limits_from_model(const char *dir, mull_media_limits *limits, mul
     json_error_t je;
     root = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, &je);
     if (!json_is_object(root)) {
-        rc = mull_fail(err, MULL_EFORMAT, "cannot read preprocessor config", path, "restore the file",
-                       "line %d: %s", root ? 1 : je.line, root ? "it is no JSON object" : je.text);
+        rc = mull_fail(err, MULL_EFORMAT, "cannot read preprocessor config", path, "restore the file", "line %d: %s",
+                       root ? 1 : je.line, root ? "it is no JSON object" : je.text);
         goto done;
     }
     if (!limits->image_min_pixels) limits->image_min_pixels = pixels_of(root, "min_pixels", "shortest_edge");

@@ -15,10 +15,18 @@
 #endif
 
 /* Python's round() to a multiple of 28: ties go to the even multiple. */
-static double round28(double v) { return nearbyint(v / MULL_FACTOR) * MULL_FACTOR; }
-static double floor28(double v) { return floor(v / MULL_FACTOR) * MULL_FACTOR; }
-static double ceil28(double v) { return ceil(v / MULL_FACTOR) * MULL_FACTOR; }
-static double at_least(double v, double lo) { return v < lo ? lo : v; }
+static double round28(double v) {
+    return nearbyint(v / MULL_FACTOR) * MULL_FACTOR;
+}
+static double floor28(double v) {
+    return floor(v / MULL_FACTOR) * MULL_FACTOR;
+}
+static double ceil28(double v) {
+    return ceil(v / MULL_FACTOR) * MULL_FACTOR;
+}
+static double at_least(double v, double lo) {
+    return v < lo ? lo : v;
+}
 
 int mull_smart_resize(int64_t h, int64_t w, int64_t min_pixels, int64_t max_pixels, int64_t *out_h, int64_t *out_w,
                       mull_error *err) {
@@ -61,7 +69,9 @@ int mull_plan_video_size(int64_t h, int64_t w, int nframes, int64_t min_pixels, 
     return mull_smart_resize(h, w, (int64_t)lo, (int64_t)hi, out_h, out_w, err);
 }
 
-static double clampd(double v, double lo, double hi) { return fmax(lo, fmin(v, hi)); }
+static double clampd(double v, double lo, double hi) {
+    return fmax(lo, fmin(v, hi));
+}
 
 /* The frames [first, last] that video_start and video_end leave. */
 static int frame_range(int64_t total, double fps, const mull_frame_ask *ask, int64_t *first, int64_t *last,
@@ -103,7 +113,7 @@ int mull_plan_frames(int64_t total, double video_fps, const mull_frame_ask *ask,
     static const char what[] = "cannot choose frames";
     memset(out, 0, sizeof *out);
     if (!isnan(ask->fps) && !isnan(ask->nframes))
-        return mull_fail(err, MULL_EARG, what, NULL, "give one of them", "only one of fps and nframes can be asked for");
+        return mull_fail(err, MULL_EARG, what, NULL, "give one of them", "fps and nframes were both given");
     if (!(video_fps > 0) || isinf(video_fps))
         return mull_fail(err, MULL_EARG, what, NULL, NULL, "video_fps must be a positive number");
     if (total <= 0 || total > INT32_MAX)

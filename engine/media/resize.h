@@ -10,11 +10,11 @@
 enum { MULL_RESIZE_BITS = 22, MULL_RESIZE_SPLIT = 15, MULL_RESIZE_ROUND = 1 << (MULL_RESIZE_BITS - 1) };
 
 typedef struct mull_axis {
-    int n;        /* outputs */
-    int taps;     /* weights kept an output, a multiple of 4; those past its own count are 0 */
-    int *first;   /* [n] first source position */
-    int *count;   /* [n] source positions used */
-    int32_t *k;   /* [n, taps] */
+    int n;         /* outputs */
+    int taps;      /* weights kept an output, a multiple of 4; those past its own count are 0 */
+    int *first;    /* [n] first source position */
+    int *count;    /* [n] source positions used */
+    int32_t *k;    /* [n, taps] */
     int16_t *pair; /* [n, taps/4, 2, 16]: for 4 taps, lo then hi, laid as the RGB kernels read them */
 } mull_axis;
 

@@ -26,7 +26,9 @@ static double sinc(double x) {
     x *= M_PI;
     return sin(x) / x;
 }
-static double lanczos(double x) { return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0; }
+static double lanczos(double x) {
+    return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0;
+}
 
 int mull__axis_init(mull_axis *a, int in, int n, mull_filter filter, bool pairs, mull_error *err) {
     double (*fn)(double) = filter == MULL_LANCZOS ? lanczos : bicubic;
@@ -159,8 +161,8 @@ static void vertical(mull_vpass pass, const mull_axis *a, int y0, const uint8_t 
              out + (size_t)y * bytes);
 }
 
-int mull_resize_pillow(const mull_image *in, int out_w, int out_h, mull_filter filter, mull_simd simd,
-                       mull_image *out, mull_error *err) {
+int mull_resize_pillow(const mull_image *in, int out_w, int out_h, mull_filter filter, mull_simd simd, mull_image *out,
+                       mull_error *err) {
     static const char what[] = "cannot resize";
     memset(out, 0, sizeof *out);
     if (in->w < 1 || in->h < 1 || out_w < 1 || out_h < 1 || !mull_simd_has(simd))

@@ -8,8 +8,8 @@
 
 /* lo + hi*2^15, rounded, shifted, saturated to bytes: R G B in the low three. */
 __attribute__((target("avx2"))) static inline void store_rgb(__m128i lo, __m128i hi, uint8_t *out) {
-    __m128i s = _mm_add_epi32(_mm_add_epi32(lo, _mm_slli_epi32(hi, MULL_RESIZE_SPLIT)),
-                              _mm_set1_epi32(MULL_RESIZE_ROUND));
+    __m128i s =
+        _mm_add_epi32(_mm_add_epi32(lo, _mm_slli_epi32(hi, MULL_RESIZE_SPLIT)), _mm_set1_epi32(MULL_RESIZE_ROUND));
     s = _mm_srai_epi32(s, MULL_RESIZE_BITS);
     s = _mm_packs_epi32(s, s);
     s = _mm_packus_epi16(s, s);
@@ -93,8 +93,8 @@ __attribute__((target("avx2"))) void mull__vpass_avx2(const int32_t *k, int taps
             __m256i lo = _mm256_set1_epi32(pair_lo(k[j], two ? k[j + 1] : 0));
             __m256i hi = _mm256_set1_epi32(pair_hi(k[j], two ? k[j + 1] : 0));
             __m256i l = _mm256_unpacklo_epi8(a, b), h = _mm256_unpackhi_epi8(a, b);
-            __m256i q[4] = {_mm256_unpacklo_epi8(l, zero), _mm256_unpackhi_epi8(l, zero),
-                            _mm256_unpacklo_epi8(h, zero), _mm256_unpackhi_epi8(h, zero)};
+            __m256i q[4] = {_mm256_unpacklo_epi8(l, zero), _mm256_unpackhi_epi8(l, zero), _mm256_unpacklo_epi8(h, zero),
+                            _mm256_unpackhi_epi8(h, zero)};
             for (int c = 0; c < 4; c++) {
                 s[c][0] = _mm256_add_epi32(s[c][0], _mm256_madd_epi16(q[c], lo));
                 s[c][1] = _mm256_add_epi32(s[c][1], _mm256_madd_epi16(q[c], hi));
@@ -123,8 +123,8 @@ AVX512 void mull__vpass_avx512(const int32_t *k, int taps, const uint8_t *in, si
             __m512i lo = _mm512_set1_epi32(pair_lo(k[j], two ? k[j + 1] : 0));
             __m512i hi = _mm512_set1_epi32(pair_hi(k[j], two ? k[j + 1] : 0));
             __m512i l = _mm512_unpacklo_epi8(a, b), h = _mm512_unpackhi_epi8(a, b);
-            __m512i q[4] = {_mm512_unpacklo_epi8(l, zero), _mm512_unpackhi_epi8(l, zero),
-                            _mm512_unpacklo_epi8(h, zero), _mm512_unpackhi_epi8(h, zero)};
+            __m512i q[4] = {_mm512_unpacklo_epi8(l, zero), _mm512_unpackhi_epi8(l, zero), _mm512_unpacklo_epi8(h, zero),
+                            _mm512_unpackhi_epi8(h, zero)};
             for (int c = 0; c < 4; c++) {
                 s[c][0] = _mm512_add_epi32(s[c][0], _mm512_madd_epi16(q[c], lo));
                 s[c][1] = _mm512_add_epi32(s[c][1], _mm512_madd_epi16(q[c], hi));

@@ -25,14 +25,14 @@ struct mull_video {
     int stream, width, height;
     int64_t decoded, total;
 
-    bool indexed;   /* pts and keys below hold the truth of the file, as far as packets can tell */
-    int64_t *pts;   /* [total] in display order */
+    bool indexed; /* pts and keys below hold the truth of the file, as far as packets can tell */
+    int64_t *pts; /* [total] in display order */
     video_key *keys;
     size_t nkeys;
 
     struct SwsContext *sws;
-    uint8_t *wide;  /* swscale's output, rows padded to 64 bytes */
-    uint8_t *rgb;   /* the same, packed */
+    uint8_t *wide; /* swscale's output, rows padded to 64 bytes */
+    uint8_t *rgb;  /* the same, packed */
     void (*tap)(void *, int, const struct AVFrame *);
     void *tap_ctx;
 };

@@ -157,8 +157,10 @@ static bool packets_are_frames(const mull_video *v) {
     case AV_CODEC_ID_AV1:
     case AV_CODEC_ID_MPEG4:
     case AV_CODEC_ID_MJPEG:
-    case AV_CODEC_ID_PRORES: break;
-    default: return false;
+    case AV_CODEC_ID_PRORES:
+        break;
+    default:
+        return false;
     }
     return av_match_name("mp4", v->fmt->iformat->name) || av_match_name("matroska", v->fmt->iformat->name);
 }
@@ -270,7 +272,9 @@ fail:
     return rc;
 }
 
-int64_t mull__video_decoded(const mull_video *v) { return v->decoded; }
+int64_t mull__video_decoded(const mull_video *v) {
+    return v->decoded;
+}
 
 void mull__video_close(mull_video *v) {
     if (!v) return;

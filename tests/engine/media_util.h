@@ -24,7 +24,9 @@ static inline void sha_hex(const void *p, size_t n, char hex[65]) {
     for (int i = 0; i < SHA256_DIGEST_LENGTH; i++) snprintf(hex + 2 * i, 3, "%02x", md[i]);
 }
 
-static inline const char *text_at(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
+static inline const char *text_at(const json_t *o, const char *key) {
+    return json_string_value(json_object_get(o, key));
+}
 static inline int64_t int_at(const json_t *o, const char *key) {
     return json_integer_value(json_object_get(o, key));
 }

@@ -200,8 +200,10 @@ static void patch_order(void **state) {
     static const struct {
         const char *in, *out;
         int t;
-    } cases[] = {{"image", "image_patches", 1}, {"video1", "video1_patches", 1},
-                 {"video3", "video3_patches", 3}, {"video4", "video4_patches", 4}};
+    } cases[] = {{"image", "image_patches", 1},
+                 {"video1", "video1_patches", 1},
+                 {"video3", "video3_patches", 3},
+                 {"video4", "video4_patches", 4}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         const mull_tensor_info *in = mull_safetensors_find(s, cases[k].in);
         const mull_tensor_info *want = mull_safetensors_find(s, cases[k].out);

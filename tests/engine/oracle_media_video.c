@@ -94,7 +94,9 @@ static void check_frames(const char *name, const json_t *frames, bool rgb_holds)
     }
 }
 
-static bool is(const char *name, const char *last) { return strstr(name, last) != NULL; }
+static bool is(const char *name, const char *last) {
+    return strstr(name, last) != NULL;
+}
 
 static void check_choice(const char *name, const char *kind, const json_t *want, const mull_media_limits *l) {
     if (!want) return;

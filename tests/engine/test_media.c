@@ -1,5 +1,5 @@
-/* Images on the repository's own small files; expected hashes were made with Pillow 13 and numpy (the commands are those
- * of the reference processor: convert, resize bicubic, normalise, patches). Then hostile input. */
+/* Images on the repository's own small files; expected hashes were made with Pillow 13 and numpy (the commands are
+ * those of the reference processor: convert, resize bicubic, normalise, patches). Then hostile input. */
 #include "media_util.h"
 
 #include "engine/media/image.h"
@@ -19,72 +19,57 @@ static const struct {
     int w, h, resized_w, resized_h; /* with min_pixels 3136, max_pixels 50176 */
     const char *rgb, *resized, *pixels;
 } expected[] = {
-    {"birds.jpg", "jpeg", 400, 294, 252, 168,
-     "b8d9ea99574521bdaa953e5f9a8eee74fd3fa9b0208409e1964cbdfc93050c89",
+    {"birds.jpg", "jpeg", 400, 294, 252, 168, "b8d9ea99574521bdaa953e5f9a8eee74fd3fa9b0208409e1964cbdfc93050c89",
      "8ba89e356271f60101554296b121d043f06ba238b53667a880aa994c515f55ae",
      "950741b6e7868e1dc91fa8588a80c8c1b3064d6d48e2ad0919800b942bb4b97b"},
-    {"cats.webp", "webp", 320, 240, 252, 168,
-     "e71532182acf3de46cbb5514b4cd582d1898e45267a9eb7a029bcbfeace8da52",
+    {"cats.webp", "webp", 320, 240, 252, 168, "e71532182acf3de46cbb5514b4cd582d1898e45267a9eb7a029bcbfeace8da52",
      "fbce086b6d1fff95d21d6cdf8b693c32f45ce090d1f0cab5e544894b9aa3e922",
      "1f8dde6f50eaa40046e2b54b7ce9fa178b1d5dbaf7e0dbc68446ceb4b19a1718"},
-    {"shapes.png", "png", 224, 168, 224, 168,
-     "e06225bad9c89c8132b44260cace9caeb3c4bb17b9ab767311831dca8edecc32",
+    {"shapes.png", "png", 224, 168, 224, 168, "e06225bad9c89c8132b44260cace9caeb3c4bb17b9ab767311831dca8edecc32",
      "e06225bad9c89c8132b44260cace9caeb3c4bb17b9ab767311831dca8edecc32",
      "922c96ac0c96784098672b551e5b6495ef608bce2c9acf44c504e046e001c443"},
-    {"small.bmp", "bmp", 56, 42, 56, 56,
-     "1ce9ad5947ece8f79490c6b6ea707721014eb8dab4019c04be046928f4dae73a",
+    {"small.bmp", "bmp", 56, 42, 56, 56, "1ce9ad5947ece8f79490c6b6ea707721014eb8dab4019c04be046928f4dae73a",
      "32beedde5b93ae5a8295ca539d6f56a571267df373f45b3cb40653faf222d2f7",
      "61ee7e5525be0c35828fc8d8408a99672114984ab770b2c313e41bc927269a67"},
-    {"small.gif", "gif", 56, 42, 56, 56,
-     "300b1b0f2b230fe70f4faee880b7651538678d89b16ee1d7627fe0ea4e2346b2",
+    {"small.gif", "gif", 56, 42, 56, 56, "300b1b0f2b230fe70f4faee880b7651538678d89b16ee1d7627fe0ea4e2346b2",
      "7e8d259d264af8500271d2acf150e1cfc03ea96bfa37d2750b7be3ad69c79b1b",
      "15716f51adcbec27f6dad6b0e47716e8cb942484e32cc1dc3d51cb7ed4ec6594"},
     {"small_420_progressive.jpg", "jpeg", 56, 42, 56, 56,
      "d63eab7e9234cf903694dd296dfcac04025e650d2c4786af361a87e2242397b7",
      "cf6997ed272ee7e96c50179271a4e4701460ce0695c211a7991179069fa699df",
      "1c030a1cf0fa58e82f290031794edaca32887fa96a59f91e115c75ac553e1482"},
-    {"small_alpha.png", "png", 56, 42, 56, 56,
-     "ba9361dc117285d67693bcce9a02d341a8e6c3f25951b46843af5642630bf29b",
+    {"small_alpha.png", "png", 56, 42, 56, 56, "ba9361dc117285d67693bcce9a02d341a8e6c3f25951b46843af5642630bf29b",
      "26caf3a00690194d8ef3883a00c91668c076b89702ca5895ae4e897cf43a3325",
      "771f98becc632155ff2b20bfcac40836c1681952db835f105160627a039f581e"},
-    {"small_alpha.webp", "webp", 56, 42, 56, 56,
-     "ba9361dc117285d67693bcce9a02d341a8e6c3f25951b46843af5642630bf29b",
+    {"small_alpha.webp", "webp", 56, 42, 56, 56, "ba9361dc117285d67693bcce9a02d341a8e6c3f25951b46843af5642630bf29b",
      "26caf3a00690194d8ef3883a00c91668c076b89702ca5895ae4e897cf43a3325",
      "771f98becc632155ff2b20bfcac40836c1681952db835f105160627a039f581e"},
-    {"small_animated.webp", "webp", 53, 37, 84, 56,
-     "9d7a606ced9b664c1cf19cd66446a015a837e3e4bce26eeb3fc3ea5289c9710a",
+    {"small_animated.webp", "webp", 53, 37, 84, 56, "9d7a606ced9b664c1cf19cd66446a015a837e3e4bce26eeb3fc3ea5289c9710a",
      "3e0721ed1019c0b13989bb6f4042dc684bb171b2e5c773651400075ca3299713",
      "6e0372b3ab07f5ba935a107a51d6e92c9892fa86c84bdf6a7c2b69b5141a002d"},
-    {"small_bit.png", "png", 56, 42, 56, 56,
-     "ec301a5e330427981fd2f7c9a672371e22e6cd7ff48d9a3b112e67c7b5d8d4db",
+    {"small_bit.png", "png", 56, 42, 56, 56, "ec301a5e330427981fd2f7c9a672371e22e6cd7ff48d9a3b112e67c7b5d8d4db",
      "184e8268d0c3438623e71cf5a088ff08c99d3cdefb436f8d6a311b2ac19b4d1d",
      "00960582c7f1a90c304d59f2b9d7377b0e6cfec3cdf2e411e6bb2c13ebb5eb04"},
-    {"small_cmyk.jpg", "jpeg", 56, 42, 56, 56,
-     "0756e17e0f370ab9b79a05e2e1ef059b4657d16e2ce48774a9e8d96c469ccef3",
+    {"small_cmyk.jpg", "jpeg", 56, 42, 56, 56, "0756e17e0f370ab9b79a05e2e1ef059b4657d16e2ce48774a9e8d96c469ccef3",
      "bb95b6b295c01e9eb8e02f0e4c4d9607384e57db6ac0f41a788d12785ce44045",
      "a65123e5ce04c8cbb8c8c9aa4347a42249c37e38cb5a31b9360b4b57b5f7aae7"},
-    {"small_grey16.png", "png", 56, 42, 56, 56,
-     "ff37a22d3c47e56481872965e7144625c86bce07c253ecd5b80f3cc13620c5ee",
+    {"small_grey16.png", "png", 56, 42, 56, 56, "ff37a22d3c47e56481872965e7144625c86bce07c253ecd5b80f3cc13620c5ee",
      "07bc3eb438105d3f7d1aee7febb805629349403597b4ac9cecb4027c8c249966",
      "ab6bfae39f96c3461522d744fbd5d1c0eb2df0ff0ae391125e3a6106e59c933f"},
-    {"small_grey_alpha.png", "png", 56, 42, 56, 56,
-     "d2ba03f73764a968d90bd4c46a8ca8b1c7d9da1e95263e09246b018e2584bd48",
+    {"small_grey_alpha.png", "png", 56, 42, 56, 56, "d2ba03f73764a968d90bd4c46a8ca8b1c7d9da1e95263e09246b018e2584bd48",
      "22b050598ca1e6a782c23437ada909fa63647765e81c923172431a219b418957",
      "b8c13a35ba7a3a6deb37107c070935bf1c87cddd3604c5ce169d75aadefce7b3"},
     {"small_grey_alpha16.png", "png", 53, 37, 84, 56,
      "8e0ed84cf70c0038277ceb7cf1e28349a3283455c0f3f46702a5df3c6205fc8b",
      "a7bd427350aa79855e237f56edba08b7a44ff6367bc14fd6bb53fb54c113bed6",
      "7c15e62a4785c99fb400b3d4f3bdcbeca59fe7cf73d1849127013ab57ea4f62a"},
-    {"small_interlaced.gif", "gif", 53, 37, 84, 56,
-     "52210678744ab4c1f254cb30de0c91bdd4ce59d97bddbe4e3ccf3d1a3279f978",
+    {"small_interlaced.gif", "gif", 53, 37, 84, 56, "52210678744ab4c1f254cb30de0c91bdd4ce59d97bddbe4e3ccf3d1a3279f978",
      "b882303e11406f279db6204947228652368412d0b740a3c6ec325676b883e379",
      "5474fa77ad90cdb903f3dbc991de9a786cab078db8c5f3bb77064862b1fa7f26"},
-    {"small_offset.gif", "gif", 80, 60, 84, 56,
-     "2965330af44159cbf3cc841237b5e4f2280c96b679ce9b53199aead53652578c",
+    {"small_offset.gif", "gif", 80, 60, 84, 56, "2965330af44159cbf3cc841237b5e4f2280c96b679ce9b53199aead53652578c",
      "cc72604bbd9c2ed00c4d163e338a2540ae4ed00e0697ea3813bea735468248aa",
      "83b50a974b7b6d971a81afefec81bf8c8303a9118cd6ca2536fb7db0ccd61723"},
-    {"small_palette.png", "png", 56, 42, 56, 56,
-     "300b1b0f2b230fe70f4faee880b7651538678d89b16ee1d7627fe0ea4e2346b2",
+    {"small_palette.png", "png", 56, 42, 56, 56, "300b1b0f2b230fe70f4faee880b7651538678d89b16ee1d7627fe0ea4e2346b2",
      "7e8d259d264af8500271d2acf150e1cfc03ea96bfa37d2750b7be3ad69c79b1b",
      "15716f51adcbec27f6dad6b0e47716e8cb942484e32cc1dc3d51cb7ed4ec6594"},
     {"small_short_palette.gif", "gif", 53, 37, 84, 56,
@@ -130,10 +115,10 @@ static void sizes(void **state) {
     (void)state;
     static const struct {
         int64_t h, w, lo, hi, out_h, out_w;
-    } rows[] = {{28, 28, 784, 784, 28, 28},          /* identity */
-                {70, 42, 784, 1 << 20, 56, 56},      /* 2.5 and 1.5 both round to 2 units */
-                {2800, 28, 784, 784, 280, 28},       /* the short side keeps one unit: beta = 10 */
-                {14, 14, 3136, 12845056, 56, 56}};   /* grown to min_pixels */
+    } rows[] = {{28, 28, 784, 784, 28, 28},        /* identity */
+                {70, 42, 784, 1 << 20, 56, 56},    /* 2.5 and 1.5 both round to 2 units */
+                {2800, 28, 784, 784, 280, 28},     /* the short side keeps one unit: beta = 10 */
+                {14, 14, 3136, 12845056, 56, 56}}; /* grown to min_pixels */
     mull_error e;
     int64_t h, w;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -153,7 +138,7 @@ static void sizes(void **state) {
 /* Noise of every odd shape through each kernel: the vector ones must equal the plain one byte for byte. */
 static void kernels_agree(void **state) {
     (void)state;
-    static const int sizes_of[][4] = {{1, 1, 5, 7},    {3, 2, 1, 1},    {64, 48, 28, 28}, {97, 63, 56, 84},
+    static const int sizes_of[][4] = {{1, 1, 5, 7},     {3, 2, 1, 1},    {64, 48, 28, 28}, {97, 63, 56, 84},
                                       {61, 47, 84, 56}, {200, 9, 31, 9}, {9, 200, 9, 31},  {130, 120, 129, 5}};
     uint32_t seed = 1;
     int tried = 0;
@@ -332,9 +317,9 @@ static void limits_of_model(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matches_pillow), cmocka_unit_test(sizes),       cmocka_unit_test(kernels_agree),
-        cmocka_unit_test(flat_stays_flat), cmocka_unit_test(refusals),   cmocka_unit_test(wrong_paths),
-        cmocka_unit_test(damage),          cmocka_unit_test(limits_of_model)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(matches_pillow), cmocka_unit_test(sizes),
+                                       cmocka_unit_test(kernels_agree),  cmocka_unit_test(flat_stays_flat),
+                                       cmocka_unit_test(refusals),       cmocka_unit_test(wrong_paths),
+                                       cmocka_unit_test(damage),         cmocka_unit_test(limits_of_model)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

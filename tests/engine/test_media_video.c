@@ -27,7 +27,7 @@ static void ball(void **state) {
     assert_int_equal(m.nframes, 8);
     assert_memory_equal(m.indices, want, sizeof want);
     assert_string_equal(m.rgb_sha256, "9c31fbfad164d1a21c41855d193ad6dfa54907ba1cd17ce507f8e09677a120f8");
-    assert_float_equal(m.sample_fps, 2.0, 1e-12);      /* 8 of 48 frames at 12 a second */
+    assert_float_equal(m.sample_fps, 2.0, 1e-12); /* 8 of 48 frames at 12 a second */
     assert_float_equal(m.second_per_grid, 1.0, 1e-12);
     assert_int_equal(m.grid[0], 4);
     assert_int_equal(m.tokens * 4, m.grid[0] * m.grid[1] * m.grid[2]);
@@ -36,7 +36,8 @@ static void ball(void **state) {
     /* The same from memory. */
     mull_media again;
     mull_buf b = slurp(data_file("ball.mp4"));
-    assert_int_equal(mull_media_load_bytes(b.data, b.len, "ball", MULL_MEDIA_VIDEO, &l, MULL_MEDIA_HASHES, &again, &e), 0);
+    int rc = mull_media_load_bytes(b.data, b.len, "ball", MULL_MEDIA_VIDEO, &l, MULL_MEDIA_HASHES, &again, &e);
+    assert_int_equal(rc, 0);
     assert_string_equal(m.pixels_sha256, again.pixels_sha256);
     mull_buf_fini(&b);
     mull_media_fini(&m);

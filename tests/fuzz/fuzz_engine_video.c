@@ -1,4 +1,4 @@
-/* Any bytes as a video: open, count, choose, decode. Resolution is kept small; hangs and leaks are what it looks for. */
+/* Any bytes as a video: open, count, choose, decode. Resolution is small: hangs and leaks are what it looks for. */
 #include "engine/media/image.h"
 #include "engine/media/media.h"
 
