@@ -32,7 +32,7 @@ typedef struct mull_error {
     int code;         /* a mull_status, 0 when nothing failed */
     char what[160];   /* "cannot load checkpoint" */
     char where[512];  /* file, tensor, key, line */
-    char why[1536];   /* the cause */
+    char why[6144];   /* the cause */
     char todo[320];   /* what the user can do, may be empty */
 } mull_error;
 

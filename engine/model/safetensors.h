@@ -32,6 +32,8 @@ const mull_tensor_info *mull_safetensors_at(const mull_safetensors *s, size_t i)
 const mull_tensor_info *mull_safetensors_find(const mull_safetensors *s, const char *name); /* NULL if absent */
 /* Tells the kernel that this tensor's pages are no longer needed. */
 void mull_safetensors_drop(const mull_safetensors *s, const mull_tensor_info *t);
+/* The same for a part of a tensor: whole pages inside [data, data + len). */
+void mull_safetensors_drop_bytes(const void *data, size_t len);
 
 /* Writes tensors in the given order (data borrowed) to path.tmp, fsyncs, renames. metadata may be NULL. */
 int mull_safetensors_write(const char *path, const mull_tensor_info *tensors, size_t n, mull_error *err);
