@@ -31,7 +31,7 @@ int mull_grid_check(const mull_config *c, const mull_grid *g, size_t index, mull
                          (long long)g->t);
     if (!g->video) return MULL_OK;
     double last = (double)(g->t - 1) * g->second_per_grid * c->vision.tokens_per_second;
-    if (!(g->second_per_grid > 0) || !(last < 1e9))
+    if (!(g->second_per_grid > 0) || !(last < 1 << 24)) /* float32 counts exactly up to here */
         return mull_fail(err, MULL_EARG, "wrong seconds per grid step", where, "pass 2 / sampled frames a second",
                          "%g s a step gives no usable time positions", (double)g->second_per_grid);
     return MULL_OK;
@@ -83,6 +83,7 @@ int mull_positions(const mull_config *c, const int32_t *ids, size_t n, const mul
         for (size_t k = 0; k < tokens; k++)
             if (ids[i + k] != ids[i]) return mismatch(err, i + k, "a medium has too few placeholders");
         if (first) first[m] = i;
+        if (next > 1 << 30) return mismatch(err, i, "positions grow too large");
         next = place(c, g, pos, stride, i, next) + 1;
         i += tokens;
         m++;
