@@ -281,6 +281,21 @@ static mull_weight_type own_type(const loader *l) {
     return t->dtype == MULL_BF16 ? MULL_WEIGHT_BF16 : MULL_WEIGHT_F32;
 }
 
+int mull_model_check(const char *dir, const mull_config *c, mull_safetensors **out, mull_error *err) {
+    mull_model shell = {.config = *c};
+    loader l = {.dir = dir, .m = &shell};
+    int rc = mull_safetensors_open(dir, &l.file, err);
+    if (!rc) rc = mull_weights_list(c, &l.specs, &l.nspecs, err);
+    if (!rc) rc = check(&l, err);
+    free(l.specs);
+    free(l.found);
+    if (rc)
+        mull_safetensors_close(l.file);
+    else
+        *out = l.file;
+    return rc;
+}
+
 int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **out, mull_error *err) {
     loader l = {.dir = dir, .m = calloc(1, sizeof(mull_model))};
     if (!l.m) return mull_fail(err, MULL_ENOMEM, WHAT, dir, NULL, "out of memory");

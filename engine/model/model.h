@@ -4,6 +4,7 @@
 
 #include "engine/core/pool.h"
 #include "engine/model/config.h"
+#include "engine/model/safetensors.h"
 #include "engine/ops/ops.h"
 #include "engine/text/tokenizer.h"
 
@@ -17,6 +18,8 @@ typedef struct mull_model_opts {
 
 /* Loads dir: config, every tensor validated (all missing, extra and mis-shaped ones named in one error). */
 int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **out, mull_error *err);
+/* Opens the tensors of dir and checks them against c as loading does; *out is the caller's to close. */
+int mull_model_check(const char *dir, const mull_config *c, mull_safetensors **out, mull_error *err);
 void mull_model_destroy(mull_model *m);
 const mull_config *mull_model_config(const mull_model *m);
 mull_pool *mull_model_pool(const mull_model *m);
