@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static const char *const WHAT = "cannot write checkpoint";
 
@@ -92,6 +93,14 @@ static json_t *config_json(const preset *p, const int ids[MULL_SPECIALS], int vo
     for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
         if (ids[tokens[i].special] >= 0) json_object_set_new(c, tokens[i].key, json_integer(ids[tokens[i].special]));
     return c;
+}
+
+/* 0 also when there is no such file. */
+static int remove_file(const char *dir, const char *name) {
+    char *path = mull_path_join(dir, name);
+    int rc = path && (!unlink(path) || errno == ENOENT) ? 0 : -1;
+    free(path);
+    return rc;
 }
 
 static int write_json(const char *dir, const char *name, json_t *o, mull_error *err) {
@@ -217,6 +226,9 @@ static int write_weights(const char *dir, const mull_config *c, uint64_t seed, m
         rc = write_json(dir, "model.safetensors.index.json",
                         json_pack("{s:{s:I},s:O}", "metadata", "total_size", (json_int_t)total * 2, "weight_map", map),
                         err);
+    /* A folder written before may hold the other layout, and readers take the first that they find. */
+    if (!rc && remove_file(dir, shards > 1 ? "model.safetensors" : "model.safetensors.index.json"))
+        rc = mull_fail_errno(err, errno, WHAT, dir, "check the permissions of the folder");
     json_decref(map);
     mull_pool_destroy(pool);
     free(last);
@@ -231,10 +243,16 @@ int mull_init_checkpoint(const char *name, const char *out, uint64_t seed, const
     if (!p)
         return mull_fail(err, MULL_EARG, WHAT, "--preset", "use tiny, bench340m, 3b or 7b", "'%s' is no preset", name);
     if (mkdir(out, 0777) && errno != EEXIST) return mull_fail_errno(err, errno, WHAT, out, "check the folder above it");
+    /* Without config.json the folder is no checkpoint until the new one is whole. */
+    if (remove_file(out, "config.json"))
+        return mull_fail_errno(err, errno, WHAT, out, "check the permissions of the folder");
     int ids[MULL_SPECIALS], size = 0;
     int rc = tokenizer ? mull_init_tokenizer_copy(tokenizer, out, ids, &size, err)
                        : mull_init_tokenizer_write(out, ids, &size, err);
     if (rc) return rc;
+    if (ids[ENDOFTEXT] < 0 || ids[IM_END] < 0)
+        return mull_fail(err, MULL_EFORMAT, WHAT, tokenizer, "use the tokenizer of a Qwen2.5-VL checkpoint",
+                         "it has no <|endoftext|> or <|im_end|>");
     if (ids[IMAGE_PAD] < 0 || ids[VIDEO_PAD] < 0 || ids[VISION_START] < 0 || ids[VISION_END] < 0)
         return mull_fail(err, MULL_EFORMAT, WHAT, tokenizer, "use the tokenizer of a Qwen2.5-VL checkpoint",
                          "it has no <|image_pad|>, <|video_pad|>, <|vision_start|> or <|vision_end|>");

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 static const char *const WHAT = "cannot write checkpoint";
+enum { MAX_IDS = 1 << 24, MAX_FILE = 256 << 20 };
 
 const char *const mull_special_texts[MULL_SPECIALS] = {
     "<|endoftext|>",    "<|im_start|>",   "<|im_end|>",     "<|object_ref_start|>", "<|object_ref_end|>",
@@ -142,6 +143,7 @@ int mull_init_tokenizer_write(const char *dir, int ids[MULL_SPECIALS], int *size
         rc = write_json(dir, "tokenizer_config.json", config, err);
     else
         json_decref(config);
+    if (!rc) rc = write_json(dir, "chat_template.json", json_pack("{s:s}", "chat_template", CHAT_TEMPLATE), err);
     if (!rc) rc = write_json(dir, "vocab.json", json_incref(vocab), err);
     static const char merges[] = "#version: 0.2\n";
     if (!rc) rc = mull_init_write_file(dir, "merges.txt", merges, sizeof merges - 1, err);
@@ -151,7 +153,7 @@ int mull_init_tokenizer_write(const char *dir, int ids[MULL_SPECIALS], int *size
 
 static int read_ids(const char *path, int ids[MULL_SPECIALS], int *size, mull_error *err) {
     mull_buf text = {0};
-    int rc = mull_read_file(path, 256 << 20, "tokenizer", &text, err);
+    int rc = mull_read_file(path, MAX_FILE, "tokenizer", &text, err);
     if (rc) return rc;
     json_error_t je;
     json_t *root = json_loadb(text.data, text.len, 0, &je), *v;
@@ -161,21 +163,45 @@ static int read_ids(const char *path, int ids[MULL_SPECIALS], int *size, mull_er
     if (!json_is_object(vocab) || !json_is_array(added))
         rc = mull_fail(err, MULL_EFORMAT, "cannot use the tokenizer", path, "name a folder with a BPE tokenizer.json",
                        "%s", root ? "it has no model.vocab or added_tokens" : je.text);
-    int top = -1;
+    json_int_t top = -1;
     const char *key;
-    json_object_foreach((json_t *)(uintptr_t)vocab, key, v) if (json_integer_value(v) > top) top =
-        (int)json_integer_value(v);
+    json_object_foreach((json_t *)(uintptr_t)vocab, key, v) {
+        if (json_integer_value(v) > top) top = json_integer_value(v);
+    }
     for (int i = 0; i < MULL_SPECIALS; i++) ids[i] = -1;
     for (size_t k = 0; !rc && k < json_array_size(added); k++) {
         const json_t *a = json_array_get(added, k);
         const char *content = json_string_value(json_object_get(a, "content"));
-        int id = (int)json_integer_value(json_object_get(a, "id"));
+        json_int_t id = json_integer_value(json_object_get(a, "id"));
         if (id > top) top = id;
         for (int i = 0; content && i < MULL_SPECIALS; i++)
-            if (!strcmp(content, mull_special_texts[i])) ids[i] = id;
+            if (!strcmp(content, mull_special_texts[i]) && id >= 0 && id < MAX_IDS) ids[i] = (int)id;
     }
-    *size = top + 1;
+    if (!rc && top >= MAX_IDS)
+        rc = mull_fail(err, MULL_ELIMIT, "cannot use the tokenizer", path, "name a folder with a BPE tokenizer.json",
+                       "its highest id is %lld; at most %d", (long long)top, MAX_IDS - 1);
+    *size = rc ? 0 : (int)top + 1;
     json_decref(root);
+    return rc;
+}
+
+/* transformers' processor wants the chat template in a file of its own; tokenizer folders have it in
+ * tokenizer_config.json alone. */
+static int add_chat_template(const char *dir, mull_error *err) {
+    char *json = mull_path_join(dir, "chat_template.json"), *jinja = mull_path_join(dir, "chat_template.jinja"),
+         *config = mull_path_join(dir, "tokenizer_config.json");
+    int rc = MULL_OK;
+    if (!json || !jinja || !config)
+        rc = mull_fail(err, MULL_ENOMEM, WHAT, dir, NULL, "out of memory");
+    else if (access(json, F_OK) && access(jinja, F_OK)) {
+        json_t *root = json_load_file(config, 0, NULL);
+        const char *text = json_string_value(json_object_get(root, "chat_template"));
+        if (text) rc = write_json(dir, "chat_template.json", json_pack("{s:s}", "chat_template", text), err);
+        json_decref(root);
+    }
+    free(json);
+    free(jinja);
+    free(config);
     return rc;
 }
 
@@ -192,11 +218,11 @@ int mull_init_tokenizer_copy(const char *from, const char *dir, int ids[MULL_SPE
         else if (i == 0)
             rc = read_ids(path, ids, size, err);
         if (!rc && (i == 0 || access(path, F_OK) == 0)) {
-            rc = mull_read_file(path, 256 << 20, "tokenizer", &text, err);
+            rc = mull_read_file(path, MAX_FILE, "tokenizer", &text, err);
             if (!rc) rc = mull_init_write_file(dir, names[i], text.data ? text.data : "", text.len, err);
         }
         mull_buf_fini(&text);
         free(path);
     }
-    return rc;
+    return rc ? rc : add_chat_template(dir, err);
 }

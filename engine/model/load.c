@@ -56,9 +56,12 @@ static bool harmless(const loader *l, const mull_tensor_info *t, const char *nam
     if (!l->m->config.tied || strcmp(name, "lm_head.weight")) return false;
     for (size_t i = 0; i < l->nspecs; i++) {
         const mull_tensor_info *e = l->found[i];
-        if (!strcmp(l->specs[i].name, "model.embed_tokens.weight"))
-            return e && e->dtype == t->dtype && e->count == t->count &&
-                   !memcmp(e->data, t->data, (size_t)t->count * mull_dtype_size(t->dtype));
+        if (strcmp(l->specs[i].name, "model.embed_tokens.weight")) continue;
+        bool same = e && e->dtype == t->dtype && e->count == t->count &&
+                    !memcmp(e->data, t->data, (size_t)t->count * mull_dtype_size(t->dtype));
+        mull_safetensors_drop(l->file, t);
+        if (e) mull_safetensors_drop(l->file, e);
+        return same;
     }
     return false;
 }

@@ -85,7 +85,9 @@ static int read_entry(const shard *s, const char *name, const json_t *e, const c
     size_t bytes = (size_t)t->count * mull_dtype_size(t->dtype);
     if (*end - *begin != bytes)
         return bad(s, name, err, "data_offsets hold %zu bytes, the shape needs %zu", *end - *begin, bytes);
-    if (*end > size) return bad(s, name, err, "the file is cut short: the data ends at byte %zu of %zu", size, *end);
+    if (*end > size)
+        return bad(s, name, err, "the file is cut short: it holds %zu bytes of data and this tensor ends at %zu", size,
+                   *end);
     t->data = data + *begin;
     if ((uintptr_t)t->data % mull_dtype_size(t->dtype)) return bad(s, name, err, "the data is not aligned to its type");
     return MULL_OK;
@@ -211,6 +213,32 @@ static int open_one(mull_safetensors *st, const char *path, mull_error *err) {
     return rc ? rc : read_shard(st, s, err);
 }
 
+/* A download that broke off lacks several shards: name them all, so that one more download is enough. */
+static int check_shards(const json_t *files, const char *dir, const char *index, mull_error *err) {
+    mull_buf missing = {0};
+    size_t n = 0;
+    int rc = MULL_OK;
+    const char *file;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)files, file, v) {
+        char *path = mull_path_join(dir, file);
+        if (!path) rc = MULL_ENOMEM;
+        if (path && access(path, F_OK)) {
+            rc = mull_buf_printf(&missing, "%s%s", n ? ", " : "", file);
+            n++;
+        }
+        free(path);
+        if (rc) break;
+    }
+    if (rc)
+        rc = mull_fail(err, rc, WHAT, index, NULL, "out of memory");
+    else if (n)
+        rc = mull_fail(err, MULL_EMISSING, WHAT, index, "download what is missing into the same folder",
+                       "%zu of %zu shards are not there: %s", n, json_object_size(files), missing.data);
+    mull_buf_fini(&missing);
+    return rc;
+}
+
 /* Opens every shard that the index names, then checks that each tensor is where the index says. */
 static int open_index(mull_safetensors *st, const char *dir, const char *index, mull_error *err) {
     mull_buf text = {0};
@@ -235,11 +263,17 @@ static int open_index(mull_safetensors *st, const char *dir, const char *index, 
                     mull_fail(err, MULL_EFORMAT, WHAT, index, TODO, "tensor %.200s names no file of this folder", name);
                 break;
             }
-            if (json_object_get(seen, file)) continue;
-            char *path = mull_path_join(dir, file);
-            rc = !path || json_object_set_new(seen, file, json_true())
-                     ? mull_fail(err, MULL_ENOMEM, WHAT, index, NULL, "out of memory")
-                     : open_one(st, path, err);
+            if (!json_object_get(seen, file) && json_object_set_new(seen, file, json_true())) {
+                rc = mull_fail(err, MULL_ENOMEM, WHAT, index, NULL, "out of memory");
+                break;
+            }
+        }
+    }
+    if (!rc) rc = check_shards(seen, dir, index, err);
+    if (!rc) {
+        json_object_foreach(seen, name, v) {
+            char *path = mull_path_join(dir, name);
+            rc = path ? open_one(st, path, err) : mull_fail(err, MULL_ENOMEM, WHAT, index, NULL, "out of memory");
             free(path);
             if (rc) break;
         }

@@ -35,7 +35,8 @@ void mull_safetensors_drop(const mull_safetensors *s, const mull_tensor_info *t)
 /* The same for a part of a tensor: whole pages inside [data, data + len). */
 void mull_safetensors_drop_bytes(const void *data, size_t len);
 
-/* Writes tensors in the given order (data borrowed) to path.tmp, fsyncs, renames. metadata may be NULL. */
+/* Writes tensors (data borrowed) to path.tmp, fsyncs, renames. Those with larger elements come first in the file, so that
+ * all are aligned; among equals the given order stays. */
 int mull_safetensors_write(const char *path, const mull_tensor_info *tensors, size_t n, mull_error *err);
 
 #endif

@@ -17,9 +17,10 @@ static const char *const WHAT = "cannot write safetensors";
 struct mull_safetensors_writer {
     int fd;
     char *path, *tmp;
+    size_t left; /* bytes that the header promises and add has not brought */
 };
 
-static int header_text(const mull_tensor_info *t, size_t n, mull_buf *out) {
+static int header_text(const mull_tensor_info *t, size_t n, mull_buf *out, size_t *data_bytes) {
     json_t *root = json_object(), *meta = json_pack("{s:s}", "format", "pt");
     size_t pos = 0;
     int rc = !root || json_object_set_new(root, "__metadata__", meta);
@@ -32,6 +33,7 @@ static int header_text(const mull_tensor_info *t, size_t n, mull_buf *out) {
                                            "data_offsets", (json_int_t)pos, (json_int_t)(pos + bytes)));
         pos += bytes;
     }
+    *data_bytes = pos;
     char *s = rc ? NULL : json_dumps(root, JSON_COMPACT);
     json_decref(root);
     if (!s) return MULL_ENOMEM;
@@ -64,7 +66,7 @@ int mull_safetensors_writer_open(const char *path, const mull_tensor_info *tenso
         w->path = strdup(path);
         w->tmp = malloc(len);
     }
-    if (!w || !w->path || !w->tmp || header_text(tensors, n, &head)) {
+    if (!w || !w->path || !w->tmp || header_text(tensors, n, &head, &w->left)) {
         rc = mull_fail(err, MULL_ENOMEM, WHAT, path, NULL, "out of memory");
         goto out;
     }
@@ -80,7 +82,7 @@ int mull_safetensors_writer_open(const char *path, const mull_tensor_info *tenso
     if (!rc) rc = write_all(w, head.data, head.len, err);
 out:
     mull_buf_fini(&head);
-    if (rc)
+    if (rc) /* removes the file begun */
         mull_safetensors_writer_abort(w);
     else
         *out = w;
@@ -88,6 +90,10 @@ out:
 }
 
 int mull_safetensors_writer_add(mull_safetensors_writer *w, const void *data, size_t len, mull_error *err) {
+    if (len > w->left)
+        return mull_fail(err, MULL_EINTERNAL, WHAT, w->path, "report this", "%zu bytes more than the header says",
+                         len - w->left);
+    w->left -= len;
     return write_all(w, data, len, err);
 }
 
@@ -104,7 +110,10 @@ void mull_safetensors_writer_abort(mull_safetensors_writer *w) {
 
 int mull_safetensors_writer_commit(mull_safetensors_writer *w, mull_error *err) {
     int rc = MULL_OK;
-    if (fsync(w->fd)) rc = mull_fail_errno(err, errno, WHAT, w->tmp, "free space or choose another folder");
+    if (w->left)
+        rc = mull_fail(err, MULL_EINTERNAL, WHAT, w->path, "report this", "%zu bytes are missing", w->left);
+    else if (fsync(w->fd))
+        rc = mull_fail_errno(err, errno, WHAT, w->tmp, "free space or choose another folder");
     if (!rc && rename(w->tmp, w->path)) rc = mull_fail_errno(err, errno, WHAT, w->path, "check the folder");
     if (rc) {
         mull_safetensors_writer_abort(w);
@@ -123,12 +132,24 @@ int mull_safetensors_writer_commit(mull_safetensors_writer *w, mull_error *err) 
     return rc;
 }
 
+/* Larger element types first, else the given order: the header ends on a multiple of 64, so every tensor is aligned. */
+static mull_tensor_info *aligned_order(const mull_tensor_info *t, size_t n) {
+    mull_tensor_info *out = calloc(n + 1, sizeof *out);
+    size_t at = 0;
+    for (size_t size = 8; out && size; size /= 2)
+        for (size_t i = 0; i < n; i++)
+            if (mull_dtype_size(t[i].dtype) == size) out[at++] = t[i];
+    return out;
+}
+
 int mull_safetensors_write(const char *path, const mull_tensor_info *tensors, size_t n, mull_error *err) {
-    mull_safetensors_writer *w;
-    int rc = mull_safetensors_writer_open(path, tensors, n, &w, err);
-    if (rc) return rc;
+    mull_safetensors_writer *w = NULL;
+    mull_tensor_info *t = aligned_order(tensors, n);
+    if (!t) return mull_fail(err, MULL_ENOMEM, WHAT, path, NULL, "out of memory");
+    int rc = mull_safetensors_writer_open(path, t, n, &w, err);
     for (size_t i = 0; i < n && !rc; i++)
-        rc = write_all(w, tensors[i].data, (size_t)tensors[i].count * mull_dtype_size(tensors[i].dtype), err);
+        rc = mull_safetensors_writer_add(w, t[i].data, (size_t)t[i].count * mull_dtype_size(t[i].dtype), err);
+    free(t);
     if (!rc) return mull_safetensors_writer_commit(w, err);
     mull_safetensors_writer_abort(w);
     return rc;

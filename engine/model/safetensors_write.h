@@ -6,7 +6,8 @@
 
 typedef struct mull_safetensors_writer mull_safetensors_writer;
 
-/* Opens PATH.tmp and writes the header for tensors (data is ignored); their bytes follow in order through add. */
+/* Opens PATH.tmp and writes the header for tensors (data is ignored); exactly their bytes follow in order through add, in
+ * pieces of any size. Aligned when no tensor comes before one of larger elements. */
 int mull_safetensors_writer_open(const char *path, const mull_tensor_info *tensors, size_t n,
                                  mull_safetensors_writer **out, mull_error *err);
 int mull_safetensors_writer_add(mull_safetensors_writer *w, const void *data, size_t len, mull_error *err);
