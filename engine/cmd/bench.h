@@ -4,5 +4,8 @@
 #define MULL_ENGINE_CMD_BENCH_H
 
 int mull_bench_preprocess(int argc, char **argv);
+int mull_bench_decode(int argc, char **argv);
+int mull_bench_prefill(int argc, char **argv);
+int mull_bench_vision(int argc, char **argv);
 
 #endif
