@@ -18,7 +18,8 @@ int mull_tokenizer_size(const mull_tokenizer *t);
 /* Id of an added (special) token by its exact text, -1 when there is none. */
 int32_t mull_tokenizer_special(const mull_tokenizer *t, const char *text);
 /* Appends the ids of text[len]. special: added tokens spelled in the text become their ids; false for
- * anything a user wrote. Invalid UTF-8 becomes U+FFFD per maximal subpart first. Thread-safe. */
+ * anything a user wrote (added tokens that are not special, such as <tool_call>, are words either way). Invalid UTF-8
+ * becomes U+FFFD per maximal subpart first. Thread-safe. */
 int mull_tokenizer_encode(const mull_tokenizer *t, const char *text, size_t len, bool special, mull_ids *out,
                           mull_error *err);
 /* Whole decode; unknown ids are an error. */
