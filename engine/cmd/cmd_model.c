@@ -3,6 +3,7 @@
 
 #include "engine/cmd/cmd.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -52,7 +53,15 @@ double mull_cmd_ms(void) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
+/* VmHWM rather than getrusage: ru_maxrss also counts what the parent held between fork and exec. */
 int64_t mull_cmd_peak_bytes(void) {
+    long long kb = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %lld kB", &kb) == 1) break;
+    if (f) fclose(f);
+    if (kb > 0) return kb * 1024;
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
     return (int64_t)u.ru_maxrss * 1024;
