@@ -192,12 +192,12 @@ static int write_shard(const char *dir, const char *name, const mull_weight_spec
     return rc;
 }
 
-static int write_weights(const char *dir, const mull_config *c, uint64_t seed, mull_error *err) {
+int mull_init_weights(const char *dir, const mull_config *c, uint64_t seed, int64_t limit, mull_error *err) {
     mull_weight_spec *s = NULL;
     size_t n = 0, shards = 1, from = 0;
     int rc = mull_weights_list(c, &s, &n, err);
     if (rc) return rc;
-    const int64_t limit = INT64_C(2000000000); /* elements: 4 GB of bf16 */
+    if (limit <= 0) limit = INT64_C(2000000000); /* 4 GB of bf16 */
     int64_t total = 0, in = 0;
     size_t *last = malloc((n + 1) * sizeof *last); /* first tensor after shard i */
     mull_pool *pool = mull_pool_create(0);
@@ -268,7 +268,7 @@ int mull_init_checkpoint(const char *name, const char *out, uint64_t seed, const
     else
         rc = mull_config_parse(text, strlen(text), NULL, 0, "config.json", &c, err);
     free(text);
-    if (!rc) rc = write_weights(out, &c, seed, err);
+    if (!rc) rc = mull_init_weights(out, &c, seed, 0, err);
     mull_config_fini(&c);
     if (!rc) rc = write_json(out, "generation_config.json", json_incref(generation), err);
     if (!rc)
