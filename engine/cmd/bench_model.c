@@ -1,7 +1,7 @@
-/* mull-engine bench decode | prefill | vision: a loaded model against this machine's limits, measured in the same run on
- * the same threads. Decoding is compared with the rate at which memory can be read (every weight is read once a step),
- * prefill and the vision tower with the best rate of one large matrix product of the same weight type. Medians, since
- * other work on the machine moves a mean. */
+/* mull-engine bench decode | prefill | vision: a loaded model against this machine's limits, measured in the same run
+ * on the same threads. Decoding is compared with the rate at which memory can be read (every weight is read once a
+ * step), prefill and the vision tower with the best rate of one large matrix product of the same weight type. Medians,
+ * since other work on the machine moves a mean. */
 #include "engine/cmd/bench.h"
 #include "engine/cmd/cmd.h"
 #include "engine/cmd/cmd_model.h"
@@ -86,7 +86,8 @@ static double read_bandwidth(mull_pool *pool) {
 static double gemm_rate(mull_pool *pool, mull_weight_type type) {
     enum { M = 512, N = 4096, K = 2048, ROUNDS = 7 };
     mull_matrix *w = NULL;
-    float *x = malloc((size_t)M * K * sizeof *x), *y = malloc((size_t)M * N * sizeof *y), *row = malloc(K * sizeof *row);
+    float *x = malloc((size_t)M * K * sizeof *x), *y = malloc((size_t)M * N * sizeof *y),
+          *row = malloc(K * sizeof *row);
     double best = 0;
     if (!x || !y || !row || mull_matrix_create(N, K, type, &w, NULL)) goto out;
     for (int64_t i = 0; i < (int64_t)M * K; i++) x[i] = (float)(i % 17) * 0.01f;
@@ -117,7 +118,8 @@ static double decode_bytes(const mull_model *m) {
     double n = (double)mull_matrix_bytes(m->weights.head);
     for (int i = 0; i < m->config.layers; i++) {
         const mull_lm_layer *l = &m->weights.layers[i];
-        n += (double)(mull_matrix_bytes(l->qkv) + mull_matrix_bytes(l->o) + mull_matrix_bytes(l->gate_up) + mull_matrix_bytes(l->down));
+        n += (double)(mull_matrix_bytes(l->qkv) + mull_matrix_bytes(l->o) + mull_matrix_bytes(l->gate_up) +
+                      mull_matrix_bytes(l->down));
     }
     return n;
 }
@@ -139,11 +141,13 @@ static double vision_flop(const mull_model *m, const long long grid[3]) {
     double window = (double)(v->window / v->patch) * (v->window / v->patch);
     for (int i = 0; i < v->depth; i++) {
         const mull_vision_block *b = &m->weights.vision.blocks[i];
-        w += matrix_elements(b->qkv) + matrix_elements(b->proj) + matrix_elements(b->gate_up) + matrix_elements(b->down);
+        w +=
+            matrix_elements(b->qkv) + matrix_elements(b->proj) + matrix_elements(b->gate_up) + matrix_elements(b->down);
         attention += 4.0 * v->hidden * n * (v->full_attention[i] || step < window ? step : window);
     }
     double merged = matrix_elements(m->weights.vision.merge0) + matrix_elements(m->weights.vision.merge2);
-    return 2 * (w + matrix_elements(m->weights.vision.patch_embed)) * n + attention + 2 * merged * n / (v->merge * v->merge);
+    return 2 * (w + matrix_elements(m->weights.vision.patch_embed)) * n + attention +
+           2 * merged * n / (v->merge * v->merge);
 }
 
 /* ---- measurements */
@@ -163,12 +167,16 @@ static void on_done(void *ctx, const mull_result *r) {
 }
 
 /* batch requests of prompt random ids that produce tokens each; no page is shared. */
-static int run_requests(const bench *b, long long prompt, long long tokens, outcome *o, double *step_ms, mull_error *err) {
+static int run_requests(const bench *b, long long prompt, long long tokens, outcome *o, double *step_ms,
+                        mull_error *err) {
     *o = (outcome){0};
     int32_t *ids = malloc((size_t)prompt * sizeof *ids);
     if (!ids) return mull_fail(err, MULL_ENOMEM, "cannot measure", b->what, "", "out of memory");
     mull_infer *f = NULL;
-    mull_infer_opts opts = {.cache_tokens = b->batch * (prompt + tokens + 64), .max_batch = (int)b->batch, .no_prefix_cache = true, .raw = true};
+    mull_infer_opts opts = {.cache_tokens = b->batch * (prompt + tokens + 64),
+                            .max_batch = (int)b->batch,
+                            .no_prefix_cache = true,
+                            .raw = true};
     int rc = mull_infer_create(b->m, NULL, &opts, &(mull_infer_callbacks){.ctx = o, .on_done = on_done}, &f, err);
     const mull_config *c = &b->m->config;
     for (long long q = 0; q < b->batch && !rc; q++) {
@@ -176,8 +184,11 @@ static int run_requests(const bench *b, long long prompt, long long tokens, outc
             ids[i] = (int32_t)((uint64_t)(i * 7919 + q * 104729) % (uint64_t)c->vocab);
             while (ids[i] == c->image_token || ids[i] == c->video_token) ids[i]--;
         }
-        mull_request r = {.id = (uint64_t)q, .ids = ids, .n = (size_t)prompt,
-                          .sampling = {.max_new_tokens = (int)tokens, .top_p = 1, .repetition_penalty = 1, .ignore_eos = true}};
+        mull_request r = {
+            .id = (uint64_t)q,
+            .ids = ids,
+            .n = (size_t)prompt,
+            .sampling = {.max_new_tokens = (int)tokens, .top_p = 1, .repetition_penalty = 1, .ignore_eos = true}};
         rc = mull_infer_submit(f, &r, err);
     }
     while (!rc && (rc = mull_infer_step(f, err)) > 0) rc = 0;
@@ -195,9 +206,9 @@ static json_t *head(const bench *b) {
 }
 
 static void finish(const bench *b, json_t *out, double achieved, double roof, const char *unit) {
-    json_object_update_new(out, json_pack("{s:f, s:f, s:f, s:s, s:I}", "achieved", achieved, "roof", roof, "ratio",
-                                          roof > 0 ? achieved / roof : 0, "unit", unit, "peak_bytes",
-                                          (json_int_t)b->peak));
+    json_object_update_new(out,
+                           json_pack("{s:f, s:f, s:f, s:s, s:I}", "achieved", achieved, "roof", roof, "ratio",
+                                     roof > 0 ? achieved / roof : 0, "unit", unit, "peak_bytes", (json_int_t)b->peak));
     mull_cmd_emit(out);
 }
 
@@ -212,12 +223,13 @@ static int bench_decode(bench *b, mull_error *err) {
         double rate = read_bandwidth(b->m->pool);
         roof = rate > roof ? rate : roof;
     }
-    double step = median(b->times, b->repeat), kv = 2.0 * b->m->config.layers * b->m->config.kv_heads * b->m->config.head_dim * 4;
+    double step = median(b->times, b->repeat),
+           kv = 2.0 * b->m->config.layers * b->m->config.kv_heads * b->m->config.head_dim * 4;
     double bytes = decode_bytes(b->m) + kv * (double)b->batch * ((double)b->context + (double)b->tokens / 2);
     json_t *out = head(b);
     json_object_update_new(out, json_pack("{s:I, s:I, s:f, s:f, s:f}", "batch", (json_int_t)b->batch, "context",
-                                          (json_int_t)b->context, "tok_s", (double)b->batch / step * 1e3, "step_ms", step,
-                                          "bytes_per_step", bytes));
+                                          (json_int_t)b->context, "tok_s", (double)b->batch / step * 1e3, "step_ms",
+                                          step, "bytes_per_step", bytes));
     finish(b, out, bytes / step * 1e3, roof, "bytes/s");
     return MULL_OK;
 }
@@ -236,8 +248,9 @@ static int bench_prefill(bench *b, mull_error *err) {
     }
     double ms = median(b->times, b->repeat), flop = (double)b->batch * prefill_flop(b->m, (double)b->tokens);
     json_t *out = head(b);
-    json_object_update_new(out, json_pack("{s:I, s:I, s:f, s:f}", "batch", (json_int_t)b->batch, "tokens", (json_int_t)b->tokens,
-                                          "tok_s", (double)(b->batch * b->tokens) / ms * 1e3, "ms", ms));
+    json_object_update_new(out, json_pack("{s:I, s:I, s:f, s:f}", "batch", (json_int_t)b->batch, "tokens",
+                                          (json_int_t)b->tokens, "tok_s", (double)(b->batch * b->tokens) / ms * 1e3,
+                                          "ms", ms));
     finish(b, out, flop / ms * 1e3, roof, "FLOP/s");
     return MULL_OK;
 }
@@ -250,7 +263,8 @@ static int bench_vision(bench *b, mull_error *err) {
         return mull_fail(err, MULL_EARG, "wrong grid", "--grid", "", "its sides must be multiples of %d", v->merge);
     float *patches = malloc((size_t)(n * in) * sizeof *patches);
     float *features = malloc((size_t)(n / v->merge / v->merge * b->m->config.hidden) * sizeof *features);
-    int rc = patches && features ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot measure", b->what, "", "out of memory");
+    int rc =
+        patches && features ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot measure", b->what, "", "out of memory");
     for (int64_t i = 0; !rc && i < n * in; i++) patches[i] = (float)((i * 2654435761) % 1009) / 504.5f - 1;
     double roof = 0;
     for (long long i = -1; !rc && i < b->repeat; i++) {
@@ -273,29 +287,48 @@ static int bench_vision(bench *b, mull_error *err) {
 }
 
 static int parse(bench *b, int argc, char **argv) {
-    static const struct option LONG[] = {{"model", 1, 0, 'm'},  {"dtype", 1, 0, 't'}, {"threads", 1, 0, 'n'}, {"repeat", 1, 0, 'r'},
-                                         {"tokens", 1, 0, 'k'}, {"context", 1, 0, 'c'}, {"batch", 1, 0, 'b'}, {"grid", 1, 0, 'g'},
-                                         {"help", 0, 0, 'h'},   {0, 0, 0, 0}};
+    static const struct option LONG[] = {{"model", 1, 0, 'm'},  {"dtype", 1, 0, 't'},  {"threads", 1, 0, 'n'},
+                                         {"repeat", 1, 0, 'r'}, {"tokens", 1, 0, 'k'}, {"context", 1, 0, 'c'},
+                                         {"batch", 1, 0, 'b'},  {"grid", 1, 0, 'g'},   {"help", 0, 0, 'h'},
+                                         {0, 0, 0, 0}};
     int opt, rc = 0;
     char cmd[32], end;
     snprintf(cmd, sizeof cmd, "bench %s", b->what);
     optind = 1;
     while (!rc && (opt = getopt_long(argc, argv, "", LONG, NULL)) != -1) {
         switch (opt) {
-        case 'm': b->dir = optarg; break;
-        case 't': rc = mull_cmd_dtype(cmd, optarg, &b->load); break;
-        case 'n': rc = mull_cmd_threads(cmd, optarg, &b->load); break;
-        case 'r': rc = mull_cmd_int(cmd, "--repeat", optarg, 1, 1000, &b->repeat); break;
-        case 'k': rc = mull_cmd_int(cmd, "--tokens", optarg, 2, 1 << 20, &b->tokens); break;
-        case 'c': rc = mull_cmd_int(cmd, "--context", optarg, 1, 1 << 20, &b->context); break;
-        case 'b': rc = mull_cmd_int(cmd, "--batch", optarg, 1, 4096, &b->batch); break;
+        case 'm':
+            b->dir = optarg;
+            break;
+        case 't':
+            rc = mull_cmd_dtype(cmd, optarg, &b->load);
+            break;
+        case 'n':
+            rc = mull_cmd_threads(cmd, optarg, &b->load);
+            break;
+        case 'r':
+            rc = mull_cmd_int(cmd, "--repeat", optarg, 1, 1000, &b->repeat);
+            break;
+        case 'k':
+            rc = mull_cmd_int(cmd, "--tokens", optarg, 2, 1 << 20, &b->tokens);
+            break;
+        case 'c':
+            rc = mull_cmd_int(cmd, "--context", optarg, 1, 1 << 20, &b->context);
+            break;
+        case 'b':
+            rc = mull_cmd_int(cmd, "--batch", optarg, 1, 4096, &b->batch);
+            break;
         case 'g':
-            if (sscanf(optarg, "%lldx%lldx%lld%c", &b->grid[0], &b->grid[1], &b->grid[2], &end) != 3 || b->grid[0] < 1 ||
-                b->grid[1] < 2 || b->grid[2] < 2 || b->grid[0] > 4096 || b->grid[1] > 4096 || b->grid[2] > 4096)
+            if (sscanf(optarg, "%lldx%lldx%lld%c", &b->grid[0], &b->grid[1], &b->grid[2], &end) != 3 ||
+                b->grid[0] < 1 || b->grid[1] < 2 || b->grid[2] < 2 || b->grid[0] > 4096 || b->grid[1] > 4096 ||
+                b->grid[2] > 4096)
                 return mull_cmd_usage(cmd, "--grid takes TxHxW in patches, not '%s'", optarg);
             break;
-        case 'h': fputs(USAGE, stdout); exit(MULL_EXIT_OK);
-        default: return MULL_EXIT_USAGE;
+        case 'h':
+            fputs(USAGE, stdout);
+            exit(MULL_EXIT_OK);
+        default:
+            return MULL_EXIT_USAGE;
         }
     }
     if (!rc && (!b->dir || optind < argc)) return mull_cmd_usage(cmd, "it takes --model and flags");

@@ -27,15 +27,32 @@ int mull_cmd_forward(int argc, char **argv) {
     while ((ch = getopt_long(argc, argv, "", LONG, NULL)) != -1) {
         int rc = 0;
         switch (ch) {
-        case 'm': model = optarg; break;
-        case 'c': case_path = optarg; break;
-        case 'o': out_path = optarg; break;
-        case 'd': rc = mull_cmd_device("forward", optarg); break;
-        case 't': rc = mull_cmd_dtype("forward", optarg, &load); break;
-        case 'n': rc = mull_cmd_threads("forward", optarg, &load); break;
-        case 'a': opts.all = true; break;
-        case 'h': fputs(USAGE, stdout); return MULL_EXIT_OK;
-        default: return MULL_EXIT_USAGE;
+        case 'm':
+            model = optarg;
+            break;
+        case 'c':
+            case_path = optarg;
+            break;
+        case 'o':
+            out_path = optarg;
+            break;
+        case 'd':
+            rc = mull_cmd_device("forward", optarg);
+            break;
+        case 't':
+            rc = mull_cmd_dtype("forward", optarg, &load);
+            break;
+        case 'n':
+            rc = mull_cmd_threads("forward", optarg, &load);
+            break;
+        case 'a':
+            opts.all = true;
+            break;
+        case 'h':
+            fputs(USAGE, stdout);
+            return MULL_EXIT_OK;
+        default:
+            return MULL_EXIT_USAGE;
         }
         if (rc) return rc;
     }
@@ -56,8 +73,8 @@ int mull_cmd_forward(int argc, char **argv) {
     if (!rc)
         mull_cmd_emit(json_pack("{s:s, s:I, s:i, s:I, s:I, s:{s:f, s:f, s:I}}", "out", out_path, "tokens",
                                 (json_int_t)k.rows, "sequences", k.nseq, "media", (json_int_t)k.nmedia, "tensors",
-                                (json_int_t)out.n, "timings", "load_ms", load_ms, "forward_ms", forward_ms, "peak_bytes",
-                                (json_int_t)mull_cmd_peak_bytes()));
+                                (json_int_t)out.n, "timings", "load_ms", load_ms, "forward_ms", forward_ms,
+                                "peak_bytes", (json_int_t)mull_cmd_peak_bytes()));
     mull_outputs_fini(&out);
     mull_case_fini(&k);
     mull_model_destroy(m);

@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 static const char USAGE[] =
-    "usage: mull-engine generate --model DIR (--case F | --messages F.json | [--image F]... [--video F]... --prompt T)\n"
+    "usage: mull-engine generate --model DIR (--case F | --messages F.json | [--image F]... [--video F]... --prompt "
+    "T)\n"
     "  --max-new-tokens 512   --temperature T   --top-p P   --top-k K   --seed N   --repetition-penalty P\n"
     "  --stop TEXT (again for more)   --ignore-eos\n"
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|none   --latents 20\n"
@@ -106,7 +107,8 @@ static int submit(job *j, uint64_t id, const int32_t *ids, size_t n, const mull_
 /* The engine with just the cache that this work needs. */
 static int make_engine(job *j, int sequences, int64_t tokens, mull_error *err) {
     mull_infer_opts opts = {.max_batch = sequences, .prefill_chunk = (int)j->chunk, .raw = j->case_path != NULL};
-    int64_t longest = mull_model_config(j->m)->max_positions, each = tokens + (int64_t)sequences * j->how.max_new_tokens;
+    int64_t longest = mull_model_config(j->m)->max_positions,
+            each = tokens + (int64_t)sequences * j->how.max_new_tokens;
     opts.cache_tokens = each < longest * sequences ? each + 32ll * sequences : longest * sequences;
     j->answers = calloc((size_t)sequences, sizeof *j->answers);
     if (!j->answers) return mull_fail(err, MULL_ENOMEM, "cannot start", "", "", "out of memory");
@@ -125,8 +127,10 @@ static int submit_case(job *j, mull_error *err) {
     if (!j->media) return mull_fail(err, MULL_ENOMEM, "cannot run the case", "", "", "out of memory");
     for (size_t i = 0; i < k->nmedia; i++) {
         const mull_grid *g = &k->media[i];
-        j->media[i] = (mull_media){.kind = g->video ? MULL_MEDIA_VIDEO : MULL_MEDIA_IMAGE, .grid = {g->t, g->h, g->w},
-                                   .tokens = mull_grid_tokens(c, g), .second_per_grid = (double)g->second_per_grid,
+        j->media[i] = (mull_media){.kind = g->video ? MULL_MEDIA_VIDEO : MULL_MEDIA_IMAGE,
+                                   .grid = {g->t, g->h, g->w},
+                                   .tokens = mull_grid_tokens(c, g),
+                                   .second_per_grid = (double)g->second_per_grid,
                                    .patches = (float *)(uintptr_t)k->patches[i]};
     }
     for (int s = 0; s < k->nseq && !rc; s++)
@@ -199,11 +203,12 @@ static json_t *answer_json(const job *j, const answer *a) {
     for (size_t i = 0; i < r->n; i++) json_array_append_new(ids, json_integer(r->ids[i]));
     json_t *text = j->tok ? json_stringn(r->text, r->text_len) : json_null();
     json_int_t n = (json_int_t)r->n, prompt = r->prompt_tokens;
-    return json_pack("{s:o, s:o, s:s, s:{s:I, s:I, s:I, s:I}, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:I}}", "ids", ids, "text",
-                     text, "finish_reason", finish_name(r->finish), "usage", "prompt_tokens", prompt, "completion_tokens",
-                     n, "total_tokens", prompt + n, "cached_tokens", (json_int_t)r->cached_tokens, "timings", "load_ms",
-                     j->load_ms, "vision_ms", r->vision_ms, "prefill_ms", r->prefill_ms, "decode_ms", r->decode_ms,
-                     "prefill_tok_s", rate((double)(r->prompt_tokens - r->cached_tokens), r->prefill_ms), "decode_tok_s",
+    return json_pack("{s:o, s:o, s:s, s:{s:I, s:I, s:I, s:I}, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:I}}", "ids", ids,
+                     "text", text, "finish_reason", finish_name(r->finish), "usage", "prompt_tokens", prompt,
+                     "completion_tokens", n, "total_tokens", prompt + n, "cached_tokens", (json_int_t)r->cached_tokens,
+                     "timings", "load_ms", j->load_ms, "vision_ms", r->vision_ms, "prefill_ms", r->prefill_ms,
+                     "decode_ms", r->decode_ms, "prefill_tok_s",
+                     rate((double)(r->prompt_tokens - r->cached_tokens), r->prefill_ms), "decode_tok_s",
                      rate((double)r->n - 1, r->decode_ms), "peak_bytes", (json_int_t)mull_cmd_peak_bytes());
 }
 
@@ -226,7 +231,8 @@ static int print_answers(job *j, mull_error *err) {
             putchar('\n');
         }
         if (a->r.finish == MULL_FINISH_CANCELLED)
-            rc = mull_fail(err, MULL_ECANCELLED, "stopped", "generate", "", "an interrupt came after %zu tokens", a->r.n);
+            rc = mull_fail(err, MULL_ECANCELLED, "stopped", "generate", "", "an interrupt came after %zu tokens",
+                           a->r.n);
     }
     return rc;
 }
@@ -285,30 +291,84 @@ static int add_medium(job *j, const char *kind, const char *path) {
     return json_array_append_new(j->content, json_pack("{s:s, s:s}", "type", kind, kind, path)) ? MULL_EXIT_FAILED : 0;
 }
 
-enum { OPT_FIRST = 256, O_MODEL, O_CASE, O_MESSAGES, O_IMAGE, O_VIDEO, O_PROMPT, O_MAX_NEW, O_TEMPERATURE, O_TOP_P,
-       O_TOP_K, O_SEED, O_PENALTY, O_STOP, O_IGNORE_EOS, O_FORMAT, O_MODE, O_LATENTS, O_MIN_PIXELS, O_MAX_PIXELS, O_FPS,
-       O_NFRAMES, O_DEVICE, O_DTYPE, O_THREADS, O_CHUNK, O_JSON, O_HELP };
+enum {
+    OPT_FIRST = 256,
+    O_MODEL,
+    O_CASE,
+    O_MESSAGES,
+    O_IMAGE,
+    O_VIDEO,
+    O_PROMPT,
+    O_MAX_NEW,
+    O_TEMPERATURE,
+    O_TOP_P,
+    O_TOP_K,
+    O_SEED,
+    O_PENALTY,
+    O_STOP,
+    O_IGNORE_EOS,
+    O_FORMAT,
+    O_MODE,
+    O_LATENTS,
+    O_MIN_PIXELS,
+    O_MAX_PIXELS,
+    O_FPS,
+    O_NFRAMES,
+    O_DEVICE,
+    O_DTYPE,
+    O_THREADS,
+    O_CHUNK,
+    O_JSON,
+    O_HELP
+};
 
-static const struct option LONG[] = {
-    {"model", 1, 0, O_MODEL}, {"case", 1, 0, O_CASE}, {"messages", 1, 0, O_MESSAGES}, {"image", 1, 0, O_IMAGE},
-    {"video", 1, 0, O_VIDEO}, {"prompt", 1, 0, O_PROMPT}, {"max-new-tokens", 1, 0, O_MAX_NEW},
-    {"temperature", 1, 0, O_TEMPERATURE}, {"top-p", 1, 0, O_TOP_P}, {"top-k", 1, 0, O_TOP_K}, {"seed", 1, 0, O_SEED},
-    {"repetition-penalty", 1, 0, O_PENALTY}, {"stop", 1, 0, O_STOP}, {"ignore-eos", 0, 0, O_IGNORE_EOS},
-    {"prompt-format", 1, 0, O_FORMAT}, {"mode", 1, 0, O_MODE}, {"latents", 1, 0, O_LATENTS},
-    {"min-pixels", 1, 0, O_MIN_PIXELS}, {"max-pixels", 1, 0, O_MAX_PIXELS}, {"fps", 1, 0, O_FPS},
-    {"nframes", 1, 0, O_NFRAMES}, {"device", 1, 0, O_DEVICE}, {"dtype", 1, 0, O_DTYPE}, {"threads", 1, 0, O_THREADS},
-    {"prefill-chunk", 1, 0, O_CHUNK}, {"json", 0, 0, O_JSON}, {"help", 0, 0, O_HELP}, {0, 0, 0, 0}};
+static const struct option LONG[] = {{"model", 1, 0, O_MODEL},
+                                     {"case", 1, 0, O_CASE},
+                                     {"messages", 1, 0, O_MESSAGES},
+                                     {"image", 1, 0, O_IMAGE},
+                                     {"video", 1, 0, O_VIDEO},
+                                     {"prompt", 1, 0, O_PROMPT},
+                                     {"max-new-tokens", 1, 0, O_MAX_NEW},
+                                     {"temperature", 1, 0, O_TEMPERATURE},
+                                     {"top-p", 1, 0, O_TOP_P},
+                                     {"top-k", 1, 0, O_TOP_K},
+                                     {"seed", 1, 0, O_SEED},
+                                     {"repetition-penalty", 1, 0, O_PENALTY},
+                                     {"stop", 1, 0, O_STOP},
+                                     {"ignore-eos", 0, 0, O_IGNORE_EOS},
+                                     {"prompt-format", 1, 0, O_FORMAT},
+                                     {"mode", 1, 0, O_MODE},
+                                     {"latents", 1, 0, O_LATENTS},
+                                     {"min-pixels", 1, 0, O_MIN_PIXELS},
+                                     {"max-pixels", 1, 0, O_MAX_PIXELS},
+                                     {"fps", 1, 0, O_FPS},
+                                     {"nframes", 1, 0, O_NFRAMES},
+                                     {"device", 1, 0, O_DEVICE},
+                                     {"dtype", 1, 0, O_DTYPE},
+                                     {"threads", 1, 0, O_THREADS},
+                                     {"prefill-chunk", 1, 0, O_CHUNK},
+                                     {"json", 0, 0, O_JSON},
+                                     {"help", 0, 0, O_HELP},
+                                     {0, 0, 0, 0}};
 
 static int parse_sampling(job *j, int opt, const char *v) {
     static const char *const C = "generate";
     switch (opt) {
-    case O_MAX_NEW: return mull_cmd_int(C, "--max-new-tokens", v, 1, 1 << 24, &j->max_new);
-    case O_TEMPERATURE: return mull_cmd_double(C, "--temperature", v, 0, 1000, &j->temperature);
-    case O_TOP_P: return mull_cmd_double(C, "--top-p", v, 1e-9, 1, &j->top_p);
-    case O_TOP_K: return mull_cmd_int(C, "--top-k", v, 0, 1 << 24, &j->top_k);
-    case O_SEED: return mull_cmd_int(C, "--seed", v, 0, INT64_MAX, &j->seed);
-    case O_PENALTY: return mull_cmd_double(C, "--repetition-penalty", v, 1e-3, 1000, &j->penalty);
-    case O_IGNORE_EOS: j->ignore_eos = true; return 0;
+    case O_MAX_NEW:
+        return mull_cmd_int(C, "--max-new-tokens", v, 1, 1 << 24, &j->max_new);
+    case O_TEMPERATURE:
+        return mull_cmd_double(C, "--temperature", v, 0, 1000, &j->temperature);
+    case O_TOP_P:
+        return mull_cmd_double(C, "--top-p", v, 1e-9, 1, &j->top_p);
+    case O_TOP_K:
+        return mull_cmd_int(C, "--top-k", v, 0, 1 << 24, &j->top_k);
+    case O_SEED:
+        return mull_cmd_int(C, "--seed", v, 0, INT64_MAX, &j->seed);
+    case O_PENALTY:
+        return mull_cmd_double(C, "--repetition-penalty", v, 1e-3, 1000, &j->penalty);
+    case O_IGNORE_EOS:
+        j->ignore_eos = true;
+        return 0;
     default:
         if (j->nstop == (int)(sizeof j->stop / sizeof *j->stop)) return mull_cmd_usage(C, "too many --stop");
         j->stop[j->nstop++] = v;
@@ -321,12 +381,21 @@ static int parse_media(job *j, int opt, const char *v) {
     long long n = 0;
     int rc = 0;
     switch (opt) {
-    case O_IMAGE: return add_medium(j, "image", v);
-    case O_VIDEO: return add_medium(j, "video", v);
-    case O_MIN_PIXELS: if (!(rc = mull_cmd_int(C, "--min-pixels", v, 1, INT64_C(1) << 40, &n))) j->limits.min_pixels = n; return rc;
-    case O_MAX_PIXELS: if (!(rc = mull_cmd_int(C, "--max-pixels", v, 1, INT64_C(1) << 40, &n))) j->limits.max_pixels = n; return rc;
-    case O_FPS: return mull_cmd_double(C, "--fps", v, 1e-6, 1e6, &j->limits.fps);
-    default: if (!(rc = mull_cmd_int(C, "--nframes", v, 1, 1 << 20, &n))) j->limits.nframes = (int)n; return rc;
+    case O_IMAGE:
+        return add_medium(j, "image", v);
+    case O_VIDEO:
+        return add_medium(j, "video", v);
+    case O_MIN_PIXELS:
+        if (!(rc = mull_cmd_int(C, "--min-pixels", v, 1, INT64_C(1) << 40, &n))) j->limits.min_pixels = n;
+        return rc;
+    case O_MAX_PIXELS:
+        if (!(rc = mull_cmd_int(C, "--max-pixels", v, 1, INT64_C(1) << 40, &n))) j->limits.max_pixels = n;
+        return rc;
+    case O_FPS:
+        return mull_cmd_double(C, "--fps", v, 1e-6, 1e6, &j->limits.fps);
+    default:
+        if (!(rc = mull_cmd_int(C, "--nframes", v, 1, 1 << 20, &n))) j->limits.nframes = (int)n;
+        return rc;
     }
 }
 
@@ -340,7 +409,8 @@ static int parse_render(job *j, int opt, const char *v) {
     }
     bool format = opt == O_FORMAT;
     *(format ? &j->format_given : &j->mode_given) = true;
-    int rc = format ? mull_prompt_format_parse(v, &j->render.format, &err) : mull_prompt_mode_parse(v, &j->render.mode, &err);
+    int rc = format ? mull_prompt_format_parse(v, &j->render.format, &err)
+                    : mull_prompt_mode_parse(v, &j->render.mode, &err);
     return rc ? mull_cmd_fail(&err) : 0;
 }
 
@@ -349,22 +419,54 @@ static int parse(job *j, int argc, char **argv) {
     optind = 1;
     while (!rc && (opt = getopt_long(argc, argv, "", LONG, NULL)) != -1) {
         switch (opt) {
-        case O_MODEL: j->model = optarg; break;
-        case O_CASE: j->case_path = optarg; break;
-        case O_MESSAGES: j->messages_path = optarg; break;
-        case O_PROMPT: j->prompt = optarg; break;
-        case O_JSON: j->json = true; break;
-        case O_CHUNK: rc = mull_cmd_int("generate", "--prefill-chunk", optarg, 1, 1 << 20, &j->chunk); break;
-        case O_DEVICE: rc = mull_cmd_device("generate", optarg); break;
-        case O_DTYPE: rc = mull_cmd_dtype("generate", optarg, &j->load); break;
-        case O_THREADS: rc = mull_cmd_threads("generate", optarg, &j->load); break;
-        case O_FORMAT: case O_MODE: case O_LATENTS: rc = parse_render(j, opt, optarg); break;
-        case O_IMAGE: case O_VIDEO: case O_MIN_PIXELS: case O_MAX_PIXELS: case O_FPS: case O_NFRAMES:
+        case O_MODEL:
+            j->model = optarg;
+            break;
+        case O_CASE:
+            j->case_path = optarg;
+            break;
+        case O_MESSAGES:
+            j->messages_path = optarg;
+            break;
+        case O_PROMPT:
+            j->prompt = optarg;
+            break;
+        case O_JSON:
+            j->json = true;
+            break;
+        case O_CHUNK:
+            rc = mull_cmd_int("generate", "--prefill-chunk", optarg, 1, 1 << 20, &j->chunk);
+            break;
+        case O_DEVICE:
+            rc = mull_cmd_device("generate", optarg);
+            break;
+        case O_DTYPE:
+            rc = mull_cmd_dtype("generate", optarg, &j->load);
+            break;
+        case O_THREADS:
+            rc = mull_cmd_threads("generate", optarg, &j->load);
+            break;
+        case O_FORMAT:
+        case O_MODE:
+        case O_LATENTS:
+            rc = parse_render(j, opt, optarg);
+            break;
+        case O_IMAGE:
+        case O_VIDEO:
+        case O_MIN_PIXELS:
+        case O_MAX_PIXELS:
+        case O_FPS:
+        case O_NFRAMES:
             rc = parse_media(j, opt, optarg);
             break;
-        case O_HELP: fputs(USAGE, stdout); exit(MULL_EXIT_OK);
-        case '?': return MULL_EXIT_USAGE;
-        default: rc = parse_sampling(j, opt, optarg); break;
+        case O_HELP:
+            fputs(USAGE, stdout);
+            exit(MULL_EXIT_OK);
+        case '?':
+            return MULL_EXIT_USAGE;
+        default:
+            rc = parse_sampling(j, opt, optarg);
+            break;
         }
     }
     if (rc) return rc;
@@ -374,12 +476,18 @@ static int parse(job *j, int argc, char **argv) {
     if ((j->case_path != NULL) + (j->messages_path != NULL) + (j->prompt != NULL) != 1)
         return mull_cmd_usage("generate", "give one of --case, --messages and --prompt");
     if (media && !j->prompt) return mull_cmd_usage("generate", "--image and --video go with --prompt");
-    if (j->limits.fps > 0 && j->limits.nframes) return mull_cmd_usage("generate", "--fps and --nframes exclude each other");
+    if (j->limits.fps > 0 && j->limits.nframes)
+        return mull_cmd_usage("generate", "--fps and --nframes exclude each other");
     return 0;
 }
 
 int mull_cmd_generate(int argc, char **argv) {
-    job j = {.temperature = NAN, .top_p = NAN, .penalty = NAN, .top_k = -1, .max_new = 512, .render = {.latents = 20},
+    job j = {.temperature = NAN,
+             .top_p = NAN,
+             .penalty = NAN,
+             .top_k = -1,
+             .max_new = 512,
+             .render = {.latents = 20},
              .content = json_array()};
     mull_error err = {0};
     int rc = parse(&j, argc, argv);

@@ -21,8 +21,10 @@ int mull_cmd_device(const char *command, const char *text) {
 }
 
 int mull_cmd_dtype(const char *command, const char *text, mull_cmd_model *o) {
-    static const struct { const char *name; mull_weight_type type; } TYPES[] = {
-        {"f32", MULL_WEIGHT_F32}, {"bf16", MULL_WEIGHT_BF16}, {"int8", MULL_WEIGHT_INT8}};
+    static const struct {
+        const char *name;
+        mull_weight_type type;
+    } TYPES[] = {{"f32", MULL_WEIGHT_F32}, {"bf16", MULL_WEIGHT_BF16}, {"int8", MULL_WEIGHT_INT8}};
     for (size_t i = 0; i < sizeof TYPES / sizeof *TYPES; i++)
         if (!strcmp(text, TYPES[i].name)) {
             o->typed = true;

@@ -5,9 +5,9 @@
 #include "engine/model/model.h"
 
 typedef struct mull_cmd_model {
-    bool typed;               /* --dtype was given */
+    bool typed; /* --dtype was given */
     mull_weight_type weights;
-    int threads;              /* 0: all */
+    int threads; /* 0: all */
 } mull_cmd_model;
 
 /* Parse one flag; on nonsense print usage and return its exit status. */
@@ -16,7 +16,7 @@ int mull_cmd_dtype(const char *command, const char *text, mull_cmd_model *o);
 int mull_cmd_threads(const char *command, const char *text, mull_cmd_model *o);
 
 int mull_cmd_load(const char *dir, const mull_cmd_model *o, mull_model **m, double *load_ms, mull_error *err);
-double mull_cmd_ms(void);           /* monotonic milliseconds */
-int64_t mull_cmd_peak_bytes(void);  /* largest resident size of this process so far */
+double mull_cmd_ms(void);          /* monotonic milliseconds */
+int64_t mull_cmd_peak_bytes(void); /* largest resident size of this process so far */
 
 #endif

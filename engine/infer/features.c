@@ -21,17 +21,23 @@ mull_features *mull_features_create(const mull_model *m, size_t idle_bytes) {
 }
 
 static void unlink_entry(mull_features *f, mull_feature *e) {
-    if (e->newer) e->newer->older = e->older;
-    else f->newest = e->older;
-    if (e->older) e->older->newer = e->newer;
-    else f->oldest = e->newer;
+    if (e->newer)
+        e->newer->older = e->older;
+    else
+        f->newest = e->older;
+    if (e->older)
+        e->older->newer = e->newer;
+    else
+        f->oldest = e->newer;
 }
 
 static void push_newest(mull_features *f, mull_feature *e) {
     e->newer = NULL;
     e->older = f->newest;
-    if (f->newest) f->newest->newer = e;
-    else f->oldest = e;
+    if (f->newest)
+        f->newest->newer = e;
+    else
+        f->oldest = e;
     f->newest = e;
 }
 
@@ -48,7 +54,11 @@ void mull_features_destroy(mull_features *f) {
 }
 
 int mull_media_key(const mull_media *media, const mull_vision_config *v, mull_page_key *out, mull_error *err) {
-    struct { int64_t grid[3]; int64_t video; double second_per_grid; } head;
+    struct {
+        int64_t grid[3];
+        int64_t video;
+        double second_per_grid;
+    } head;
     memset(&head, 0, sizeof head);
     memcpy(head.grid, media->grid, sizeof head.grid);
     head.video = media->kind == MULL_MEDIA_VIDEO;

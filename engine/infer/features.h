@@ -1,5 +1,6 @@
 /* Vision features by content: a medium that many requests show, or that a preempted request needs again, goes through
- * the vision tower once. Entries in use are held; of the others the most recently used stay, up to a number of bytes. */
+ * the vision tower once. Entries in use are held; of the others the most recently used stay, up to a number of bytes.
+ */
 #ifndef MULL_ENGINE_INFER_FEATURES_H
 #define MULL_ENGINE_INFER_FEATURES_H
 

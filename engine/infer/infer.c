@@ -41,7 +41,8 @@ static int64_t auto_cache_tokens(const mull_config *c, int batch) {
     return fits < most ? fits : most;
 }
 
-/* Ids that must not be produced: those without a tokenizer entry, and the frame of media, which only a medium may fill. */
+/* Ids that must not be produced: those without a tokenizer entry, and the frame of media, which only a medium may fill.
+ */
 static int ban(mull_infer *f, mull_error *err) {
     const mull_config *c = f->c;
     if (mull_idset_init(&f->banned, c->vocab)) return mull_fail(err, MULL_ENOMEM, WHAT_CREATE, "", "", "out of memory");
@@ -86,7 +87,8 @@ int mull_infer_create(mull_model *m, const mull_tokenizer *tok, const mull_infer
     f->inputs = malloc(rows * sizeof *f->inputs);
     f->want = malloc(batch * sizeof *f->want);
     f->hidden = malloc(batch * (size_t)c->hidden * sizeof *f->hidden);
-    if (!f->features || !f->views || !f->running || !f->seqs || !f->ids || !f->pos || !f->inputs || !f->want || !f->hidden) {
+    if (!f->features || !f->views || !f->running || !f->seqs || !f->ids || !f->pos || !f->inputs || !f->want ||
+        !f->hidden) {
         rc = mull_fail(err, MULL_ENOMEM, WHAT_CREATE, "", "", "out of memory");
         goto fail;
     }
@@ -168,10 +170,16 @@ static void stream(mull_infer *f, mull_seq *s, bool last) {
 void mull__infer_finish(mull_infer *f, mull_seq *s, mull_finish finish, const mull_error *why) {
     double now = mull_clock_ms(), first = s->first_ms > 0 ? s->first_ms : now;
     stream(f, s, true);
-    mull_result r = {.id = s->id, .ids = s->tokens + s->prompt, .logprobs = s->logprobs,
-                     .n = (size_t)(s->len - s->prompt), .text = s->stream.text.data ? s->stream.text.data : "",
-                     .text_len = s->stream.text.len, .finish = finish, .prompt_tokens = s->prompt,
-                     .cached_tokens = s->cached > 0 ? s->cached : 0, .vision_ms = s->vision_ms};
+    mull_result r = {.id = s->id,
+                     .ids = s->tokens + s->prompt,
+                     .logprobs = s->logprobs,
+                     .n = (size_t)(s->len - s->prompt),
+                     .text = s->stream.text.data ? s->stream.text.data : "",
+                     .text_len = s->stream.text.len,
+                     .finish = finish,
+                     .prompt_tokens = s->prompt,
+                     .cached_tokens = s->cached > 0 ? s->cached : 0,
+                     .vision_ms = s->vision_ms};
     if (s->start_ms > 0) {
         r.prefill_ms = first - s->start_ms - s->vision_ms;
         r.decode_ms = now - first;
@@ -236,7 +244,9 @@ static int need_logits(mull_infer *f, int n, mull_error *err) {
     if (n <= f->logit_rows) return MULL_OK;
     size_t row = (size_t)f->c->vocab;
     float *p = realloc(f->logits, (size_t)(n + 1) * row * sizeof *p);
-    if (!p) return mull_fail(err, MULL_ENOMEM, "cannot decode", "", "lower max_batch", "no memory for %d rows of logits", n);
+    if (!p)
+        return mull_fail(err, MULL_ENOMEM, "cannot decode", "", "lower max_batch", "no memory for %d rows of logits",
+                         n);
     f->logits = p;
     f->raw_logits = p + (size_t)n * row;
     f->logit_rows = n;

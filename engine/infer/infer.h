@@ -10,46 +10,46 @@
 #include <jansson.h>
 
 typedef struct mull_sampling {
-    int max_new_tokens;       /* default 512 */
-    double temperature;       /* 0 = greedy */
-    double top_p;             /* 1 = off */
-    int top_k;                /* 0 = off */
-    double repetition_penalty;/* 1 = off */
+    int max_new_tokens;        /* default 512 */
+    double temperature;        /* 0 = greedy */
+    double top_p;              /* 1 = off */
+    int top_k;                 /* 0 = off */
+    double repetition_penalty; /* 1 = off */
     uint64_t seed;
     bool ignore_eos;
-    const char *const *stop;  /* stop strings, borrowed for the request's life */
+    const char *const *stop; /* stop strings, borrowed for the request's life */
     int nstop;
-    int logprobs;             /* keep each token's log-prob when nonzero */
+    int logprobs; /* keep each token's log-prob when nonzero */
 } mull_sampling;
 
-/* Defaults, then the checkpoint's generation_config.json (repetition_penalty; temperature, top_p, top_k when it samples;
- * a temperature below 1e-5 is greedy). */
+/* Defaults, then the checkpoint's generation_config.json (repetition_penalty; temperature, top_p, top_k when it
+ * samples; a temperature below 1e-5 is greedy). */
 void mull_sampling_defaults(const mull_model *m, mull_sampling *s);
 
 typedef struct mull_infer_opts {
-    int64_t cache_tokens;  /* 0: from free memory and the requests */
-    int max_batch;         /* sequences decoded together; 0: 32 */
-    int prefill_chunk;     /* tokens; 0: 512 */
+    int64_t cache_tokens; /* 0: from free memory and the requests */
+    int max_batch;        /* sequences decoded together; 0: 32 */
+    int prefill_chunk;    /* tokens; 0: 512 */
     bool no_prefix_cache;
-    bool raw;              /* suppress nothing, not even ids outside the tokenizer: comparisons with a reference */
+    bool raw; /* suppress nothing, not even ids outside the tokenizer: comparisons with a reference */
 } mull_infer_opts;
 
 typedef struct mull_infer mull_infer;
 
 /* Figures of an engine since its creation. */
 typedef struct mull_infer_stats {
-    int64_t steps, rows;        /* rows: tokens that went through the model */
+    int64_t steps, rows; /* rows: tokens that went through the model */
     int64_t prompt_tokens, cached_tokens, output_tokens;
     int64_t media_encoded, preempted;
     int64_t cache_tokens, cache_peak_tokens; /* room, and the most that was ever in use or kept */
-    int64_t kv_bytes;           /* of the peak */
-    double step_ms;             /* time inside mull_infer_step */
+    int64_t kv_bytes;                        /* of the peak */
+    double step_ms;                          /* time inside mull_infer_step */
 } mull_infer_stats;
 
 /* Media in order of appearance in ids; the engine owns nothing of it and needs it until the request finished. */
 typedef struct mull_request {
-    uint64_t id;               /* the caller's */
-    const int32_t *ids;        /* prompt with placeholders expanded */
+    uint64_t id;        /* the caller's */
+    const int32_t *ids; /* prompt with placeholders expanded */
     size_t n;
     const mull_media *const *media;
     size_t nmedia;
@@ -60,15 +60,15 @@ typedef enum mull_finish { MULL_FINISH_STOP, MULL_FINISH_LENGTH, MULL_FINISH_ERR
 
 typedef struct mull_result {
     uint64_t id;
-    const int32_t *ids; /* generated ids, EOS included when produced; valid during the callback */
+    const int32_t *ids;    /* generated ids, EOS included when produced; valid during the callback */
     const float *logprobs; /* or NULL */
     size_t n;
-    const char *text;   /* decoded, special tokens skipped, cut before a stop string */
+    const char *text; /* decoded, special tokens skipped, cut before a stop string */
     size_t text_len;
     mull_finish finish;
     int64_t prompt_tokens, cached_tokens;
     double vision_ms, prefill_ms, decode_ms;
-    mull_error error;   /* when finish is MULL_FINISH_ERROR */
+    mull_error error; /* when finish is MULL_FINISH_ERROR */
 } mull_result;
 
 typedef struct mull_infer_callbacks {
@@ -77,8 +77,8 @@ typedef struct mull_infer_callbacks {
     void (*on_done)(void *ctx, const mull_result *r);
 } mull_infer_callbacks;
 
-/* Callbacks run inside mull_infer_step (and may submit or cancel, not destroy). tok may be NULL: results then have ids and
- * no text. One engine serves one thread. */
+/* Callbacks run inside mull_infer_step (and may submit or cancel, not destroy). tok may be NULL: results then have ids
+ * and no text. One engine serves one thread. */
 int mull_infer_create(mull_model *m, const mull_tokenizer *tok, const mull_infer_opts *opts,
                       const mull_infer_callbacks *cb, mull_infer **out, mull_error *err);
 void mull_infer_destroy(mull_infer *f);

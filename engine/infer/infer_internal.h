@@ -18,18 +18,18 @@ struct mull_infer {
     mull_lm *lm;
     mull_sampler sampler;
     mull_idset banned;
-    int64_t max_len;           /* of a sequence: model's context and cache */
+    int64_t max_len;                  /* of a sequence: model's context and cache */
     mull_seq *waiting, *last_waiting; /* queue, oldest first */
-    mull_seq **running;        /* [max_batch], oldest first */
+    mull_seq **running;               /* [max_batch], oldest first */
     int nrunning, pending;
     mull_infer_stats stats;
     /* the batch: room for max_batch + prefill_chunk rows */
-    mull_kv_view *views;       /* [layers] */
+    mull_kv_view *views; /* [layers] */
     mull_attn_seq *seqs;
     int32_t *ids, *pos;
     const float **inputs;
-    int32_t *want;             /* rows whose logits are needed, in the order of running */
-    float *hidden;             /* [max_batch, hidden] */
+    int32_t *want; /* rows whose logits are needed, in the order of running */
+    float *hidden; /* [max_batch, hidden] */
     float *logits, *raw_logits;
     int logit_rows;
 };

@@ -12,7 +12,7 @@ enum { NONE = -1 };
 typedef struct page {
     mull_page_key key;
     int32_t refs;
-    int32_t next_hash;  /* chain of the hash table; free list while free */
+    int32_t next_hash;    /* chain of the hash table; free list while free */
     int32_t newer, older; /* list of known pages that nobody holds */
     bool known;
 } page;
@@ -42,8 +42,14 @@ int mull_kv_cache_create(const mull_config *c, int64_t tokens, bool share, mull_
                          (long long)tokens);
     mull_kv_cache *kv = calloc(1, sizeof *kv);
     if (!kv) return mull_fail(err, MULL_ENOMEM, "cannot create the cache", "", "", "out of memory");
-    *kv = (mull_kv_cache){.layers = c->layers, .kv_heads = c->kv_heads, .hd = c->head_dim, .share = share,
-                          .npages = (int32_t)npages, .nfree = (int32_t)npages, .oldest = NONE, .newest = NONE};
+    *kv = (mull_kv_cache){.layers = c->layers,
+                          .kv_heads = c->kv_heads,
+                          .hd = c->head_dim,
+                          .share = share,
+                          .npages = (int32_t)npages,
+                          .nfree = (int32_t)npages,
+                          .oldest = NONE,
+                          .newest = NONE};
     kv->page_floats = 2 * kv->layers * layer_floats(kv);
     kv->mask = 1;
     while (kv->mask < kv->npages) kv->mask *= 2;
@@ -78,8 +84,12 @@ void mull_kv_cache_destroy(mull_kv_cache *kv) {
 mull_kv_view mull_kv_cache_layer(const mull_kv_cache *kv, int layer) {
     int64_t n = layer_floats(kv);
     float *k = kv->base + 2 * layer * n;
-    return (mull_kv_view){.k = k, .v = k + n, .page_stride = kv->page_floats, .page_tokens = MULL_PAGE_TOKENS,
-                          .kv_heads = kv->kv_heads, .hd = kv->hd};
+    return (mull_kv_view){.k = k,
+                          .v = k + n,
+                          .page_stride = kv->page_floats,
+                          .page_tokens = MULL_PAGE_TOKENS,
+                          .kv_heads = kv->kv_heads,
+                          .hd = kv->hd};
 }
 
 int32_t mull_kv_cache_pages(const mull_kv_cache *kv) {
@@ -107,10 +117,14 @@ static int32_t *bucket(mull_kv_cache *kv, const mull_page_key *key) {
 
 static void idle_unlink(mull_kv_cache *kv, int32_t p) {
     page *g = &kv->pages[p];
-    if (g->newer != NONE) kv->pages[g->newer].older = g->older;
-    else kv->newest = g->older;
-    if (g->older != NONE) kv->pages[g->older].newer = g->newer;
-    else kv->oldest = g->newer;
+    if (g->newer != NONE)
+        kv->pages[g->newer].older = g->older;
+    else
+        kv->newest = g->older;
+    if (g->older != NONE)
+        kv->pages[g->older].newer = g->newer;
+    else
+        kv->oldest = g->newer;
     kv->nidle--;
 }
 
@@ -118,8 +132,10 @@ static void idle_append(mull_kv_cache *kv, int32_t p) {
     page *g = &kv->pages[p];
     g->newer = NONE;
     g->older = kv->newest;
-    if (kv->newest != NONE) kv->pages[kv->newest].newer = p;
-    else kv->oldest = p;
+    if (kv->newest != NONE)
+        kv->pages[kv->newest].newer = p;
+    else
+        kv->oldest = p;
     kv->newest = p;
     kv->nidle++;
 }

@@ -7,8 +7,6 @@
 
 #include "engine/model/lm.h"
 
-
-
 /* Names the content of a page: a digest over everything that its keys and values depend on, from the first token of
  * the sequence on. SHA-256, so that no two contents share one by accident or by intent. */
 typedef struct mull_page_key {

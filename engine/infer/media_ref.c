@@ -15,7 +15,8 @@ static int number(const json_t *part, const char *where, const char *key, double
     if (!v || json_is_null(v)) return MULL_OK;
     double x = json_number_value(v);
     if (!json_is_number(v) || !(x >= lo && x <= hi))
-        return mull_fail(err, MULL_EARG, "wrong media limit", where, "", "%s takes a number from %g to %g", key, lo, hi);
+        return mull_fail(err, MULL_EARG, "wrong media limit", where, "", "%s takes a number from %g to %g", key, lo,
+                         hi);
     *out = x;
     return MULL_OK;
 }
@@ -28,7 +29,8 @@ int mull_media_limits_override(const json_t *part, const char *where, mull_media
     if (!rc) rc = number(part, where, "nframes", 1, 1e6, &nframes, err);
     if (rc) return rc;
     if (!isnan(fps) && !isnan(nframes))
-        return mull_fail(err, MULL_EARG, "wrong media limit", where, "give one of them", "fps and nframes exclude each other");
+        return mull_fail(err, MULL_EARG, "wrong media limit", where, "give one of them",
+                         "fps and nframes exclude each other");
     if (!isnan(min)) limits->min_pixels = (int64_t)min;
     if (!isnan(max)) limits->max_pixels = (int64_t)max;
     if (!isnan(fps)) {

@@ -1,5 +1,5 @@
-/* From a row of logits to a token. Order: tokens that may not be produced, repetition penalty, temperature, top-k, top-p,
- * draw. The draw is a pure function of (seed, index of the token in its output), never of other requests. */
+/* From a row of logits to a token. Order: tokens that may not be produced, repetition penalty, temperature, top-k,
+ * top-p, draw. The draw is a pure function of (seed, index of the token in its output), never of other requests. */
 #ifndef MULL_ENGINE_INFER_SAMPLER_H
 #define MULL_ENGINE_INFER_SAMPLER_H
 

@@ -149,7 +149,13 @@ int mull__infer_build(mull_infer *f, mull_lm_batch *b) {
         row += s->rows;
         if (s->computed + s->rows == s->len) f->want[want++] = (int32_t)(row - 1);
     }
-    *b = (mull_lm_batch){.rows = row, .ids = f->ids, .features = f->inputs, .pos = f->pos, .pos_stride = stride,
-                         .seqs = f->seqs, .nseq = n, .kv = f->views};
+    *b = (mull_lm_batch){.rows = row,
+                         .ids = f->ids,
+                         .features = f->inputs,
+                         .pos = f->pos,
+                         .pos_stride = stride,
+                         .seqs = f->seqs,
+                         .nseq = n,
+                         .kv = f->views};
     return n;
 }

@@ -26,7 +26,8 @@ static int check_sampling(const mull_sampling *how, mull_error *err) {
 static int check_ids(const mull_config *c, const mull_request *r, int64_t max_len, mull_error *err) {
     if (r->n == 0) return mull_fail(err, MULL_EARG, WHAT, "prompt", "", "it has no tokens");
     if (r->n >= (size_t)max_len)
-        return mull_fail(err, MULL_ELIMIT, WHAT, "prompt", "shorten it, lower max_pixels or nframes, or raise the cache",
+        return mull_fail(err, MULL_ELIMIT, WHAT, "prompt",
+                         "shorten it, lower max_pixels or nframes, or raise the cache",
                          "%zu tokens do not fit the context of %lld with room for an answer", r->n, (long long)max_len);
     for (size_t i = 0; i < r->n; i++)
         if (r->ids[i] < 0 || r->ids[i] >= c->vocab)
@@ -42,7 +43,10 @@ static int take_media(mull_seq *s, const mull_config *c, const mull_request *r, 
     int rc = grids && first ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, "media", "", "out of memory");
     for (size_t i = 0; !rc && i < r->nmedia; i++) {
         const mull_media *m = r->media[i];
-        grids[i] = (mull_grid){.video = m->kind == MULL_MEDIA_VIDEO, .t = m->grid[0], .h = m->grid[1], .w = m->grid[2],
+        grids[i] = (mull_grid){.video = m->kind == MULL_MEDIA_VIDEO,
+                               .t = m->grid[0],
+                               .h = m->grid[1],
+                               .w = m->grid[2],
                                .second_per_grid = (float)m->second_per_grid};
     }
     if (!rc) rc = mull_positions(c, r->ids, r->n, grids, r->nmedia, s->pos, r->n, &s->delta, first, err);
@@ -113,7 +117,13 @@ void mull_seq_destroy(mull_seq *s) {
  * medium stands in it (which fixes its positions too). False when a digest fails. */
 static bool need_keys(mull_seq *s, int64_t pages) {
     enum { MOST = MULL_PAGE_TOKENS }; /* media a page can touch */
-    struct { int32_t ids[MULL_PAGE_TOKENS]; struct { mull_page_key key; int64_t offset; } media[MOST]; } content;
+    struct {
+        int32_t ids[MULL_PAGE_TOKENS];
+        struct {
+            mull_page_key key;
+            int64_t offset;
+        } media[MOST];
+    } content;
     while (s->nkeys < pages) {
         int64_t from = s->nkeys * MULL_PAGE_TOKENS, to = from + MULL_PAGE_TOKENS;
         memset(&content, 0, sizeof content);

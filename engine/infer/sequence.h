@@ -23,22 +23,22 @@ typedef struct mull_seq {
     mull_sampling how; /* its stop strings are not used: stream has copies */
     int32_t *tokens;   /* [max_len], len of them valid, the first prompt of them given */
     int64_t len, prompt, max_len, computed;
-    int32_t *pos;      /* [3, prompt] positions of the prompt */
-    int64_t delta;     /* token k of the output stands at k + delta */
+    int32_t *pos;  /* [3, prompt] positions of the prompt */
+    int64_t delta; /* token k of the output stands at k + delta */
     mull_seq_medium *media;
     size_t nmedia;
-    int32_t *pages;    /* [npages] held, room for max_len */
+    int32_t *pages; /* [npages] held, room for max_len */
     int64_t npages;
     mull_page_key *keys; /* [nkeys] of full pages, as far as they were computed */
     int64_t nkeys, published;
     mull_idset seen;
     mull_stream stream;
     mull_detok detok;
-    float *logprobs;   /* [max_len - prompt] or NULL */
+    float *logprobs; /* [max_len - prompt] or NULL */
     bool cancelled, matched, done;
-    int64_t cached;    /* prompt tokens found in the cache the first time it ran, -1 before */
+    int64_t cached;                       /* prompt tokens found in the cache the first time it ran, -1 before */
     double start_ms, first_ms, vision_ms; /* first_ms: when the first output token came, 0 before */
-    int64_t rows;      /* in the batch being built */
+    int64_t rows;                         /* in the batch being built */
     struct mull_seq *next;
 } mull_seq;
 

@@ -26,8 +26,8 @@ typedef struct run {
     float *vision, *embeds, *final, *last, *lse, *top_logits, *next;
     float **hidden; /* [layers] with all */
     int64_t *argmax, *top_ids;
-    float **seen;   /* tensors of the medium that runs now, with all: [1 + depth] */
-    int64_t row0;   /* of the chunk that runs now */
+    float **seen; /* tensors of the medium that runs now, with all: [1 + depth] */
+    int64_t row0; /* of the chunk that runs now */
     /* working memory */
     const float **features;
     float *kv, *logits;
@@ -60,8 +60,8 @@ static void *add(run *r, mull_dtype type, const char *name, int ndim, int64_t d0
         free(data);
         return NULL;
     }
-    o->tensors[o->n++] = (mull_tensor_info){.name = copy, .dtype = type, .ndim = ndim, .shape = {d0, d1},
-                                            .count = count, .data = data};
+    o->tensors[o->n++] =
+        (mull_tensor_info){.name = copy, .dtype = type, .ndim = ndim, .shape = {d0, d1}, .count = count, .data = data};
     return data;
 }
 
@@ -93,7 +93,8 @@ void mull_outputs_fini(mull_outputs *o) {
 
 static int positions(run *r) {
     const mull_case *k = r->k;
-    int64_t *ids = add(r, MULL_I64, "position_ids", 2, 3, k->rows), *delta = add(r, MULL_I64, "rope_delta", 1, k->nseq, 0);
+    int64_t *ids = add(r, MULL_I64, "position_ids", 2, 3, k->rows),
+            *delta = add(r, MULL_I64, "rope_delta", 1, k->nseq, 0);
     r->pos = malloc(3 * (size_t)k->rows * sizeof *r->pos);
     size_t *first = malloc((k->nmedia + 1) * sizeof *first);
     r->features = calloc((size_t)k->rows, sizeof *r->features);
@@ -211,8 +212,12 @@ static int make_cache(run *r) {
     if (!r->pages || !r->kv) return nomem(r);
     for (int32_t p = 0; p < n; p++) r->pages[p] = p;
     for (int i = 0; i < r->c->layers; i++)
-        r->views[i] = (mull_kv_view){.k = r->kv + 2 * i * layer, .v = r->kv + (2 * i + 1) * layer, .page_stride = page,
-                                     .page_tokens = MULL_PAGE_TOKENS, .kv_heads = r->c->kv_heads, .hd = r->c->head_dim};
+        r->views[i] = (mull_kv_view){.k = r->kv + 2 * i * layer,
+                                     .v = r->kv + (2 * i + 1) * layer,
+                                     .page_stride = page,
+                                     .page_tokens = MULL_PAGE_TOKENS,
+                                     .kv_heads = r->c->kv_heads,
+                                     .hd = r->c->head_dim};
     return MULL_OK;
 }
 
@@ -237,8 +242,10 @@ static void describe(run *r, int64_t t, int s, const float *logits) {
     double lse = (double)top[0] + log(sum);
     r->lse[t] = (float)lse;
     r->argmax[t] = ids[0];
-    if (t + 1 < k->cu[s + 1]) r->next[t - s] = (float)((double)logits[k->ids[t + 1]] - lse);
-    else memcpy(r->last + s * (int64_t)r->c->vocab, logits, (size_t)r->c->vocab * sizeof(float));
+    if (t + 1 < k->cu[s + 1])
+        r->next[t - s] = (float)((double)logits[k->ids[t + 1]] - lse);
+    else
+        memcpy(r->last + s * (int64_t)r->c->vocab, logits, (size_t)r->c->vocab * sizeof(float));
 }
 
 /* Rows [a, b) of the packed case. */
@@ -248,12 +255,20 @@ static void run_chunk(run *r, int64_t a, int64_t b) {
     for (int s = 0; s < k->nseq; s++) {
         int64_t from = a > k->cu[s] ? a : k->cu[s], to = b < k->cu[s + 1] ? b : k->cu[s + 1];
         if (from < to)
-            r->seqs[n++] = (mull_attn_seq){.row0 = from - a, .rows = to - from, .pos0 = from - k->cu[s],
-                                           .pages = r->pages + r->page0[s]};
+            r->seqs[n++] = (mull_attn_seq){
+                .row0 = from - a, .rows = to - from, .pos0 = from - k->cu[s], .pages = r->pages + r->page0[s]};
     }
     r->row0 = a;
-    mull_lm_run(r->lm, &(mull_lm_batch){.rows = b - a, .ids = k->ids + a, .features = r->features + a, .pos = r->pos + a,
-                                        .pos_stride = k->rows, .seqs = r->seqs, .nseq = n, .kv = r->views}, &r->tap);
+    mull_lm_run(r->lm,
+                &(mull_lm_batch){.rows = b - a,
+                                 .ids = k->ids + a,
+                                 .features = r->features + a,
+                                 .pos = r->pos + a,
+                                 .pos_stride = k->rows,
+                                 .seqs = r->seqs,
+                                 .nseq = n,
+                                 .kv = r->views},
+                &r->tap);
     int s = 0;
     for (int64_t t = a; t < b; t += LOGIT_ROWS) {
         int32_t rows[LOGIT_ROWS];

@@ -12,8 +12,8 @@ typedef struct mull_outputs {
 } mull_outputs;
 
 typedef struct mull_forward_opts {
-    bool all;          /* also every layer of the language model and of the vision tower */
-    int64_t chunk;     /* rows at a time, 0: 512; the numbers do not depend on it */
+    bool all;      /* also every layer of the language model and of the vision tower */
+    int64_t chunk; /* rows at a time, 0: 512; the numbers do not depend on it */
 } mull_forward_opts;
 
 /* T rows, B sequences, H hidden, V vocabulary:

@@ -22,8 +22,8 @@ static int wrong(const char *name, mull_error *err, const char *fmt, ...) {
 }
 
 /* The tensor of this name and type with ndim dimensions, or NULL in *out when absent and not needed. */
-static int get(const mull_case *k, const char *name, mull_dtype type, int ndim, bool needed, const mull_tensor_info **out,
-               mull_error *err) {
+static int get(const mull_case *k, const char *name, mull_dtype type, int ndim, bool needed,
+               const mull_tensor_info **out, mull_error *err) {
     *out = mull_safetensors_find(k->file, name);
     if (!*out) return needed ? wrong(name, err, "the tensor is missing") : MULL_OK;
     if ((*out)->dtype != type || (*out)->ndim != ndim)
@@ -39,7 +39,8 @@ static int read_sequences(mull_case *k, const mull_config *c, mull_error *err) {
     if (rc) return rc;
     k->rows = ids->count;
     if (k->rows < 1 || k->rows > INT32_MAX) return wrong("input_ids", err, "%lld tokens", (long long)k->rows);
-    if (cu && (cu->count < 2 || cu->count > k->rows + 1)) return wrong("cu_seqlens", err, "%lld borders", (long long)cu->count);
+    if (cu && (cu->count < 2 || cu->count > k->rows + 1))
+        return wrong("cu_seqlens", err, "%lld borders", (long long)cu->count);
     k->nseq = cu ? (int)(cu->count - 1) : 1;
     k->ids = malloc((size_t)k->rows * sizeof *k->ids);
     k->cu = malloc(((size_t)k->nseq + 1) * sizeof *k->cu);
@@ -101,8 +102,8 @@ static int take_medium(mull_case *k, const mull_config *c, kind *o, mull_error *
     const char *grid_name = o->video ? "video_grid_thw" : "image_grid_thw";
     if (o->used == o->n) return wrong(grid_name, err, "there are placeholders for more than its %lld", (long long)o->n);
     const int64_t *g = o->grid + 3 * o->used;
-    mull_grid grid = {.video = o->video, .t = g[0], .h = g[1], .w = g[2],
-                      .second_per_grid = o->seconds ? o->seconds[o->used] : 1.0f};
+    mull_grid grid = {
+        .video = o->video, .t = g[0], .h = g[1], .w = g[2], .second_per_grid = o->seconds ? o->seconds[o->used] : 1.0f};
     int rc = mull_grid_check(c, &grid, (size_t)o->used, err);
     if (rc) return rc;
     int64_t rows = grid.t * grid.h * grid.w;

@@ -9,14 +9,14 @@
 
 typedef struct mull_case {
     mull_safetensors *file;
-    int32_t *ids;          /* [rows] */
+    int32_t *ids; /* [rows] */
     int64_t rows;
-    int32_t *cu;           /* [nseq + 1] borders of the sequences in ids */
+    int32_t *cu; /* [nseq + 1] borders of the sequences in ids */
     int nseq;
     mull_grid *media;      /* [nmedia] in order of appearance */
     const float **patches; /* [nmedia], each [t*h*w, patch floats], into the file */
     size_t nmedia;
-    size_t *media_cu;      /* [nseq + 1] borders of the sequences in media */
+    size_t *media_cu; /* [nseq + 1] borders of the sequences in media */
 } mull_case;
 
 /* Reads and checks everything: shapes, types, ids below the vocabulary, one medium for each run of placeholders. */

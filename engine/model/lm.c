@@ -41,9 +41,14 @@ int mull_lm_create(const mull_model *m, int64_t max_rows, mull_lm **out, mull_er
     int rc = mull_mrope_init(&lm->rope, c, err);
     if (rc) goto fail;
     int64_t n = max_rows, slice = least(n, MLP_ROWS);
-    int64_t sizes[] = {n * c->hidden, n * c->hidden, n * (c->heads + 2 * c->kv_heads) * c->head_dim,
-                       n * c->heads * c->head_dim, 2 * slice * c->intermediate, slice * c->intermediate,
-                       n * c->head_dim / 2, n * c->head_dim / 2};
+    int64_t sizes[] = {n * c->hidden,
+                       n * c->hidden,
+                       n * (c->heads + 2 * c->kv_heads) * c->head_dim,
+                       n * c->heads * c->head_dim,
+                       2 * slice * c->intermediate,
+                       slice * c->intermediate,
+                       n * c->head_dim / 2,
+                       n * c->head_dim / 2};
     float **at[] = {&lm->x, &lm->norm, &lm->qkv, &lm->attn, &lm->gate_up, &lm->act, &lm->cos, &lm->sin};
     size_t total = 0, used = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) total += ((size_t)sizes[i] + 15) & ~(size_t)15;
@@ -83,8 +88,10 @@ int64_t mull_lm_max_rows(const mull_lm *lm) {
 static void embed(mull_lm *lm, const mull_lm_batch *b) {
     int64_t h = lm->c->hidden;
     for (int64_t r = 0; r < b->rows; r++) {
-        if (b->features && b->features[r]) memcpy(lm->x + r * h, b->features[r], (size_t)h * sizeof(float));
-        else mull_matrix_get_row(lm->m->weights.embed, b->ids[r], lm->x + r * h);
+        if (b->features && b->features[r])
+            memcpy(lm->x + r * h, b->features[r], (size_t)h * sizeof(float));
+        else
+            mull_matrix_get_row(lm->m->weights.embed, b->ids[r], lm->x + r * h);
     }
 }
 

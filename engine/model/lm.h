@@ -13,13 +13,14 @@ typedef struct mull_lm mull_lm;
 
 typedef struct mull_lm_batch {
     int64_t rows;
-    const int32_t *ids;           /* [rows], each below the vocabulary */
-    const float *const *features; /* [rows]: the row's input instead of the embedding of its id; NULL entries, or NULL */
-    const int32_t *pos;           /* three planes (t, h, w), plane a at pos + a * pos_stride */
+    const int32_t *ids; /* [rows], each below the vocabulary */
+    const float *const
+        *features;      /* [rows]: the row's input instead of the embedding of its id; NULL entries, or NULL */
+    const int32_t *pos; /* three planes (t, h, w), plane a at pos + a * pos_stride */
     int64_t pos_stride;
-    const mull_attn_seq *seqs;    /* cover all rows */
+    const mull_attn_seq *seqs; /* cover all rows */
     int nseq;
-    const mull_kv_view *kv;       /* [layers] */
+    const mull_kv_view *kv; /* [layers] */
 } mull_lm_batch;
 
 /* Activations for at most max_rows rows are allocated here, nothing later. */

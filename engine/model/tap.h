@@ -5,10 +5,10 @@
 #include <stdint.h>
 
 typedef enum mull_stage {
-    MULL_STAGE_PATCH_EMBED, /* vision, original patch order */
+    MULL_STAGE_PATCH_EMBED,  /* vision, original patch order */
     MULL_STAGE_VISION_BLOCK, /* vision, after block index, original patch order */
-    MULL_STAGE_EMBED,       /* inputs of the first decoder layer, media scattered in */
-    MULL_STAGE_LAYER        /* after decoder layer index */
+    MULL_STAGE_EMBED,        /* inputs of the first decoder layer, media scattered in */
+    MULL_STAGE_LAYER         /* after decoder layer index */
 } mull_stage;
 
 typedef struct mull_tap {

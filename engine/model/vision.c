@@ -19,11 +19,11 @@ static const float EPS = 1e-6f; /* the tower's own; it does not follow the langu
 /* One group's working memory, one allocation. n rows at most, E = hidden of the tower. */
 typedef struct arena {
     float *all;
-    float *x, *norm;     /* [n, E] */
-    float *qkv;          /* [n, 3E], later the merger's [n / merge^2, merge^2 E] */
+    float *x, *norm;      /* [n, E] */
+    float *qkv;           /* [n, 3E], later the merger's [n / merge^2, merge^2 E] */
     float *gate_up, *act; /* [slice, 2F], [slice, F] */
-    float *merged;       /* [slice, hidden] */
-    float *cos, *sin;    /* [n, head_dim / 2], window order */
+    float *merged;        /* [slice, hidden] */
+    float *cos, *sin;     /* [n, head_dim / 2], window order */
     int32_t *window_cu, *full_cu;
     int windows, fulls;
 } arena;
@@ -51,8 +51,8 @@ static int64_t least(int64_t a, int64_t b) {
 static int arena_init(tower *t, int64_t steps, mull_error *err) {
     const mull_vision_config *v = t->v;
     int64_t n = steps * t->step_rows, slice = least(n, SLICE_ROWS), half = v->head_dim / 2;
-    int64_t sizes[] = {n * v->hidden, n * v->hidden, 3 * n * v->hidden, 2 * slice * v->intermediate,
-                       slice * v->intermediate, slice * v->out_hidden, n * half, n * half};
+    int64_t sizes[] = {n * v->hidden,           n * v->hidden,         3 * n * v->hidden, 2 * slice * v->intermediate,
+                       slice * v->intermediate, slice * v->out_hidden, n * half,          n * half};
     float **at[] = {&t->a.x, &t->a.norm, &t->a.qkv, &t->a.gate_up, &t->a.act, &t->a.merged, &t->a.cos, &t->a.sin};
     size_t total = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) total += ((size_t)sizes[i] + 15) & ~(size_t)15;

@@ -43,7 +43,8 @@ static inline bool util_ends(const char *s, const char *end) {
 }
 
 static inline void util_scale(const char *name, int64_t fan_in, double *offset, double *scale) {
-    static const char *const NORMS[] = {"norm1.weight", "norm2.weight", "ln_q.weight", "layernorm.weight", "model.norm.weight"};
+    static const char *const NORMS[] = {"norm1.weight", "norm2.weight", "ln_q.weight", "layernorm.weight",
+                                        "model.norm.weight"};
     double gain = 1.7;
     *offset = 0;
     *scale = (double)0.1f;
@@ -57,9 +58,12 @@ static inline void util_scale(const char *name, int64_t fan_in, double *offset, 
         *scale = 0.5;
         return;
     }
-    if (util_ends(name, "attn.qkv.weight") || util_ends(name, "q_proj.weight") || util_ends(name, "k_proj.weight")) gain = 2.5;
-    else if (util_ends(name, "lm_head.weight")) gain = 4;
-    else if (util_ends(name, "o_proj.weight") || util_ends(name, "down_proj.weight")) gain = 3.4;
+    if (util_ends(name, "attn.qkv.weight") || util_ends(name, "q_proj.weight") || util_ends(name, "k_proj.weight"))
+        gain = 2.5;
+    else if (util_ends(name, "lm_head.weight"))
+        gain = 4;
+    else if (util_ends(name, "o_proj.weight") || util_ends(name, "down_proj.weight"))
+        gain = 3.4;
     *scale = (double)(float)(gain / sqrt((double)fan_in));
 }
 
@@ -121,7 +125,8 @@ static inline void util_checkpoint(const char *configs, const char *name, char *
     util_list *l = calloc(1, sizeof *l);
     assert_non_null(l);
     l->seed = (uint64_t)util_int(entry, "seed");
-    int64_t e = util_int(v, "hidden_size"), vf = util_int(v, "intermediate_size"), m = 4 * e, h = util_int(c, "hidden_size");
+    int64_t e = util_int(v, "hidden_size"), vf = util_int(v, "intermediate_size"), m = 4 * e,
+            h = util_int(c, "hidden_size");
     int64_t f = util_int(c, "intermediate_size"), vocab = util_int(c, "vocab_size");
     int64_t kv = util_int(c, "num_key_value_heads") * (h / util_int(c, "num_attention_heads"));
     util_tensor(l, e, 1176, "visual.patch_embed.proj.weight");
@@ -187,7 +192,8 @@ static inline mull_model *util_load(const char *dir, mull_weight_type type, int 
 }
 
 static inline void util_remove(const char *dir) {
-    static const char *const NAMES[] = {"config.json", "generation_config.json", "model.safetensors", "case.safetensors"};
+    static const char *const NAMES[] = {"config.json", "generation_config.json", "model.safetensors",
+                                        "case.safetensors"};
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
         char *path = mull_path_join(dir, NAMES[i]);
         unlink(path);

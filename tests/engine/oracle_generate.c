@@ -1,7 +1,7 @@
-/* Greedy decoding against the reference, with and without repetition penalty: all cases of a model go through one engine
- * at once, in a cache too small for all of them, so that queueing, chunked prefill, shared pages and preemption are
- * part of what must not change a token. Where the reference's own margin is under 1e-3 a tie may fall the other way:
- * compared up to there. */
+/* Greedy decoding against the reference, with and without repetition penalty: all cases of a model go through one
+ * engine at once, in a cache too small for all of them, so that queueing, chunked prefill, shared pages and preemption
+ * are part of what must not change a token. Where the reference's own margin is under 1e-3 a tie may fall the other
+ * way: compared up to there. */
 #include "tests/engine/oracle_util.h"
 
 #include "engine/infer/infer.h"
@@ -43,9 +43,13 @@ static void submit(mull_infer *f, const mull_case *k, int s, mull_media *media, 
     const mull_media *list[8];
     size_t n = k->media_cu[s + 1] - k->media_cu[s];
     for (size_t i = 0; i < n; i++) list[i] = &media[k->media_cu[s] + i];
-    mull_request r = {.id = (uint64_t)c->n++, .ids = k->ids + k->cu[s], .n = (size_t)(k->cu[s + 1] - k->cu[s]), .media = list,
-                      .nmedia = n, .sampling = {.max_new_tokens = STEPS, .top_p = 1, .repetition_penalty = penalty,
-                                                .ignore_eos = true}};
+    mull_request r = {
+        .id = (uint64_t)c->n++,
+        .ids = k->ids + k->cu[s],
+        .n = (size_t)(k->cu[s + 1] - k->cu[s]),
+        .media = list,
+        .nmedia = n,
+        .sampling = {.max_new_tokens = STEPS, .top_p = 1, .repetition_penalty = penalty, .ignore_eos = true}};
     mull_error err = {0};
     if (mull_infer_submit(f, &r, &err)) {
         mull_error_print(stderr, &err);
@@ -62,9 +66,11 @@ static void run_model(const char *model) {
     collected c = {0};
     mull_infer *f;
     mull_error err = {0};
-    assert_int_equal(mull_infer_create(m, NULL, &(mull_infer_opts){.cache_tokens = 640, .max_batch = 6, .prefill_chunk = 48,
-                                                                   .raw = true},
-                                       &(mull_infer_callbacks){.ctx = &c, .on_done = on_done}, &f, &err), 0);
+    assert_int_equal(
+        mull_infer_create(m, NULL,
+                          &(mull_infer_opts){.cache_tokens = 640, .max_batch = 6, .prefill_chunk = 48, .raw = true},
+                          &(mull_infer_callbacks){.ctx = &c, .on_done = on_done}, &f, &err),
+        0);
     oracle_case o[ORACLE_NCASES];
     mull_case k[ORACLE_NCASES];
     mull_media media[ORACLE_NCASES][8] = {0};
@@ -73,8 +79,10 @@ static void run_model(const char *model) {
         assert_int_equal(mull_case_open(path, config, &k[i], &err), 0);
         for (size_t j = 0; j < k[i].nmedia; j++) {
             const mull_grid *g = &k[i].media[j];
-            media[i][j] = (mull_media){.kind = g->video ? MULL_MEDIA_VIDEO : MULL_MEDIA_IMAGE, .grid = {g->t, g->h, g->w},
-                                       .tokens = mull_grid_tokens(config, g), .second_per_grid = (double)g->second_per_grid,
+            media[i][j] = (mull_media){.kind = g->video ? MULL_MEDIA_VIDEO : MULL_MEDIA_IMAGE,
+                                       .grid = {g->t, g->h, g->w},
+                                       .tokens = mull_grid_tokens(config, g),
+                                       .second_per_grid = (double)g->second_per_grid,
                                        .patches = (float *)(uintptr_t)k[i].patches[j]};
         }
     }
@@ -84,13 +92,14 @@ static void run_model(const char *model) {
                 const char *ids = penalized ? "greedy_penalty_1.05" : "greedy";
                 const char *margin = penalized ? "greedy_penalty_1.05_margin" : "greedy_margin";
                 assert_true(c.n < MOST);
-                c.want[c.n] = (want){(const int64_t *)mull_safetensors_find(o[i].want, ids)->data + s * STEPS,
-                                     (const float *)mull_safetensors_find(o[i].want, margin)->data + s * STEPS,
-                                     ORACLE_CASES[i]};
+                c.want[c.n] =
+                    (want){(const int64_t *)mull_safetensors_find(o[i].want, ids)->data + s * STEPS,
+                           (const float *)mull_safetensors_find(o[i].want, margin)->data + s * STEPS, ORACLE_CASES[i]};
                 submit(f, &k[i], s, media[i], penalized ? 1.05 : 1, &c);
             }
     int rc;
-    while ((rc = mull_infer_step(f, &err)) > 0) {}
+    while ((rc = mull_infer_step(f, &err)) > 0) {
+    }
     assert_int_equal(rc, 0);
     assert_int_equal(c.done, c.n);
     mull_infer_stats stats;
@@ -128,6 +137,7 @@ int main(void) {
         printf("skipped: the reference vectors are not there (%s)\n", ORACLE_MODEL);
         return 77;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_micro), cmocka_unit_test(test_tiny), cmocka_unit_test(test_wide)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_micro), cmocka_unit_test(test_tiny),
+                                       cmocka_unit_test(test_wide)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

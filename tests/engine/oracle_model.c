@@ -10,8 +10,8 @@ typedef struct bound {
 } bound;
 
 static const bound BOUNDS[] = {
-    {"vision_out", 4e-5},   {"inputs_embeds", 4e-5}, {"hidden_final", 2e-4}, {"logits_last", 2.2e-4},
-    {"logsumexp", 2.2e-4},  {"top8_logits", 2.2e-4}, {"next_logprob", 2.2e-4},
+    {"vision_out", 4e-5},  {"inputs_embeds", 4e-5}, {"hidden_final", 2e-4},   {"logits_last", 2.2e-4},
+    {"logsumexp", 2.2e-4}, {"top8_logits", 2.2e-4}, {"next_logprob", 2.2e-4},
 };
 
 /* Ids of the best logits may swap where their logits are closer than the bound. */
@@ -32,7 +32,8 @@ static int compare(const char *model, const char *name, const oracle_case *o, co
     int compared = 0;
     for (size_t i = 0; i < mull_safetensors_count(o->want); i++) {
         const mull_tensor_info *want = mull_safetensors_at(o->want, i);
-        static const char *const INPUTS[] = {"input_ids", "cu_seqlens", "image_grid_thw", "video_grid_thw", "second_per_grid_ts"};
+        static const char *const INPUTS[] = {"input_ids", "cu_seqlens", "image_grid_thw", "video_grid_thw",
+                                             "second_per_grid_ts"};
         bool skip = strstr(want->name, "greedy") != NULL;
         for (size_t k = 0; k < 5; k++) skip |= !strcmp(want->name, INPUTS[k]);
         if (skip) continue;
@@ -53,8 +54,10 @@ static int compare(const char *model, const char *name, const oracle_case *o, co
         compared++;
         if (want->dtype == MULL_I64) {
             assert_int_equal(got->count, want->count);
-            if (!strncmp(ours, "top8", 4) || !strcmp(ours, "argmax")) compare_ids(want, got, out);
-            else assert_memory_equal(got->data, want->data, (size_t)want->count * 8);
+            if (!strncmp(ours, "top8", 4) || !strcmp(ours, "argmax"))
+                compare_ids(want, got, out);
+            else
+                assert_memory_equal(got->data, want->data, (size_t)want->count * 8);
             continue;
         }
         double limit = 2e-4, worst; /* hidden.I, vision blocks: as hidden_final */

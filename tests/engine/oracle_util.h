@@ -8,14 +8,14 @@
 enum { ORACLE_PARTS = 8 };
 
 typedef struct oracle_case {
-    mull_safetensors *want;               /* the stored tensors */
+    mull_safetensors *want;                /* the stored tensors */
     mull_safetensors *parts[ORACLE_PARTS]; /* media in order of appearance */
     char names[ORACLE_PARTS][64];
     int nparts;
 } oracle_case;
 
-static const char *const ORACLE_CASES[] = {"text",       "image1",      "image2",    "video_half", "video_083",
-                                           "image_video", "latents20", "batch3"};
+static const char *const ORACLE_CASES[] = {"text",      "image1",      "image2",    "video_half",
+                                           "video_083", "image_video", "latents20", "batch3"};
 enum { ORACLE_NCASES = sizeof ORACLE_CASES / sizeof *ORACLE_CASES };
 
 static inline bool oracle_present(void) {
@@ -49,8 +49,12 @@ static inline void oracle_patches(const oracle_case *o, const json_t *media, con
         memcpy(at, t->data, (size_t)t->count * sizeof *at);
         at += t->count;
     }
-    *out = (mull_tensor_info){.name = strcmp(kind, "image") ? "pixel_values_videos" : "pixel_values", .dtype = MULL_F32,
-                              .ndim = 2, .shape = {rows, 1176}, .count = rows * 1176, .data = data};
+    *out = (mull_tensor_info){.name = strcmp(kind, "image") ? "pixel_values_videos" : "pixel_values",
+                              .dtype = MULL_F32,
+                              .ndim = 2,
+                              .shape = {rows, 1176},
+                              .count = rows * 1176,
+                              .data = data};
 }
 
 /* Opens a stored case and writes the case file that `forward` and `generate` take to path. */
@@ -64,13 +68,15 @@ static inline void oracle_case_open(const char *model, const char *name, const c
     assert_non_null(media);
     size_t i, k;
     json_t *seq, *part;
-    json_array_foreach(json_object_get(info, "sequences"), i, seq) json_array_foreach(json_object_get(seq, "media"), k, part) {
+    json_array_foreach(json_object_get(info, "sequences"), i, seq)
+        json_array_foreach(json_object_get(seq, "media"), k, part) {
         assert_true(o->nparts < ORACLE_PARTS);
         snprintf(o->names[o->nparts], sizeof o->names[0], "%s", json_string_value(part));
         o->parts[o->nparts] = oracle_open(ORACLE_MODEL "/media/%s%s.safetensors", json_string_value(part), "");
         o->nparts++;
     }
-    static const char *const COPIED[] = {"input_ids", "cu_seqlens", "image_grid_thw", "video_grid_thw", "second_per_grid_ts"};
+    static const char *const COPIED[] = {"input_ids", "cu_seqlens", "image_grid_thw", "video_grid_thw",
+                                         "second_per_grid_ts"};
     mull_tensor_info t[8] = {0};
     size_t n = 0;
     for (size_t c = 0; c < sizeof COPIED / sizeof *COPIED; c++) {

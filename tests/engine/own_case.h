@@ -33,8 +33,8 @@ static inline void own_init(own_case *o, mull_weight_type type, int threads) {
     o->image = own_patches("pixel_values", OWN_IMAGE_ROWS);
     o->video = own_patches("pixel_values_videos", OWN_VIDEO_ROWS);
     o->media[0] = (mull_media){.kind = MULL_MEDIA_IMAGE, .grid = {1, 6, 10}, .tokens = 15, .patches = o->image};
-    o->media[1] = (mull_media){.kind = MULL_MEDIA_VIDEO, .grid = {2, 4, 4}, .tokens = 8, .patches = o->video,
-                               .second_per_grid = 1.7f};
+    o->media[1] = (mull_media){
+        .kind = MULL_MEDIA_VIDEO, .grid = {2, 4, 4}, .tokens = 8, .patches = o->video, .second_per_grid = 1.7f};
 }
 
 static inline void own_fini(own_case *o) {

@@ -1,5 +1,5 @@
-/* The forward pass on a small case of our own against what the reference computed for it, how packing and chunking do not
- * change a bit, and how broken cases are refused. */
+/* The forward pass on a small case of our own against what the reference computed for it, how packing and chunking do
+ * not change a bit, and how broken cases are refused. */
 #include "tests/engine/own_case.h"
 
 #include "engine/model/forward.h"
@@ -12,8 +12,8 @@ typedef struct parts {
 } parts;
 
 static void put(parts *p, const char *name, mull_dtype type, int ndim, int64_t d0, int64_t d1, const void *data) {
-    p->t[p->n++] = (mull_tensor_info){.name = name, .dtype = type, .ndim = ndim, .shape = {d0, d1},
-                                      .count = ndim == 2 ? d0 * d1 : d0, .data = data};
+    p->t[p->n++] = (mull_tensor_info){
+        .name = name, .dtype = type, .ndim = ndim, .shape = {d0, d1}, .count = ndim == 2 ? d0 * d1 : d0, .data = data};
 }
 
 /* The whole case, or only sequence s of it when s >= 0. */
@@ -102,7 +102,8 @@ static void same(const mull_outputs *a, const mull_outputs *b, const char *name)
 }
 
 static void check_chunks(mull_weight_type type) {
-    static const char *const NAMES[] = {"hidden_final", "hidden.0", "hidden.2", "logits_last", "logsumexp", "next_logprob"};
+    static const char *const NAMES[] = {"hidden_final", "hidden.0",  "hidden.2",
+                                        "logits_last",  "logsumexp", "next_logprob"};
     own_case o;
     own_init(&o, type, 1);
     mull_outputs whole = run(&o, -1, 0);
@@ -132,7 +133,8 @@ static void test_packed_is_each_alone(void **state) {
     const int64_t *cu = own_data(&o, "cu_seqlens", NULL);
     for (int s = 0; s < 2; s++) {
         mull_outputs alone = run(&p, s, 0);
-        const float *a = mull_outputs_find(&alone, "hidden_final")->data, *b = mull_outputs_find(&packed, "hidden_final")->data;
+        const float *a = mull_outputs_find(&alone, "hidden_final")->data,
+                    *b = mull_outputs_find(&packed, "hidden_final")->data;
         assert_memory_equal(a, b + cu[s] * 64, (size_t)(cu[s + 1] - cu[s]) * 64 * sizeof(float));
         a = mull_outputs_find(&alone, "logits_last")->data;
         b = mull_outputs_find(&packed, "logits_last")->data;
@@ -198,9 +200,9 @@ static void test_broken_cases(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference_f32), cmocka_unit_test(test_reference_bf16),
-        cmocka_unit_test(test_chunks_change_nothing), cmocka_unit_test(test_packed_is_each_alone),
-        cmocka_unit_test(test_broken_cases)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_reference_f32), cmocka_unit_test(test_reference_bf16),
+                                       cmocka_unit_test(test_chunks_change_nothing),
+                                       cmocka_unit_test(test_packed_is_each_alone),
+                                       cmocka_unit_test(test_broken_cases)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,8 @@ static void on_done(void *ctx, const mull_result *r) {
 static mull_infer *engine(const own_case *o, const mull_infer_opts *opts, sink *s) {
     mull_error err = {0};
     memset(s, 0, sizeof *s);
-    int rc = mull_infer_create(o->m, NULL, opts, &(mull_infer_callbacks){.ctx = s, .on_done = on_done}, &s->engine, &err);
+    int rc =
+        mull_infer_create(o->m, NULL, opts, &(mull_infer_callbacks){.ctx = s, .on_done = on_done}, &s->engine, &err);
     if (rc) mull_error_print(stderr, &err);
     assert_int_equal(rc, 0);
     return s->engine;
@@ -66,8 +67,12 @@ static mull_request request(const own_case *o, int i, int32_t *ids, const mull_m
     }
     for (int k = 0; k < 5 + 11 * i; k++) ids[n++] = 40 + (k * 7 + i * 13) % 150;
     r.n = n;
-    r.sampling = (mull_sampling){.max_new_tokens = MAX_NEW - i % 4, .top_p = 1, .repetition_penalty = i % 2 ? 1.1 : 1,
-                                 .seed = (uint64_t)i * 77, .ignore_eos = true, .logprobs = 1};
+    r.sampling = (mull_sampling){.max_new_tokens = MAX_NEW - i % 4,
+                                 .top_p = 1,
+                                 .repetition_penalty = i % 2 ? 1.1 : 1,
+                                 .seed = (uint64_t)i * 77,
+                                 .ignore_eos = true,
+                                 .logprobs = 1};
     if (i % 4 > 1) {
         r.sampling.temperature = 1.2;
         r.sampling.top_p = .95;
@@ -93,14 +98,18 @@ static void test_greedy_equals_reference(void **state) {
     const int64_t *all = own_data(&o, "input_ids", NULL), *cu = own_data(&o, "cu_seqlens", NULL);
     const int64_t *greedy = own_data(&o, "greedy", NULL);
     sink s;
-    mull_infer *f = engine(&o, &(mull_infer_opts){.cache_tokens = 256, .max_batch = 2, .prefill_chunk = 10, .raw = true}, &s);
+    mull_infer *f =
+        engine(&o, &(mull_infer_opts){.cache_tokens = 256, .max_batch = 2, .prefill_chunk = 10, .raw = true}, &s);
     for (int q = 0; q < 2; q++) {
         int32_t ids[64];
         const mull_media *media[] = {&o.media[0], &o.media[1]};
         for (int64_t t = cu[q]; t < cu[q + 1]; t++) ids[t - cu[q]] = (int32_t)all[t];
-        mull_request r = {.id = (uint64_t)q, .ids = ids, .n = (size_t)(cu[q + 1] - cu[q]), .media = media,
-                          .nmedia = q ? 0 : 2, .sampling = {.max_new_tokens = 12, .top_p = 1, .repetition_penalty = 1,
-                                                            .ignore_eos = true}};
+        mull_request r = {.id = (uint64_t)q,
+                          .ids = ids,
+                          .n = (size_t)(cu[q + 1] - cu[q]),
+                          .media = media,
+                          .nmedia = q ? 0 : 2,
+                          .sampling = {.max_new_tokens = 12, .top_p = 1, .repetition_penalty = 1, .ignore_eos = true}};
         mull_error err = {0};
         assert_int_equal(mull_infer_submit(f, &r, &err), 0);
     }
@@ -140,7 +149,7 @@ static void check_batches(mull_weight_type type) {
         {.cache_tokens = 4096, .max_batch = 32, .prefill_chunk = 512},
         {.cache_tokens = 4096, .max_batch = 3, .prefill_chunk = 7},
         {.cache_tokens = 4096, .max_batch = 5, .prefill_chunk = 64, .no_prefix_cache = true},
-        {.cache_tokens = 224, .max_batch = 8, .prefill_chunk = 33},  /* must preempt */
+        {.cache_tokens = 224, .max_batch = 8, .prefill_chunk = 33}, /* must preempt */
         {.cache_tokens = 224, .max_batch = 8, .prefill_chunk = 500, .no_prefix_cache = true},
     };
     own_case one, three;
@@ -200,7 +209,8 @@ static void test_prefix_is_shared_by_content(void **state) {
     assert_memory_equal(first.logprobs, s.a[9].logprobs, first.n * sizeof(float));
 
     mull_media other = o.media[0], same_media = o.media[0];
-    float *patches = malloc(OWN_IMAGE_ROWS * 1176 * sizeof *patches), *copied = malloc(OWN_IMAGE_ROWS * 1176 * sizeof *patches);
+    float *patches = malloc(OWN_IMAGE_ROWS * 1176 * sizeof *patches),
+          *copied = malloc(OWN_IMAGE_ROWS * 1176 * sizeof *patches);
     assert_non_null(patches);
     assert_non_null(copied);
     memcpy(patches, o.image, OWN_IMAGE_ROWS * 1176 * sizeof *patches);
@@ -393,10 +403,13 @@ static void test_cancel(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy_equals_reference), cmocka_unit_test(test_alone_is_in_batch_f32),
-        cmocka_unit_test(test_alone_is_in_batch_bf16), cmocka_unit_test(test_prefix_is_shared_by_content),
-        cmocka_unit_test(test_eos_and_limits), cmocka_unit_test(test_media_frame_is_never_produced),
-        cmocka_unit_test(test_bad_requests), cmocka_unit_test(test_cancel)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_equals_reference),
+                                       cmocka_unit_test(test_alone_is_in_batch_f32),
+                                       cmocka_unit_test(test_alone_is_in_batch_bf16),
+                                       cmocka_unit_test(test_prefix_is_shared_by_content),
+                                       cmocka_unit_test(test_eos_and_limits),
+                                       cmocka_unit_test(test_media_frame_is_never_produced),
+                                       cmocka_unit_test(test_bad_requests),
+                                       cmocka_unit_test(test_cancel)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -348,13 +348,21 @@ static void test_cache_random(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy), cmocka_unit_test(test_repetition_penalty), cmocka_unit_test(test_no_finite_logit),
-        cmocka_unit_test(test_temperature), cmocka_unit_test(test_top_k), cmocka_unit_test(test_top_p),
-        cmocka_unit_test(test_top_k_then_top_p), cmocka_unit_test(test_draw_depends_on_seed_and_index_only),
-        cmocka_unit_test(test_stop_held_back), cmocka_unit_test(test_stop_at_end), cmocka_unit_test(test_stop_overlap),
-        cmocka_unit_test(test_cache_pages_are_apart), cmocka_unit_test(test_cache_shares_and_evicts),
-        cmocka_unit_test(test_cache_same_content_twice), cmocka_unit_test(test_cache_without_sharing),
-        cmocka_unit_test(test_cache_random)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),
+                                       cmocka_unit_test(test_repetition_penalty),
+                                       cmocka_unit_test(test_no_finite_logit),
+                                       cmocka_unit_test(test_temperature),
+                                       cmocka_unit_test(test_top_k),
+                                       cmocka_unit_test(test_top_p),
+                                       cmocka_unit_test(test_top_k_then_top_p),
+                                       cmocka_unit_test(test_draw_depends_on_seed_and_index_only),
+                                       cmocka_unit_test(test_stop_held_back),
+                                       cmocka_unit_test(test_stop_at_end),
+                                       cmocka_unit_test(test_stop_overlap),
+                                       cmocka_unit_test(test_cache_pages_are_apart),
+                                       cmocka_unit_test(test_cache_shares_and_evicts),
+                                       cmocka_unit_test(test_cache_same_content_twice),
+                                       cmocka_unit_test(test_cache_without_sharing),
+                                       cmocka_unit_test(test_cache_random)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,7 +20,11 @@ typedef struct sink {
 
 /* Length of the well-formed UTF-8 character at s, 0 when there is none. */
 static size_t character(const unsigned char *s, size_t n) {
-    size_t len = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    size_t len = s[0] < 0x80                   ? 1
+                 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
+                 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+                 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                               : 0;
     if (!len || len > n) return 0;
     for (size_t i = 1; i < len; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
@@ -73,7 +77,9 @@ static int group_setup(void **state) {
     u->m = util_load(u->dir, MULL_WEIGHT_BF16, 2);
     assert_int_equal(mull_tokenizer_load(u->dir, &u->tok, &err), 0);
     assert_int_equal(mull_infer_create(u->m, u->tok, &(mull_infer_opts){.cache_tokens = 4096, .max_batch = 6},
-                                       &(mull_infer_callbacks){.ctx = &u->s, .on_text = on_text, .on_done = on_done}, &u->f, &err), 0);
+                                       &(mull_infer_callbacks){.ctx = &u->s, .on_text = on_text, .on_done = on_done},
+                                       &u->f, &err),
+                     0);
     *state = u;
     return 0;
 }
@@ -94,9 +100,17 @@ static void ask(setup *u, int i, const char *const *stop, int nstop) {
     mull_ids ids = {0};
     mull_error err = {0};
     assert_int_equal(mull_tokenizer_encode(u->tok, "Say something.", 14, false, &ids, &err), 0);
-    mull_request r = {.id = (uint64_t)i, .ids = ids.data, .n = ids.len,
-                      .sampling = {.max_new_tokens = 80, .temperature = 1.5, .top_p = 1, .repetition_penalty = 1,
-                                   .seed = (uint64_t)i, .ignore_eos = true, .stop = stop, .nstop = nstop}};
+    mull_request r = {.id = (uint64_t)i,
+                      .ids = ids.data,
+                      .n = ids.len,
+                      .sampling = {.max_new_tokens = 80,
+                                   .temperature = 1.5,
+                                   .top_p = 1,
+                                   .repetition_penalty = 1,
+                                   .seed = (uint64_t)i,
+                                   .ignore_eos = true,
+                                   .stop = stop,
+                                   .nstop = nstop}};
     assert_int_equal(mull_infer_submit(u->f, &r, &err), 0);
     mull_ids_fini(&ids);
 }
@@ -104,7 +118,8 @@ static void ask(setup *u, int i, const char *const *stop, int nstop) {
 static void finish(setup *u) {
     mull_error err = {0};
     int rc;
-    while ((rc = mull_infer_step(u->f, &err)) > 0) {}
+    while ((rc = mull_infer_step(u->f, &err)) > 0) {
+    }
     assert_int_equal(rc, 0);
 }
 
@@ -132,7 +147,8 @@ static void test_stream_is_the_text(void **state) {
     sink_fini(&u->s);
 }
 
-/* Any run of characters of a free answer, taken as the stop string, cuts the same answer before its first occurrence. */
+/* Any run of characters of a free answer, taken as the stop string, cuts the same answer before its first occurrence.
+ */
 static void test_stop_cuts_the_same_text(void **state) {
     setup *u = *state;
     enum { FREE = 8 };
@@ -144,7 +160,8 @@ static void test_stop_cuts_the_same_text(void **state) {
         size_t at = text.len / 2;
         while (at < text.len && ((unsigned char)text.data[at] & 0xc0) == 0x80) at++;
         size_t end = at;
-        for (int k = 0; k < 1 + i % 4 && end < text.len; k++) end += character((unsigned char *)text.data + end, text.len - end);
+        for (int k = 0; k < 1 + i % 4 && end < text.len; k++)
+            end += character((unsigned char *)text.data + end, text.len - end);
         char *stop = strndup(text.data + at, end - at);
         assert_non_null(stop);
         if (strlen(stop) == 0) { /* a NUL character was drawn: no C string */
@@ -174,6 +191,7 @@ static void test_stop_cuts_the_same_text(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_stream_is_the_text), cmocka_unit_test(test_stop_cuts_the_same_text)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_stream_is_the_text),
+                                       cmocka_unit_test(test_stop_cuts_the_same_text)};
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }

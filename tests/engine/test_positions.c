@@ -13,11 +13,12 @@
 enum { I = 900, V = 901 }; /* placeholders */
 
 static mull_config config(void) {
-    return (mull_config){.image_token = I, .video_token = V,
-                         .vision = {.merge = 2, .patch = 14, .window = 112, .tokens_per_second = 2}};
+    return (mull_config){
+        .image_token = I, .video_token = V, .vision = {.merge = 2, .patch = 14, .window = 112, .tokens_per_second = 2}};
 }
 
-static void expect(const int32_t *ids, size_t n, const mull_grid *media, size_t nmedia, const int32_t *want, int64_t delta) {
+static void expect(const int32_t *ids, size_t n, const mull_grid *media, size_t nmedia, const int32_t *want,
+                   int64_t delta) {
     mull_config c = config();
     mull_error err = {0};
     int32_t *pos = malloc(3 * n * sizeof *pos);
@@ -42,10 +43,12 @@ static void test_image(void **state) {
            (int32_t[]){0, 1, 2, 2, 2, 2, 2, 2, 5, 0, 1, 2, 2, 2, 3, 3, 3, 5, 0, 1, 2, 3, 4, 2, 3, 4, 5}, -3);
 }
 
-/* Three steps of one unit, 1.3 s each: t = trunc(0), trunc(2.6), trunc(5.2); text resumes after the last t, not after h, w. */
+/* Three steps of one unit, 1.3 s each: t = trunc(0), trunc(2.6), trunc(5.2); text resumes after the last t, not after
+ * h, w. */
 static void test_video_time(void **state) {
     (void)state;
-    expect((int32_t[]){5, V, V, V, 7, 8}, 6, &(mull_grid){.video = true, .t = 3, .h = 2, .w = 2, .second_per_grid = 1.3f}, 1,
+    expect((int32_t[]){5, V, V, V, 7, 8}, 6,
+           &(mull_grid){.video = true, .t = 3, .h = 2, .w = 2, .second_per_grid = 1.3f}, 1,
            (int32_t[]){0, 1, 3, 6, 7, 8, 0, 1, 1, 1, 7, 8, 0, 1, 1, 1, 7, 8}, 3);
 }
 
@@ -92,13 +95,14 @@ static void refuse(const int32_t *ids, size_t n, const mull_grid *media, size_t 
 
 static void test_mismatch(void **state) {
     (void)state;
-    const mull_grid one = {.t = 1, .h = 2, .w = 4}, clip = {.video = true, .t = 1, .h = 2, .w = 4, .second_per_grid = 1};
-    refuse((int32_t[]){5, I, I}, 3, NULL, 0);      /* no medium */
-    refuse((int32_t[]){5, 6}, 2, &one, 1);         /* no placeholder */
-    refuse((int32_t[]){5, I}, 2, &one, 1);         /* cut inside */
-    refuse((int32_t[]){I, 5, I}, 3, &one, 1);      /* torn apart */
-    refuse((int32_t[]){I, I, I}, 3, &one, 1);      /* one too many */
-    refuse((int32_t[]){V, V}, 2, &one, 1);         /* other kind */
+    const mull_grid one = {.t = 1, .h = 2, .w = 4},
+                    clip = {.video = true, .t = 1, .h = 2, .w = 4, .second_per_grid = 1};
+    refuse((int32_t[]){5, I, I}, 3, NULL, 0); /* no medium */
+    refuse((int32_t[]){5, 6}, 2, &one, 1);    /* no placeholder */
+    refuse((int32_t[]){5, I}, 2, &one, 1);    /* cut inside */
+    refuse((int32_t[]){I, 5, I}, 3, &one, 1); /* torn apart */
+    refuse((int32_t[]){I, I, I}, 3, &one, 1); /* one too many */
+    refuse((int32_t[]){V, V}, 2, &one, 1);    /* other kind */
     refuse((int32_t[]){I, I}, 2, &clip, 1);
     refuse((int32_t[]){V, V}, 2, &(mull_grid){.video = true, .t = 2, .h = 2, .w = 2, .second_per_grid = 1e8f}, 1);
 }
@@ -126,8 +130,8 @@ static void test_windows(void **state) {
     mull_error err = {0};
     assert_int_equal(mull_windows_init(&w, &c.vision, 10, 12, &err), 0);
     const int32_t cu[] = {0, 64, 96, 112, 120};
-    const int32_t order[] = {0,  1,  2,  3,  6,  7,  8, 9,  12, 13, 14, 15, 18, 19, 20,
-                             21, 4,  5,  10, 11, 16, 17, 22, 23, 24, 25, 26, 27, 28, 29};
+    const int32_t order[] = {0,  1, 2, 3,  6,  7,  8,  9,  12, 13, 14, 15, 18, 19, 20,
+                             21, 4, 5, 10, 11, 16, 17, 22, 23, 24, 25, 26, 27, 28, 29};
     assert_int_equal(w.n, 4);
     assert_int_equal(w.units, 30);
     assert_memory_equal(w.cu, cu, sizeof cu);
@@ -141,10 +145,14 @@ static void test_windows(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text), cmocka_unit_test(test_image), cmocka_unit_test(test_video_time),
-        cmocka_unit_test(test_video_then_image), cmocka_unit_test(test_adjacent_images),
-        cmocka_unit_test(test_time_is_float32), cmocka_unit_test(test_mismatch), cmocka_unit_test(test_bad_grid),
-        cmocka_unit_test(test_windows)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text),
+                                       cmocka_unit_test(test_image),
+                                       cmocka_unit_test(test_video_time),
+                                       cmocka_unit_test(test_video_then_image),
+                                       cmocka_unit_test(test_adjacent_images),
+                                       cmocka_unit_test(test_time_is_float32),
+                                       cmocka_unit_test(test_mismatch),
+                                       cmocka_unit_test(test_bad_grid),
+                                       cmocka_unit_test(test_windows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
