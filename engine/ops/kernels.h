@@ -10,11 +10,13 @@ enum {
     MULL_NR = 32,     /* outputs of one weight panel: two 512-bit registers of float32 */
     MULL_MR_MAX = 12, /* most rows of one micro-kernel call */
     MULL_KC = 512,    /* depth of one block of K */
+    MULL_AHEAD = 8192, /* bytes between a prefetch of a weight and its use: about the latency of memory times its rate */
     MULL_KEYS = 64,   /* keys of one step of the online softmax; a multiple of the page size that infer uses */
 };
 
 /* One block of a product: c[i][0..32) (+)= sum_k a[k * mr + i] * b[k][0..32), i < mr, k ascending.
- * a is packed [k][mr]; b has row stride ldb elements. first: start from zero, else from what c holds. */
+ * a is packed [k][mr]; b has row stride ldb elements. first: start from zero, else from what c holds. The float kernels
+ * over weights prefetch b MULL_AHEAD bytes ahead. */
 typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc,
                                  int first);
 typedef void (*mull_gemm_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
@@ -40,6 +42,11 @@ typedef struct mull_kernels {
      * *sum are carried; returns the factor that earlier sums must be multiplied with. */
     float (*softmax_step)(float *s, int n, float scale, float *max, float *sum);
     void (*scale_row)(float *x, int64_t n, float f);
+    /* The roofs: the sum of the bytes' words (bytes a multiple of 4096), and multiply-adds on registers alone, which
+     * return their FLOP. *sink takes a result, so that the work cannot be left out. */
+    uint64_t (*read_sum)(const void *data, size_t bytes);
+    double (*peak_f32)(int64_t n, uint64_t *sink);
+    double (*peak_i8)(int64_t n, uint64_t *sink);
 } mull_kernels;
 
 extern const mull_kernels mull_kernels_portable;

@@ -10,12 +10,17 @@
 #define NV (MULL_NR / MULL_VL)
 
 /* ---- products */
-#define GEMM_BODY(LOADB)                                                                                               \
+MULL_INLINE void ahead(const void *p) {
+    __builtin_prefetch((const void *)((uintptr_t)p + MULL_AHEAD)); /* never faults, also past the end */
+}
+
+#define GEMM_BODY(LOADB, AHEAD)                                                                                        \
     vf acc[MULL_MR][NV];                                                                                               \
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)         \
         acc[i][v] = first ? (vf){0} : v_load(c + i * ldc + v * MULL_VL);                                               \
     for (int64_t kk = 0; kk < k; kk++) {                                                                               \
         vf bv[NV];                                                                                                     \
+        AHEAD;                                                                                                         \
         _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) bv[v] = LOADB;                                            \
         _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {                                                        \
             vf av = v_set(a[kk * mr + i]);                                                                             \
@@ -25,11 +30,16 @@
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)         \
         v_store(c + i * ldc + v * MULL_VL, acc[i][v]);
 
+/* clang-format off */
 MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c,
-                             int64_t ldc, int first){GEMM_BODY(v_load(b + kk * ldb + v * MULL_VL))} MULL_INLINE
-    void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc, int first) {
-    GEMM_BODY(v_bf16(b + kk * MULL_NR + v * MULL_VL))
+                             int64_t ldc, int first) {
+    GEMM_BODY(v_load(b + kk * ldb + v * MULL_VL), ahead(b + kk * ldb); ahead(b + kk * ldb + 16))
 }
+MULL_INLINE void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
+                              int first) {
+    GEMM_BODY(v_bf16(b + kk * MULL_NR + v * MULL_VL), ahead(b + kk * MULL_NR))
+}
+/* clang-format on */
 
 #define GEMM_CASE(n, call)                                                                                             \
     case n:                                                                                                            \
@@ -68,6 +78,8 @@ MULL_INLINE void gemm_i8_mr(const int mr, int64_t k4, const uint8_t *a, int64_t 
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = _mm512_setzero_si512();
     for (int64_t k = 0; k < k4; k++) {
         __m512i b0 = _mm512_loadu_si512(b + k * 128), b1 = _mm512_loadu_si512(b + k * 128 + 64);
+        ahead(b + k * 128);
+        ahead(b + k * 128 + 64);
         _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
             int32_t w;
             memcpy(&w, a + i * lda + k * 4, 4);
@@ -102,20 +114,34 @@ static void gemm_i8(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int
 }
 #endif
 
+/* A vector of x * inv (within 127 by its scale) to bytes, rounded to nearest even by adding 1.5 * 2^23. */
+MULL_INLINE vu8 quantise(vf x, float inv) {
+    const vf magic = v_set(12582912.0f);
+    vf v = x * inv;
+    v = v_select(v < 127.0f, v, v_set(127.0f)); /* also keeps product and sum apart: all sets round alike */
+    return __builtin_convertvector((vi)(v + magic) - (vi)magic + 128, vu8);
+}
+
 static float quantise_row(const float *x, int64_t k, uint8_t *q) {
-    float amax = 0, poison = 0;
-    for (int64_t i = 0; i < k; i++) {
-        float v = fabsf(x[i]);
-        amax = v > amax ? v : amax;
-        poison += x[i] * 0.0f; /* NaN as soon as one value is NaN or infinite */
+    vf amax = {0}, poison = {0};
+    int64_t whole = k / MULL_VL * MULL_VL;
+    for (int64_t i = 0; i < k; i += MULL_VL) {
+        vf v = i < whole ? v_load(x + i) : v_load_n(x + i, k - i, 0);
+        vf mag = (vf)((vi)v & 0x7fffffff);
+        amax = v_select(mag > amax, mag, amax);
+        poison += v * 0.0f; /* NaN as soon as one value is NaN or infinite */
     }
-    if (!(poison == 0)) {
+    float bad = v_sum(poison), top = v_max(amax);
+    if (!(bad == 0)) {
         memset(q, 128, (size_t)k);
-        return poison;
+        return bad;
     }
-    float inv = amax > 0 ? 127.0f / amax : 0;
-    for (int64_t i = 0; i < k; i++) q[i] = (uint8_t)((int32_t)rintf(x[i] * inv) + 128);
-    return amax;
+    float inv = top > 0 ? 127.0f / top : 0;
+    for (int64_t i = 0; i < k; i += MULL_VL) {
+        vu8 b = quantise(i < whole ? v_load(x + i) : v_load_n(x + i, k - i, 0), inv);
+        memcpy(q + i, &b, i < whole ? sizeof b : (size_t)(k - i));
+    }
+    return top;
 }
 
 /* ---- row-wise */
@@ -146,9 +172,16 @@ static void swiglu(const float *gate, const float *up, int64_t f, float *y) {
     if (i < f) v_store_n(y + i, f - i, silu_mul(v_load_n(gate + i, f - i, 0), v_load_n(up + i, f - i, 0)));
 }
 
-/* libm's erff is good to an ulp, and GELU only stands in the vision merger: a vector erf would buy nothing. */
+/* x P(x) through the tail of |x|, so that nothing cancels for negative x. */
+MULL_INLINE vf gelu1(vf x) {
+    vf tail = v_normal_tail((vf)((vi)x & 0x7fffffff));
+    return x * v_select(x < 0, tail, 1.0f - tail);
+}
+
 static void gelu(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678118654752f));
+    int64_t i = 0;
+    for (; i + MULL_VL <= n; i += MULL_VL) v_store(x + i, gelu1(v_load(x + i)));
+    if (i < n) v_store_n(x + i, n - i, gelu1(v_load_n(x + i, n - i, 0)));
 }
 
 static void rope(float *x, int heads, int hd, const float *cos, const float *sin) {
@@ -207,6 +240,52 @@ static void scale_row(float *x, int64_t n, float f) {
     for (; i < n; i++) x[i] *= f;
 }
 
+/* ---- roofs */
+static uint64_t read_sum(const void *data, size_t bytes) {
+    typedef uint64_t vq __attribute__((vector_size(4 * MULL_VL)));
+    vq s[4] = {{0}}, v;
+    const char *p = data;
+    for (size_t i = 0; i < bytes; i += sizeof s) {
+        for (size_t q = 0; q < 4; q++) {
+            memcpy(&v, p + i + q * sizeof v, sizeof v);
+            s[q] += v;
+        }
+        ahead(p + i);
+        if (sizeof s > 64) ahead(p + i + sizeof s / 2);
+    }
+    s[0] += s[1] + s[2] + s[3];
+    return s[0][0] ^ s[0][1];
+}
+
+/* As many independent chains as a full gemm block has, which hides the latency of each. */
+static double peak_f32(int64_t n, uint64_t *sink) {
+    vf acc[12];
+    const vf a = v_set(1.0000001f), b = v_set(1e-7f);
+    for (int i = 0; i < 12; i++) acc[i] = v_set((float)i);
+    for (int64_t k = 0; k < n; k++) {
+        _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) acc[i] = acc[i] * a + b;
+    }
+    for (int i = 1; i < 12; i++) acc[0] += acc[i];
+    float s = v_sum(acc[0]);
+    memcpy(sink, &s, sizeof s);
+    return 2.0 * 12 * MULL_VL * (double)n;
+}
+
+/* Operands in the nearest cache: loads run beside the multiply-adds. */
+static double peak_i8(int64_t n, uint64_t *sink) {
+    enum { K4 = 64 };
+    _Alignas(64) static const uint8_t a[MULL_MR_I8 * K4 * 4] = {1, 2, 3};
+    _Alignas(64) static const int8_t b[K4 * MULL_NR * 4] = {4, 5, 6};
+    _Alignas(64) int32_t c[MULL_MR_I8 * MULL_NR];
+    int64_t calls = n / (K4 * 4);
+    *sink = 0;
+    for (int64_t i = 0; i < calls; i++) {
+        gemm_i8(MULL_MR_I8, K4, a, K4 * 4, b, c);
+        *sink += (uint32_t)c[i % MULL_NR];
+    }
+    return 2.0 * MULL_MR_I8 * MULL_NR * K4 * 4 * (double)calls;
+}
+
 const mull_kernels MULL_TABLE = {
     .name = MULL_ISA_NAME,
     .mr = MULL_MR,
@@ -221,4 +300,7 @@ const mull_kernels MULL_TABLE = {
     .rope = rope,
     .softmax_step = softmax_step,
     .scale_row = scale_row,
+    .read_sum = read_sum,
+    .peak_f32 = peak_f32,
+    .peak_i8 = peak_i8,
 };

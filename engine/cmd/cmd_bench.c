@@ -1,0 +1,63 @@
+/* mull-engine bench: picks the measurement, and what all of them share. A figure means little without what the machine
+ * could do, so every line carries a roof measured in the same process just before and after. */
+#include "engine/cmd/bench.h"
+#include "engine/cmd/cmd.h"
+#include "engine/ops/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char USAGE[] =
+    "usage: mull-engine bench [NAME] [flags]\n\n"
+    "  gemm        matrix products and matrix-vector products with packed weights\n"
+    "  attn        attention: the vision tower's, prefill, decode\n"
+    "  decode      tokens a second of a model, against the memory's read rate\n"
+    "  prefill     prompt tokens a second of a model, against the rate of one large product\n"
+    "  vision      the vision tower, likewise\n"
+    "  preprocess  decoding and resizing of images and videos\n\n"
+    "Without NAME: gemm, then attn. bench NAME --help says more.\n";
+
+static const struct {
+    const char *name;
+    int (*fn)(int, char **);
+} benches[] = {{"gemm", mull_bench_gemm},       {"attn", mull_bench_attn},     {"decode", mull_bench_decode},
+               {"prefill", mull_bench_prefill}, {"vision", mull_bench_vision}, {"preprocess", mull_bench_preprocess}};
+
+void mull_bench_emit(const mull_bench_line *line) {
+    json_t *out = json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:f, s:s}", "bench", line->bench, "dtype", line->dtype,
+                            "threads", line->threads, "isa", mull_kernels_get()->name, "achieved", line->achieved,
+                            "roof", line->roof, "ratio", line->roof > 0 ? line->achieved / line->roof : 0, "unit",
+                            line->unit);
+    if (out && line->more) json_object_update(out, line->more);
+    json_decref(line->more);
+    mull_cmd_emit(out);
+}
+
+const char *mull_bench_dtype(mull_weight_type type) {
+    return type == MULL_WEIGHT_F32 ? "f32" : type == MULL_WEIGHT_BF16 ? "bf16" : "int8";
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double mull_bench_median(double *v, int n) {
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+int mull_cmd_bench(int argc, char **argv) {
+    if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+        fputs(USAGE, stdout);
+        return MULL_EXIT_OK;
+    }
+    if (argc < 2) {
+        int rc = mull_bench_gemm(argc, argv);
+        return rc ? rc : mull_bench_attn(argc, argv);
+    }
+    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
+        if (!strcmp(argv[1], benches[i].name)) return benches[i].fn(argc - 1, argv + 1);
+    if (!strcmp(argv[1], "train")) return mull_cmd_usage("bench", "train is not in this build: it cannot train yet");
+    return mull_cmd_usage("bench", "there is no measurement '%s'", argv[1]);
+}
