@@ -11,10 +11,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-static const char USAGE[] = "usage: mull-engine bench attn [--threads N] [--repeat 9] [--case vision|window|prefill|decode]\n"
-                            "  vision, window: 1024 patches, 8 heads of 80, whole or in windows of 64\n"
-                            "  prefill: 512 tokens, 8 query and 2 key heads of 128; decode: 8 sequences of 4096 tokens\n";
+static const char USAGE[] =
+    "usage: mull-engine bench attn [--threads N] [--repeat 9] [--case vision|window|prefill|decode]\n"
+    "  vision, window: 1024 patches, 8 heads of 80, whole or in windows of 64\n"
+    "  prefill: 512 tokens, 8 query and 2 key heads of 128; decode: 8 sequences of 4096 tokens\n";
 
 enum { REPEAT_MAX = 1000, PAGE = 32 };
 
@@ -35,7 +37,14 @@ static const attn_case CASES[] = {
     {.name = "vision", .rows = 1024, .heads = 8, .kv_heads = 8, .hd = 80, .window = 1024, .seqs = 1},
     {.name = "window", .rows = 1024, .heads = 8, .kv_heads = 8, .hd = 80, .window = 64, .seqs = 1},
     {.name = "prefill", .paged = true, .rows = 512, .heads = 8, .kv_heads = 2, .hd = 128, .seqs = 1, .context = 512},
-    {.name = "decode", .paged = true, .memory_bound = true, .rows = 1, .heads = 8, .kv_heads = 2, .hd = 128, .seqs = 8,
+    {.name = "decode",
+     .paged = true,
+     .memory_bound = true,
+     .rows = 1,
+     .heads = 8,
+     .kv_heads = 2,
+     .hd = 128,
+     .seqs = 8,
      .context = 4096},
 };
 
@@ -86,11 +95,13 @@ static int paged(attn_bench *b, const attn_case *c, mull_error *err) {
     int pages = c->context / PAGE * c->seqs, rows = c->rows * c->seqs;
     int64_t page_floats = (int64_t)c->kv_heads * PAGE * c->hd, width = (int64_t)c->heads * c->hd;
     size_t cache_floats = (size_t)(2 * pages * page_floats) + 32;
-    float *cache = malloc(cache_floats * sizeof *cache);
+    float *cache = mmap(NULL, cache_floats * sizeof *cache, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (cache == MAP_FAILED) return no_memory(err);
+    madvise(cache, cache_floats * sizeof *cache, MADV_HUGEPAGE); /* as the engine's cache lies */
     float *q = malloc((size_t)(rows * width) * sizeof *q), *out = malloc((size_t)(rows * width) * sizeof *out);
     int32_t *table = malloc((size_t)pages * sizeof *table);
     mull_attn_seq *seqs = malloc((size_t)c->seqs * sizeof *seqs);
-    int rc = cache && q && out && table && seqs ? MULL_OK : no_memory(err);
+    int rc = q && out && table && seqs ? MULL_OK : no_memory(err);
     if (rc) goto out;
     for (size_t i = 0; i < cache_floats; i++) cache[i] = (float)(i % 101) * 0.01f - 0.5f;
     for (int64_t i = 0; i < rows * width; i++) q[i] = (float)(i % 89) * 0.01f - 0.5f;
@@ -116,7 +127,7 @@ static int paged(attn_bench *b, const attn_case *c, mull_error *err) {
     emit(b, c, before, roof(b, c),
          c->memory_bound ? 2.0 * pages * (double)page_floats * sizeof(float) : 4.0 * c->seqs * keys * (double)width);
 out:
-    free(cache);
+    munmap(cache, cache_floats * sizeof *cache);
     free(q);
     free(out);
     free(table);

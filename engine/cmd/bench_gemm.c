@@ -38,8 +38,8 @@ static double roof(const gemm_bench *b, const shape *s) {
 static int measure(const gemm_bench *b, const shape *s, mull_error *err) {
     mull_matrix *w = NULL;
     float *x = malloc((size_t)(s->m * s->k) * sizeof *x), *y = malloc((size_t)(s->m * s->n) * sizeof *y);
-    int rc =
-        x && y ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot measure", "gemm", "use a smaller shape", "out of memory");
+    int rc = x && y ? MULL_OK
+                    : mull_fail(err, MULL_ENOMEM, "cannot measure", "gemm", "use a smaller shape", "out of memory");
     if (!rc) rc = mull_matrix_create(s->n, s->k, b->type, &w, err);
     if (rc) goto out;
     for (int64_t i = 0; i < s->m * s->k; i++) x[i] = (float)(i % 31) * 0.02f - 0.3f;

@@ -7,15 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char USAGE[] =
-    "usage: mull-engine bench [NAME] [flags]\n\n"
-    "  gemm        matrix products and matrix-vector products with packed weights\n"
-    "  attn        attention: the vision tower's, prefill, decode\n"
-    "  decode      tokens a second of a model, against the memory's read rate\n"
-    "  prefill     prompt tokens a second of a model, against the rate of one large product\n"
-    "  vision      the vision tower, likewise\n"
-    "  preprocess  decoding and resizing of images and videos\n\n"
-    "Without NAME: gemm, then attn. bench NAME --help says more.\n";
+static const char USAGE[] = "usage: mull-engine bench [NAME] [flags]\n\n"
+                            "  gemm        matrix products and matrix-vector products with packed weights\n"
+                            "  attn        attention: the vision tower's, prefill, decode\n"
+                            "  decode      tokens a second of a model, against the memory's read rate\n"
+                            "  prefill     prompt tokens a second of a model, against the rate of one large product\n"
+                            "  vision      the vision tower, likewise\n"
+                            "  preprocess  decoding and resizing of images and videos\n\n"
+                            "Without NAME: gemm, then attn. bench NAME --help says more.\n";
 
 static const struct {
     const char *name;
@@ -24,10 +23,10 @@ static const struct {
                {"prefill", mull_bench_prefill}, {"vision", mull_bench_vision}, {"preprocess", mull_bench_preprocess}};
 
 void mull_bench_emit(const mull_bench_line *line) {
-    json_t *out = json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:f, s:s}", "bench", line->bench, "dtype", line->dtype,
-                            "threads", line->threads, "isa", mull_kernels_get()->name, "achieved", line->achieved,
-                            "roof", line->roof, "ratio", line->roof > 0 ? line->achieved / line->roof : 0, "unit",
-                            line->unit);
+    json_t *out =
+        json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:f, s:s}", "bench", line->bench, "dtype", line->dtype, "threads",
+                  line->threads, "isa", mull_kernels_get()->name, "achieved", line->achieved, "roof", line->roof,
+                  "ratio", line->roof > 0 ? line->achieved / line->roof : 0, "unit", line->unit);
     if (out && line->more) json_object_update(out, line->more);
     json_decref(line->more);
     mull_cmd_emit(out);

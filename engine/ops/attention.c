@@ -1,11 +1,12 @@
 /* Attention by tiles of query rows over blocks of 64 keys with an online softmax (Milakov & Gimelshein 2018; the tiling
- * of FlashAttention). Scores and weighted sums are both gemm_f32 micro-kernel calls: keys are kept transposed
+ * of FlashAttention). Scores and weighted sums are both micro-kernel calls: keys are kept transposed
  * ([hd][keys]) so that lanes are keys, values as they are, so that lanes are features.
  *
  * Key blocks lie at absolute positions and every row sees exactly its own keys, in ascending order, so the bits of a
  * row do not depend on the chunk of the prompt it came in, on the other rows, or on the number of threads. */
 #include "engine/ops/kernels.h"
 #include "engine/ops/ops.h"
+#include "engine/ops/transpose.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -22,7 +23,6 @@ typedef struct tile {
     int rows, hd, hdp;
     float q[QB * HD_MAX];    /* packed per block of mr rows: [hd][rows of the block] */
     float s[QB * MULL_KEYS]; /* scores, then weights */
-    float p[QB * MULL_KEYS]; /* weights packed [keys][rows of the block] */
     float o[QB * HD_MAX];    /* sums [rows][hdp] */
     float max[QB], sum[QB];
 } tile;
@@ -38,18 +38,17 @@ static void tile_begin(tile *t, int rows, int hd) {
     }
 }
 
-/* Query row i of the tile, in blocks of mr. */
-static void tile_set_q(tile *t, int mr, int i, const float *q) {
+/* Query rows [i, i + n) of the tile, all in one block of mr, from rows of stride ld. */
+static void tile_set_q(tile *t, int mr, int i, int n, const float *q, int64_t ld) {
     int b = i / mr * mr, rows = t->rows - b < mr ? t->rows - b : mr;
-    float *d = t->q + b * t->hd + (i - b);
-    for (int k = 0; k < t->hd; k++) d[k * rows] = q[k];
+    mull_transpose(q, ld, n, t->hd, t->q + b * t->hd + (i - b), rows);
 }
 
 /* Scores of all rows against 32 keys: kt [hd] rows of stride ldk, columns col..col+31 of the block. */
-static void tile_scores(tile *t, const mull_kernels *kn, const float *kt, int64_t ldk, int col) {
+static void tile_scores(tile *t, const mull_kernels *kn, const float *kt, int64_t ldk, int64_t next, int col) {
     for (int b = 0; b < t->rows; b += kn->mr) {
         int rows = t->rows - b < kn->mr ? t->rows - b : kn->mr;
-        kn->gemm_f32(rows, t->hd, t->q + b * t->hd, kt, ldk, t->s + b * MULL_KEYS + col, MULL_KEYS, 1);
+        kn->scores(rows, t->hd, t->q + b * t->hd, kt, ldk, next, t->s + b * MULL_KEYS + col);
     }
 }
 
@@ -60,11 +59,10 @@ static void tile_softmax(tile *t, const mull_kernels *kn, int i, int n, float sc
 }
 
 /* Adds weights[b..b+rows) [k0..k0+n) times v (n rows of stride ldv, hdp wide) to the sums. */
-static void tile_values(tile *t, const mull_kernels *kn, int b, int rows, int k0, int n, const float *v, int64_t ldv) {
-    float *p = t->p;
-    for (int k = 0; k < n; k++)
-        for (int i = 0; i < rows; i++) p[k * rows + i] = t->s[(b + i) * MULL_KEYS + k0 + k];
-    for (int d = 0; d < t->hdp; d += MULL_NR) kn->gemm_f32(rows, n, p, v + d, ldv, t->o + b * t->hdp + d, t->hdp, 0);
+static void tile_values(tile *t, const mull_kernels *kn, int b, int rows, int k0, int n, const float *v, int64_t ldv,
+                        int64_t next) {
+    for (int d = 0; d < t->hdp; d += MULL_NR)
+        kn->weigh(rows, n, t->s + b * MULL_KEYS + k0, v + d, ldv, next, t->o + b * t->hdp + d, t->hdp);
 }
 
 static void tile_row_out(const tile *t, int i, float *out) {
@@ -93,27 +91,29 @@ static void varlen_task(void *ctx, int part, int parts) {
     float *kt = malloc((size_t)(blocks * MULL_KEYS * (hd + hdp)) * sizeof *kt);
     if (!kt) abort(); /* no result is better than a wrong one; the supervisor reports it */
     float *vp = kt + blocks * MULL_KEYS * hd;
-    for (int64_t i = 0; i < blocks * MULL_KEYS; i++) {
-        float *kd = kt + i / MULL_KEYS * MULL_KEYS * hd + i % MULL_KEYS, *vd = vp + i * hdp;
-        if (i >= n) {
-            for (int d = 0; d < hd; d++) kd[d * MULL_KEYS] = 0;
-            continue;
-        }
-        const float *ks = j->k + (r0 + i) * j->ld + head * hd, *vs = j->v + (r0 + i) * j->ld + head * hd;
-        for (int d = 0; d < hd; d++) kd[d * MULL_KEYS] = ks[d];
-        memcpy(vd, vs, (size_t)hd * sizeof *vd);
+    for (int64_t i = 0; i < n; i += MULL_KEYS) {
+        int keys = (int)(n - i < MULL_KEYS ? n - i : MULL_KEYS);
+        float *kd = kt + i * hd;
+        if (keys < MULL_KEYS) memset(kd, 0, (size_t)(MULL_KEYS * hd) * sizeof *kd);
+        mull_transpose(j->k + (r0 + i) * j->ld + head * hd, j->ld, keys, hd, kd, MULL_KEYS);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        float *vd = vp + i * hdp;
+        memcpy(vd, j->v + (r0 + i) * j->ld + head * hd, (size_t)hd * sizeof *vd);
         memset(vd + hd, 0, (size_t)(hdp - hd) * sizeof *vd);
     }
     for (int64_t q0 = 0; q0 < n; q0 += QB) {
         tile_begin(t, (int)(n - q0 < QB ? n - q0 : QB), hd);
-        for (int i = 0; i < t->rows; i++) tile_set_q(t, j->kn->mr, i, j->q + (r0 + q0 + i) * j->ld + head * hd);
+        for (int i = 0; i < t->rows; i += j->kn->mr)
+            tile_set_q(t, j->kn->mr, i, t->rows - i < j->kn->mr ? t->rows - i : j->kn->mr,
+                       j->q + (r0 + q0 + i) * j->ld + head * hd, j->ld);
         for (int64_t b = 0; b < blocks; b++) {
             int keys = (int)(n - b * MULL_KEYS < MULL_KEYS ? n - b * MULL_KEYS : MULL_KEYS);
-            for (int c = 0; c < keys; c += MULL_NR) tile_scores(t, j->kn, kt + b * MULL_KEYS * hd + c, MULL_KEYS, c);
+            for (int c = 0; c < keys; c += MULL_NR) tile_scores(t, j->kn, kt + b * MULL_KEYS * hd + c, MULL_KEYS, 0, c);
             for (int i = 0; i < t->rows; i++) tile_softmax(t, j->kn, i, keys, j->scale);
             for (int i = 0; i < t->rows; i += j->kn->mr)
                 tile_values(t, j->kn, i, t->rows - i < j->kn->mr ? t->rows - i : j->kn->mr, 0, keys,
-                            vp + b * MULL_KEYS * hdp, hdp);
+                            vp + b * MULL_KEYS * hdp, hdp, 0);
         }
         for (int i = 0; i < t->rows; i++) tile_row_out(t, i, j->out + (r0 + q0 + i) * j->ldo + head * hd);
     }
@@ -153,15 +153,16 @@ static void store_task(void *ctx, int part, int parts) {
     const mull_kv_view *kv = j->kv;
     const mull_attn_seq *s = &j->seqs[part];
     int pt = kv->page_tokens, hd = kv->hd;
-    for (int64_t r = 0; r < s->rows; r++) {
+    for (int64_t r = 0; r < s->rows;) {
         int64_t pos = s->pos0 + r, page = s->pages[pos / pt], slot = pos % pt;
+        int n = (int)(pt - slot < s->rows - r ? pt - slot : s->rows - r);
         const float *ks = j->k + (s->row0 + r) * j->ld, *vs = j->v + (s->row0 + r) * j->ld;
         for (int h = 0; h < kv->kv_heads; h++) {
-            float *kd = kv->k + page * kv->page_stride + (int64_t)h * hd * pt + slot;
-            for (int d = 0; d < hd; d++) kd[(int64_t)d * pt] = ks[h * hd + d];
-            memcpy(kv->v + page * kv->page_stride + ((int64_t)h * pt + slot) * hd, vs + h * hd,
-                   (size_t)hd * sizeof *vs);
+            mull_transpose(ks + h * hd, j->ld, n, hd, kv->k + page * kv->page_stride + (int64_t)h * hd * pt + slot, pt);
+            float *vd = kv->v + page * kv->page_stride + ((int64_t)h * pt + slot) * hd;
+            for (int i = 0; i < n; i++) memcpy(vd + i * hd, vs + i * j->ld + h * hd, (size_t)hd * sizeof *vd);
         }
+        r += n;
     }
 }
 
@@ -173,6 +174,14 @@ void mull_kv_store(mull_pool *pool, const mull_kv_view *kv, const mull_attn_seq 
 
 static int64_t seq_tiles(const paged_job *j, const mull_attn_seq *s) {
     return (s->rows * j->group + QB - 1) / QB;
+}
+
+/* Bytes from the page of position pos to the page of the same place in the next block, 0 at the end. */
+static int64_t next_page(const mull_kv_view *kv, const mull_attn_seq *s, int64_t pos) {
+    int64_t to = pos + MULL_KEYS;
+    if (to >= s->pos0 + s->rows) return 0;
+    return (s->pages[to / kv->page_tokens] - s->pages[pos / kv->page_tokens]) * kv->page_stride *
+           (int64_t)sizeof(float);
 }
 
 /* Values of one page for the block's keys [k0, k0 + n): in place when hd fills whole vectors, else padded into buf. */
@@ -202,7 +211,7 @@ static void paged_values(const paged_job *j, tile *t, const mull_attn_seq *s, in
         if (take > MULL_NR) take = MULL_NR; /* what buf holds */
         int64_t ldv;
         const float *v = page_values(j->kv, s->pages[pos / pt], head, slot, take, buf, &ldv);
-        tile_values(t, j->kn, b, rows, at, take, v, ldv);
+        tile_values(t, j->kn, b, rows, at, take, v, ldv, v == buf ? 0 : next_page(j->kv, s, pos));
         at += take;
     }
 }
@@ -222,7 +231,7 @@ static void paged_task(void *ctx, int part, int parts) {
     tile_begin(t, (int)(total - first < QB ? total - first : QB), hd);
     for (int i = 0; i < t->rows; i++) {
         int64_t r = (first + i) / G, g = (first + i) % G;
-        tile_set_q(t, mr, i, j->q + (s->row0 + r) * j->ld + (head * G + g) * hd);
+        tile_set_q(t, mr, i, 1, j->q + (s->row0 + r) * j->ld + (head * G + g) * hd, 0);
     }
     int64_t least = s->pos0 + first / G + 1, most = s->pos0 + (first + t->rows - 1) / G + 1; /* keys seen */
     for (int64_t k0 = 0; k0 < most; k0 += MULL_KEYS) {
@@ -230,7 +239,7 @@ static void paged_task(void *ctx, int part, int parts) {
         for (int c = 0; c < keys; c += MULL_NR) {
             int64_t pos = k0 + c;
             const float *kt = kv->k + s->pages[pos / pt] * kv->page_stride + (int64_t)head * hd * pt + pos % pt;
-            tile_scores(t, j->kn, kt, pt, c);
+            tile_scores(t, j->kn, kt, pt, next_page(kv, s, pos), c);
         }
         if (least >= k0 + keys) { /* the whole block for every row */
             for (int i = 0; i < t->rows; i++) tile_softmax(t, j->kn, i, keys, j->scale);

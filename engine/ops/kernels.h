@@ -10,15 +10,14 @@ enum {
     MULL_NR = 32,     /* outputs of one weight panel: two 512-bit registers of float32 */
     MULL_MR_MAX = 12, /* most rows of one micro-kernel call */
     MULL_KC = 512,    /* depth of one block of K */
-    MULL_AHEAD = 8192, /* bytes between a prefetch of a weight and its use: about the latency of memory times its rate */
-    MULL_KEYS = 64,   /* keys of one step of the online softmax; a multiple of the page size that infer uses */
+    MULL_AHEAD =
+        8192,       /* bytes between a prefetch of a weight and its use: about the latency of memory times its rate */
+    MULL_KEYS = 64, /* keys of one step of the online softmax; a multiple of the page size that infer uses */
 };
 
 /* One block of a product: c[i][0..32) (+)= sum_k a[k * mr + i] * b[k][0..32), i < mr, k ascending.
- * a is packed [k][mr]; b has row stride ldb elements. first: start from zero, else from what c holds. The float kernels
- * over weights prefetch b MULL_AHEAD bytes ahead. */
-typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc,
-                                 int first);
+ * a is packed [k][mr], b [k][32]. first: start from zero, else from what c holds. Prefetches b MULL_AHEAD bytes on. */
+typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, int first);
 typedef void (*mull_gemm_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
                                   int first);
 /* c[i][0..32) = sum_k a[i][k] * b over k4 groups of four: a unsigned bytes (value + 128) with row stride lda,
@@ -32,6 +31,11 @@ typedef struct mull_kernels {
     mull_gemm_f32_fn gemm_f32;
     mull_gemm_bf16_fn gemm_bf16;
     mull_gemm_i8_fn gemm_i8;
+    /* Attention: c[i * MULL_KEYS + (0..32)) = sum_k a[k * mr + i] * b[k * ldb + (0..32)), and
+     * c[i * ldc + (0..32)) += sum_k a[i * MULL_KEYS + k] * b[k * ldb + (0..32)). What lies next bytes from each line of
+     * b is prefetched: pages lie anywhere, so the hardware cannot guess the one that follows. */
+    void (*scores)(int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c);
+    void (*weigh)(int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c, int64_t ldc);
     /* Largest |x|, and NaN/Inf carried into the scale: returns amax, writes x / (amax / 127) + 128 to q. */
     float (*quantise_row)(const float *x, int64_t k, uint8_t *q);
     void (*rmsnorm)(const float *x, int64_t d, const float *w, float eps, float *y);

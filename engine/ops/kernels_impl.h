@@ -10,62 +10,89 @@
 #define NV (MULL_NR / MULL_VL)
 
 /* ---- products */
-MULL_INLINE void ahead(const void *p) {
-    __builtin_prefetch((const void *)((uintptr_t)p + MULL_AHEAD)); /* never faults, also past the end */
+MULL_INLINE void ahead(const void *p, int64_t bytes) {
+    __builtin_prefetch((const void *)((uintptr_t)p + (uintptr_t)bytes)); /* never faults, also past the end */
 }
 
-#define GEMM_BODY(LOADB, AHEAD)                                                                                        \
+/* A: element (row i, kk) of the left operand. B: vector v of row kk of the right one. AHEAD: prefetches for row kk. */
+#define GEMM_BODY(A, B, AHEAD)                                                                                         \
     vf acc[MULL_MR][NV];                                                                                               \
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)         \
         acc[i][v] = first ? (vf){0} : v_load(c + i * ldc + v * MULL_VL);                                               \
     for (int64_t kk = 0; kk < k; kk++) {                                                                               \
         vf bv[NV];                                                                                                     \
         AHEAD;                                                                                                         \
-        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) bv[v] = LOADB;                                            \
+        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) bv[v] = B;                                                \
         _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {                                                        \
-            vf av = v_set(a[kk * mr + i]);                                                                             \
+            vf av = v_set(A);                                                                                          \
             _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) acc[i][v] += av * bv[v];                              \
         }                                                                                                              \
     }                                                                                                                  \
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)         \
         v_store(c + i * ldc + v * MULL_VL, acc[i][v]);
 
+/* One copy for each number of rows: it must be a constant for the accumulators to stay in registers. */
+#if MULL_MR == 12
+#define GEMM_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+#else
+#define GEMM_ROWS(X) X(1) X(2) X(3)
+#endif
+
 /* clang-format off */
-MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c,
-                             int64_t ldc, int first) {
-    GEMM_BODY(v_load(b + kk * ldb + v * MULL_VL), ahead(b + kk * ldb); ahead(b + kk * ldb + 16))
+MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc,
+                             int first) {
+    GEMM_BODY(a[kk * mr + i], v_load(b + kk * MULL_NR + v * MULL_VL),
+              ahead(b + kk * MULL_NR, MULL_AHEAD); ahead(b + kk * MULL_NR + 16, MULL_AHEAD))
 }
 MULL_INLINE void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
                               int first) {
-    GEMM_BODY(v_bf16(b + kk * MULL_NR + v * MULL_VL), ahead(b + kk * MULL_NR))
+    GEMM_BODY(a[kk * mr + i], v_bf16(b + kk * MULL_NR + v * MULL_VL), ahead(b + kk * MULL_NR, MULL_AHEAD))
+}
+MULL_INLINE void scores_mr(const int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c) {
+    enum { ldc = MULL_KEYS, first = 1 };
+    GEMM_BODY(a[kk * mr + i], v_load(b + kk * ldb + v * MULL_VL),
+              ahead(b + kk * ldb, next); ahead(b + kk * ldb + 16, next))
+}
+MULL_INLINE void weigh_mr(const int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next,
+                          float *c, int64_t ldc) {
+    enum { first = 0 };
+    GEMM_BODY(a[i * MULL_KEYS + kk], v_load(b + kk * ldb + v * MULL_VL),
+              ahead(b + kk * ldb, next); ahead(b + kk * ldb + 16, next))
 }
 /* clang-format on */
 
-#define GEMM_CASE(n, call)                                                                                             \
+#define SWITCH(call)                                                                                                   \
+    switch (mr) { GEMM_ROWS(call) }
+static void gemm_f32(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, int first) {
+#define CALL(n)                                                                                                        \
     case n:                                                                                                            \
-        call(n);                                                                                                       \
+        gemm_f32_mr(n, k, a, b, c, ldc, first);                                                                        \
         break;
-#if MULL_MR == 12
-#define GEMM_SWITCH(call)                                                                                              \
-    switch (mr) {                                                                                                      \
-        GEMM_CASE(1, call)                                                                                             \
-        GEMM_CASE(2, call) GEMM_CASE(3, call) GEMM_CASE(4, call) GEMM_CASE(5, call) GEMM_CASE(6, call)                 \
-            GEMM_CASE(7, call) GEMM_CASE(8, call) GEMM_CASE(9, call) GEMM_CASE(10, call) GEMM_CASE(11, call)           \
-                GEMM_CASE(12, call)                                                                                    \
-    }
-#else
-#define GEMM_SWITCH(call)                                                                                              \
-    switch (mr) { GEMM_CASE(1, call) GEMM_CASE(2, call) GEMM_CASE(3, call) }
-#endif
-
-static void gemm_f32(int mr, int64_t k, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc, int first) {
-#define CALL(n) gemm_f32_mr(n, k, a, b, ldb, c, ldc, first)
-    GEMM_SWITCH(CALL)
+    SWITCH(CALL)
 #undef CALL
 }
-static void gemm_bf16(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc, int first){
-#define CALL(n) gemm_bf16_mr(n, k, a, b, c, ldc, first)
-    GEMM_SWITCH(CALL)
+static void gemm_bf16(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc, int first) {
+#define CALL(n)                                                                                                        \
+    case n:                                                                                                            \
+        gemm_bf16_mr(n, k, a, b, c, ldc, first);                                                                       \
+        break;
+    SWITCH(CALL)
+#undef CALL
+}
+static void scores(int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c) {
+#define CALL(n)                                                                                                        \
+    case n:                                                                                                            \
+        scores_mr(n, k, a, b, ldb, next, c);                                                                           \
+        break;
+    SWITCH(CALL)
+#undef CALL
+}
+static void weigh(int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c, int64_t ldc) {
+#define CALL(n)                                                                                                        \
+    case n:                                                                                                            \
+        weigh_mr(n, k, a, b, ldb, next, c, ldc);                                                                       \
+        break;
+    SWITCH(CALL)
 #undef CALL
 }
 
@@ -78,8 +105,8 @@ MULL_INLINE void gemm_i8_mr(const int mr, int64_t k4, const uint8_t *a, int64_t 
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = _mm512_setzero_si512();
     for (int64_t k = 0; k < k4; k++) {
         __m512i b0 = _mm512_loadu_si512(b + k * 128), b1 = _mm512_loadu_si512(b + k * 128 + 64);
-        ahead(b + k * 128);
-        ahead(b + k * 128 + 64);
+        ahead(b + k * 128, MULL_AHEAD);
+        ahead(b + k * 128 + 64, MULL_AHEAD);
         _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
             int32_t w;
             memcpy(&w, a + i * lda + k * 4, 4);
@@ -93,9 +120,13 @@ MULL_INLINE void gemm_i8_mr(const int mr, int64_t k4, const uint8_t *a, int64_t 
         _mm512_storeu_si512(c + i * MULL_NR + 16, acc[i][1]);
     }
 }
-static void gemm_i8(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c) {
-#define CALL(n) gemm_i8_mr(n, k4, a, lda, b, c)
-    GEMM_SWITCH(CALL)
+static __attribute__((noinline)) void gemm_i8(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b,
+                                              int32_t *c) {
+#define CALL(n)                                                                                                        \
+    case n:                                                                                                            \
+        gemm_i8_mr(n, k4, a, lda, b, c);                                                                               \
+        break;
+    SWITCH(CALL)
 #undef CALL
 }
 #else
@@ -214,18 +245,17 @@ static float softmax_step(float *s, int n, float scale, float *max, float *sum) 
         v_store(s + v * MULL_VL, x);
         m = v_select(x > m, x, m);
     }
-    float t[MULL_VL], top = *max;
-    v_store(t, m);
-    for (int i = 0; i < MULL_VL; i++) top = t[i] > top ? t[i] : top;
-    float carry = 1;
+    float top = v_max(m), carry = 1;
     if (top > *max) {
-        vf e = v_exp(v_set(*max - top));
+        vf e = v_exp_neg(v_set(*max - top));
         carry = e[0];
+    } else {
+        top = *max;
     }
     /* All NaN: top stays -inf and exp(NaN) below carries the NaN into the sum. */
     vf acc = {0}, sub = v_set(top == -INFINITY ? 0 : top);
     for (int v = 0; v < nv; v++) {
-        vf e = v_exp(v_load(s + v * MULL_VL) - sub);
+        vf e = v_exp_neg(v_load(s + v * MULL_VL) - sub);
         v_store(s + v * MULL_VL, e);
         acc += e;
     }
@@ -250,8 +280,8 @@ static uint64_t read_sum(const void *data, size_t bytes) {
             memcpy(&v, p + i + q * sizeof v, sizeof v);
             s[q] += v;
         }
-        ahead(p + i);
-        if (sizeof s > 64) ahead(p + i + sizeof s / 2);
+        ahead(p + i, MULL_AHEAD);
+        if (sizeof s > 64) ahead(p + i + sizeof s / 2, MULL_AHEAD);
     }
     s[0] += s[1] + s[2] + s[3];
     return s[0][0] ^ s[0][1];
@@ -293,6 +323,8 @@ const mull_kernels MULL_TABLE = {
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
     .gemm_i8 = gemm_i8,
+    .scores = scores,
+    .weigh = weigh,
     .quantise_row = quantise_row,
     .rmsnorm = rmsnorm,
     .swiglu = swiglu,

@@ -9,6 +9,7 @@
  * which changes a row's bits with the batch; the rates are in the README's table (ops/bench). */
 #include "engine/ops/kernels.h"
 #include "engine/ops/ops.h"
+#include "engine/ops/transpose.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -176,8 +177,7 @@ static void pack_task(void *ctx, int part, int parts) {
         int64_t kc = K - kb < MULL_KC ? K - kb : MULL_KC;
         /* Blocks before this one in the same kb are full, so their place follows from mr alone. */
         float *a = j->a + kb * j->m + (int64_t)part * mr * kc;
-        for (int64_t k = 0; k < kc; k++)
-            for (int i = 0; i < rows; i++) a[k * rows + i] = x[i * j->ldx + kb + k];
+        mull_transpose(x + kb, j->ldx, rows, kc, a, rows);
     }
 }
 
@@ -215,7 +215,7 @@ static void float_task(void *ctx, int part, int parts) {
                 const float *a = j->a + kb * j->m + b * mr * kc;
                 float *c = tile + b * mr * MULL_NR;
                 if (w->type == MULL_WEIGHT_F32)
-                    j->kn->gemm_f32(rows, kc, a, (const float *)(const void *)panel + kb * MULL_NR, MULL_NR, c, MULL_NR,
+                    j->kn->gemm_f32(rows, kc, a, (const float *)(const void *)panel + kb * MULL_NR, c, MULL_NR,
                                     kb == 0);
                 else
                     j->kn->gemm_bf16(rows, kc, a, (const uint16_t *)(const void *)panel + kb * MULL_NR, c, MULL_NR,

@@ -45,7 +45,8 @@ void mull_swiglu(mull_pool *pool, const float *gate_up, int64_t m, int64_t f, fl
 void mull_gelu(mull_pool *pool, float *x, int64_t n);
 /* Rotate-half rope in place on heads of x: row r, head h at x[r * ldx + h * hd]; cos, sin [m, hd/2]:
  * out[i] = a cos - b sin, out[i + hd/2] = b cos + a sin. */
-void mull_rope(mull_pool *pool, float *x, int64_t m, int64_t ldx, int heads, int hd, const float *cos, const float *sin);
+void mull_rope(mull_pool *pool, float *x, int64_t m, int64_t ldx, int heads, int hd, const float *cos,
+               const float *sin);
 
 /* ---- attention */
 /* Full attention inside each packed segment: q, k, v rows of stride ld (elements), heads of hd; segments
