@@ -31,6 +31,7 @@ typedef struct mull_kernels {
     mull_gemm_f32_fn gemm_f32;
     mull_gemm_bf16_fn gemm_bf16;
     mull_gemm_i8_fn gemm_i8;
+    void (*widen)(const uint16_t *bf16, int64_t n, float *f32); /* n a multiple of 32 */
     /* Attention: c[i * MULL_KEYS + (0..32)) = sum_k a[k * mr + i] * b[k * ldb + (0..32)), and
      * c[i * ldc + (0..32)) += sum_k a[i * MULL_KEYS + k] * b[k * ldb + (0..32)). What lies next bytes from each line of
      * b is prefetched: pages lie anywhere, so the hardware cannot guess the one that follows. */

@@ -96,6 +96,10 @@ static void weigh(int mr, int64_t k, const float *a, const float *b, int64_t ldb
 #undef CALL
 }
 
+static void widen(const uint16_t *bf16, int64_t n, float *f32) {
+    for (int64_t i = 0; i < n; i += MULL_VL) v_store(f32 + i, v_bf16(bf16 + i));
+}
+
 /* Integers add exactly, so every instruction set gives the same bits here. */
 #ifdef MULL_VNNI
 #include <immintrin.h>
@@ -323,6 +327,7 @@ const mull_kernels MULL_TABLE = {
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
     .gemm_i8 = gemm_i8,
+    .widen = widen,
     .scores = scores,
     .weigh = weigh,
     .quantise_row = quantise_row,

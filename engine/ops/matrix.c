@@ -198,28 +198,34 @@ static void store_tile(const job *j, const float *c, int rows, int64_t row0, int
     }
 }
 
-/* All rows of the slab against panels [p0, p1). */
+/* All rows of the slab against panels [p0, p1). bf16 weights are widened in the kernel, or, when WIDEN_BLOCKS blocks of
+ * rows or more would repeat that work, once per block of the panel: exact either way, so the bits are the same. */
+enum { WIDEN_BLOCKS = 3 };
+
 static void float_task(void *ctx, int part, int parts) {
     job *j = ctx;
     (void)parts;
     const mull_matrix *w = j->w;
-    int mr = j->kn->mr;
+    const mull_kernels *kn = j->kn;
+    int mr = kn->mr;
+    bool f32 = w->type == MULL_WEIGHT_F32, widen = !f32 && j->m > (WIDEN_BLOCKS - 1) * mr;
     int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
-    _Alignas(64) float tile[SLAB * MULL_NR];
+    _Alignas(64) float tile[SLAB * MULL_NR], wide[MULL_KC * MULL_NR];
     for (int64_t p = p0; p < p1; p++) {
-        const char *panel = (const char *)w->data + (size_t)p * w->panel_bytes;
+        const void *panel = (const char *)w->data + (size_t)p * w->panel_bytes;
         for (int64_t kb = 0; kb < w->k; kb += MULL_KC) {
             int64_t kc = w->k - kb < MULL_KC ? w->k - kb : MULL_KC;
+            const float *bf = f32 ? (const float *)panel + kb * MULL_NR : wide;
+            const uint16_t *bh = (const uint16_t *)panel + kb * MULL_NR;
+            if (widen) kn->widen(bh, kc * MULL_NR, wide);
             for (int64_t b = 0; b * mr < j->m; b++) {
                 int rows = block_rows(j, b, mr);
                 const float *a = j->a + kb * j->m + b * mr * kc;
                 float *c = tile + b * mr * MULL_NR;
-                if (w->type == MULL_WEIGHT_F32)
-                    j->kn->gemm_f32(rows, kc, a, (const float *)(const void *)panel + kb * MULL_NR, c, MULL_NR,
-                                    kb == 0);
+                if (f32 || widen)
+                    kn->gemm_f32(rows, kc, a, bf, c, MULL_NR, kb == 0);
                 else
-                    j->kn->gemm_bf16(rows, kc, a, (const uint16_t *)(const void *)panel + kb * MULL_NR, c, MULL_NR,
-                                     kb == 0);
+                    kn->gemm_bf16(rows, kc, a, bh, c, MULL_NR, kb == 0);
             }
         }
         store_tile(j, tile, (int)j->m, 0, p * MULL_NR);
