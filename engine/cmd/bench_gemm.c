@@ -11,8 +11,8 @@
 #include <string.h>
 
 static const char USAGE[] =
-    "usage: mull-engine bench gemm [--dtype f32|bf16|int8] [--threads N] [--repeat 9] [--shape MxNxK]\n"
-    "  Without --dtype all three. Without --shape: a matrix-vector product, a batch of 8, and prefill shapes.\n"
+    "usage: mull-engine bench gemm [--dtype f32|bf16|bf16-dot|int8] [--threads N] [--repeat 9] [--shape MxNxK]\n"
+    "  Without --dtype all of them. Without --shape: a matrix-vector product, a batch of 8, and prefill shapes.\n"
     "  Up to 16 rows are compared in bytes/s of weights read, more rows in FLOP/s.\n";
 
 enum { FEW_ROWS = 16, REPEAT_MAX = 1000 };
@@ -107,7 +107,7 @@ int mull_bench_gemm(int argc, char **argv) {
     double times[REPEAT_MAX];
     gemm_bench b = {.pool = mull_pool_create(flags.threads), .repeat = (int)repeat, .times = times};
     if (!b.pool) rc = mull_fail(&err, MULL_ENOMEM, "cannot measure", "gemm", NULL, "no thread pool");
-    for (int t = MULL_WEIGHT_F32; t <= MULL_WEIGHT_INT8 && !rc; t++) {
+    for (int t = MULL_WEIGHT_F32; t <= MULL_WEIGHT_BF16_DOT && !rc; t++) {
         if (flags.typed && (int)flags.weights != t) continue;
         b.type = (mull_weight_type)t;
         if (one.m) rc = measure(&b, &one, &err);

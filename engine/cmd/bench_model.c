@@ -40,8 +40,7 @@ static double median(double *v, long long n) {
 }
 
 static const char *type_name(const bench *b) {
-    static const char *const NAMES[] = {"f32", "bf16", "int8"};
-    return NAMES[b->m->type];
+    return mull_bench_dtype(b->m->type);
 }
 
 /* ---- the machine's limits */

@@ -33,7 +33,11 @@ void mull_bench_emit(const mull_bench_line *line) {
 }
 
 const char *mull_bench_dtype(mull_weight_type type) {
-    return type == MULL_WEIGHT_F32 ? "f32" : type == MULL_WEIGHT_BF16 ? "bf16" : "int8";
+    static const char *const names[] = {[MULL_WEIGHT_F32] = "f32",
+                                        [MULL_WEIGHT_BF16] = "bf16",
+                                        [MULL_WEIGHT_INT8] = "int8",
+                                        [MULL_WEIGHT_BF16_DOT] = "bf16-dot"};
+    return names[type];
 }
 
 static int by_value(const void *a, const void *b) {

@@ -24,14 +24,14 @@ int mull_cmd_dtype(const char *command, const char *text, mull_cmd_model *o) {
     static const struct {
         const char *name;
         mull_weight_type type;
-    } TYPES[] = {{"f32", MULL_WEIGHT_F32}, {"bf16", MULL_WEIGHT_BF16}, {"int8", MULL_WEIGHT_INT8}};
+    } TYPES[] = {{"f32", MULL_WEIGHT_F32}, {"bf16", MULL_WEIGHT_BF16}, {"int8", MULL_WEIGHT_INT8}, {"bf16-dot", MULL_WEIGHT_BF16_DOT}};
     for (size_t i = 0; i < sizeof TYPES / sizeof *TYPES; i++)
         if (!strcmp(text, TYPES[i].name)) {
             o->typed = true;
             o->weights = TYPES[i].type;
             return 0;
         }
-    return mull_cmd_usage(command, "--dtype takes f32, bf16 or int8, not '%s'", text);
+    return mull_cmd_usage(command, "--dtype takes f32, bf16, bf16-dot or int8, not '%s'", text);
 }
 
 int mull_cmd_threads(const char *command, const char *text, mull_cmd_model *o) {

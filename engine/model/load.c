@@ -236,7 +236,7 @@ static void load_lm(loader *l) {
     mull_weights *w = &l->m->weights;
     static const char *const qkv[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"};
     static const char *const qkv_bias[] = {"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"};
-    mull_weight_type embed = l->type == MULL_WEIGHT_F32 ? MULL_WEIGHT_F32 : MULL_WEIGHT_BF16;
+    mull_weight_type embed = l->type == MULL_WEIGHT_INT8 ? MULL_WEIGHT_BF16 : l->type;
     w->embed = one(l, embed, "", "model.embed_tokens.weight");
     if (!c->tied)
         w->head = one(l, l->type, "", "lm_head.weight");
@@ -311,7 +311,7 @@ int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **o
     if (!rc) {
         l.type = opts && !opts->weights_auto ? opts->weights : own_type(&l);
         /* The tower's share of the bytes is small and its errors reach every token: it is never quantised. */
-        l.vision_type = l.type == MULL_WEIGHT_F32 ? MULL_WEIGHT_F32 : MULL_WEIGHT_BF16;
+        l.vision_type = l.type == MULL_WEIGHT_INT8 ? MULL_WEIGHT_BF16 : l.type;
         l.m->type = l.type;
         load_vision(&l);
         if (!l.nomem) load_lm(&l);

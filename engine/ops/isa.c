@@ -1,4 +1,4 @@
-/* Run-time choice of the instruction set. MULL_ISA=portable|avx2|avx512|vnni forces one, for tests and for
+/* Run-time choice of the instruction set. MULL_ISA=portable|avx2|avx512|vnni|bf16 forces one, for tests and for
  * comparing results between machines; a name that this CPU cannot run falls back to the best it can. */
 #include "engine/ops/kernels.h"
 
@@ -10,7 +10,7 @@
 static const mull_kernels *chosen = &mull_kernels_portable;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-int mull_kernels_list(const mull_kernels *out[4]) {
+int mull_kernels_list(const mull_kernels *out[MULL_ISAS]) {
     int n = 0;
     out[n++] = &mull_kernels_portable;
 #if defined(__x86_64__)
@@ -20,7 +20,10 @@ int mull_kernels_list(const mull_kernels *out[4]) {
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
             out[n++] = &mull_kernels_avx512;
-            if (__builtin_cpu_supports("avx512vnni")) out[n++] = &mull_kernels_vnni;
+            if (__builtin_cpu_supports("avx512vnni")) {
+                out[n++] = &mull_kernels_vnni;
+                if (__builtin_cpu_supports("avx512bf16")) out[n++] = &mull_kernels_bf16;
+            }
         }
     }
 #endif
@@ -28,7 +31,7 @@ int mull_kernels_list(const mull_kernels *out[4]) {
 }
 
 static void choose(void) {
-    const mull_kernels *can[4];
+    const mull_kernels *can[MULL_ISAS];
     int n = mull_kernels_list(can);
     chosen = can[n - 1];
     const char *want = getenv("MULL_ISA");
@@ -38,8 +41,8 @@ static void choose(void) {
             chosen = can[i];
             return;
         }
-    fprintf(stderr, "warning: MULL_ISA=%s cannot be used on this CPU (portable, avx2, avx512, vnni); using %s\n", want,
-            chosen->name);
+    fprintf(stderr, "warning: MULL_ISA=%s cannot be used on this CPU (portable, avx2, avx512, vnni, bf16); using %s\n",
+            want, chosen->name);
 }
 
 const mull_kernels *mull_kernels_get(void) {

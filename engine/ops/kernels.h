@@ -15,11 +15,15 @@ enum {
     MULL_KEYS = 64, /* keys of one step of the online softmax; a multiple of the page size that infer uses */
 };
 
-/* One block of a product: c[i][0..32) (+)= sum_k a[k * mr + i] * b[k][0..32), i < mr, k ascending.
- * a is packed [k][mr], b [k][32]. first: start from zero, else from what c holds. Prefetches b MULL_AHEAD bytes on. */
+/* One block of a product: c[i][0..32) (+)= sum_k a[k][i] * b[k][0..32), i < mr, k ascending.
+ * a is packed [k][mr], b [k][32] in f32 and [k/2][32][2] in bf16 (k even). first: start from zero, else from what c
+ * holds. Prefetches b MULL_AHEAD bytes on. */
 typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, int first);
 typedef void (*mull_gemm_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
                                   int first);
+/* The same with a in bf16, [k/2][mr][2]: each step adds the products of a pair. */
+typedef void (*mull_gemm_dot_fn)(int mr, int64_t k, const uint16_t *a, const uint16_t *b, float *c, int64_t ldc,
+                                 int first);
 /* c[i][0..32) = sum_k a[i][k] * b over k4 groups of four: a unsigned bytes (value + 128) with row stride lda,
  * b [k4][32][4] signed. The caller removes the offset. */
 typedef void (*mull_gemm_i8_fn)(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c);
@@ -30,8 +34,10 @@ typedef struct mull_kernels {
     int mr_i8;
     mull_gemm_f32_fn gemm_f32;
     mull_gemm_bf16_fn gemm_bf16;
+    mull_gemm_dot_fn gemm_dot; /* NULL where the CPU has no bf16 dot products */
     mull_gemm_i8_fn gemm_i8;
-    void (*widen)(const uint16_t *bf16, int64_t n, float *f32); /* n a multiple of 32 */
+    void (*widen)(const uint16_t *b, int64_t k, float *f32);    /* [k/2][32][2] to [k][32] */
+    void (*round_bf16)(const float *x, int64_t n, uint16_t *y); /* to nearest even */
     /* Attention: c[i * MULL_KEYS + (0..32)) = sum_k a[k * mr + i] * b[k * ldb + (0..32)), and
      * c[i * ldc + (0..32)) += sum_k a[i * MULL_KEYS + k] * b[k * ldb + (0..32)). What lies next bytes from each line of
      * b is prefetched: pages lie anywhere, so the hardware cannot guess the one that follows. */
@@ -52,18 +58,21 @@ typedef struct mull_kernels {
     uint64_t (*read_sum)(const void *data, size_t bytes);
     double (*peak_f32)(int64_t n, uint64_t *sink);
     double (*peak_i8)(int64_t n, uint64_t *sink);
+    double (*peak_dot)(int64_t n, uint64_t *sink);
 } mull_kernels;
 
 extern const mull_kernels mull_kernels_portable;
 #if defined(__x86_64__)
-extern const mull_kernels mull_kernels_avx2, mull_kernels_avx512, mull_kernels_vnni;
+extern const mull_kernels mull_kernels_avx2, mull_kernels_avx512, mull_kernels_vnni, mull_kernels_bf16;
 #endif
 
-/* The best table this CPU runs, or the one that MULL_ISA names (portable, avx2, avx512, vnni). Fixed at first use. */
+/* The best table this CPU runs, or the one that MULL_ISA names (portable, avx2, avx512, vnni, bf16). Fixed at first
+ * use. */
 const mull_kernels *mull_kernels_get(void);
 /* Makes every later call use k (which this CPU must be able to run): for tests that compare the tables. */
 void mull_kernels_force(const mull_kernels *k);
-/* The tables that this CPU can run, slowest first; returns how many (at most 4). */
-int mull_kernels_list(const mull_kernels *out[4]);
+/* The tables that this CPU can run, slowest first; returns how many. */
+enum { MULL_ISAS = 5 };
+int mull_kernels_list(const mull_kernels *out[MULL_ISAS]);
 
 #endif

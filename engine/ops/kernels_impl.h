@@ -6,6 +6,10 @@
  * number of rows: a row computed alone has the same bits as in a batch. */
 #include "engine/ops/kernels.h"
 #include "engine/ops/simd.h"
+#include "engine/core/dtype.h"
+#ifdef MULL_VNNI
+#include <immintrin.h>
+#endif
 
 #define NV (MULL_NR / MULL_VL)
 
@@ -44,9 +48,26 @@ MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const floa
     GEMM_BODY(a[kk * mr + i], v_load(b + kk * MULL_NR + v * MULL_VL),
               ahead(b + kk * MULL_NR, MULL_AHEAD); ahead(b + kk * MULL_NR + 16, MULL_AHEAD))
 }
+/* GEMM_BODY by pairs of k; each accumulator still takes one product after the other. */
 MULL_INLINE void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
                               int first) {
-    GEMM_BODY(a[kk * mr + i], v_bf16(b + kk * MULL_NR + v * MULL_VL), ahead(b + kk * MULL_NR, MULL_AHEAD))
+    vf acc[MULL_MR][NV];
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
+        acc[i][v] = first ? (vf){0} : v_load(c + i * ldc + v * MULL_VL);
+    for (int64_t kk = 0; kk < k; kk += 2) {
+        vu pair[NV];
+        memcpy(pair, b + kk * MULL_NR, sizeof pair);
+        ahead(b + kk * MULL_NR, MULL_AHEAD);
+        ahead(b + kk * MULL_NR + 32, MULL_AHEAD);
+        _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; odd++)
+            _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
+                vf av = v_set(a[(kk + odd) * mr + i]);
+                _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
+                    acc[i][v] += av * (odd ? v_bf16_second(pair[v]) : v_bf16_first(pair[v]));
+            }
+    }
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
+        v_store(c + i * ldc + v * MULL_VL, acc[i][v]);
 }
 MULL_INLINE void scores_mr(const int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c) {
     enum { ldc = MULL_KEYS, first = 1 };
@@ -96,13 +117,63 @@ static void weigh(int mr, int64_t k, const float *a, const float *b, int64_t ldb
 #undef CALL
 }
 
-static void widen(const uint16_t *bf16, int64_t n, float *f32) {
-    for (int64_t i = 0; i < n; i += MULL_VL) v_store(f32 + i, v_bf16(bf16 + i));
+static void widen(const uint16_t *b, int64_t k, float *f32) {
+    for (int64_t i = 0; i < k * MULL_NR; i += 2 * MULL_NR)
+        for (int v = 0; v < NV; v++) {
+            vu pair;
+            memcpy(&pair, b + i + v * 2 * MULL_VL, sizeof pair);
+            v_store(f32 + i + v * MULL_VL, v_bf16_first(pair));
+            v_store(f32 + i + MULL_NR + v * MULL_VL, v_bf16_second(pair));
+        }
 }
+
+#ifdef MULL_BF16_DOT
+static void round_bf16(const float *x, int64_t n, uint16_t *y) {
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xffff;
+        _mm256_mask_storeu_epi16(y + i, m, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, x + i)));
+    }
+}
+
+/* The instruction adds to float32 without an intermediate rounding of the products, and takes subnormals as 0. */
+MULL_INLINE void gemm_dot_mr(const int mr, int64_t k, const uint16_t *a, const uint16_t *b, float *c, int64_t ldc,
+                             int first) {
+    __m512 acc[12][2];
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 2") for (int v = 0; v < 2; v++)
+        acc[i][v] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * ldc + v * 16);
+    for (int64_t kk = 0; kk < k; kk += 2) {
+        __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + kk * MULL_NR),
+                 b1 = (__m512bh)_mm512_loadu_si512(b + kk * MULL_NR + 32);
+        ahead(b + kk * MULL_NR, MULL_AHEAD);
+        ahead(b + kk * MULL_NR + 32, MULL_AHEAD);
+        _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
+            int32_t w;
+            memcpy(&w, a + kk * mr + i * 2, 4);
+            __m512bh av = (__m512bh)_mm512_set1_epi32(w);
+            acc[i][0] = _mm512_dpbf16_ps(acc[i][0], av, b0);
+            acc[i][1] = _mm512_dpbf16_ps(acc[i][1], av, b1);
+        }
+    }
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 2") for (int v = 0; v < 2; v++)
+        _mm512_storeu_ps(c + i * ldc + v * 16, acc[i][v]);
+}
+static __attribute__((noinline)) void gemm_dot(int mr, int64_t k, const uint16_t *a, const uint16_t *b, float *c,
+                                               int64_t ldc, int first) {
+#define CALL(n)                                                                                                        \
+    case n:                                                                                                            \
+        gemm_dot_mr(n, k, a, b, c, ldc, first);                                                                        \
+        break;
+    SWITCH(CALL)
+#undef CALL
+}
+#else
+static void round_bf16(const float *x, int64_t n, uint16_t *y) {
+    for (int64_t i = 0; i < n; i++) y[i] = mull_f32_to_bf16(x[i]);
+}
+#endif
 
 /* Integers add exactly, so every instruction set gives the same bits here. */
 #ifdef MULL_VNNI
-#include <immintrin.h>
 #define MULL_MR_I8 12
 MULL_INLINE void gemm_i8_mr(const int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c) {
     __m512i acc[12][2];
@@ -320,6 +391,17 @@ static double peak_i8(int64_t n, uint64_t *sink) {
     return 2.0 * MULL_MR_I8 * MULL_NR * K4 * 4 * (double)calls;
 }
 
+#ifdef MULL_BF16_DOT
+static double peak_dot(int64_t n, uint64_t *sink) {
+    enum { K = 128 };
+    _Alignas(64) static const uint16_t a[12 * K] = {1, 2, 3}, b[K * MULL_NR] = {4, 5, 6};
+    _Alignas(64) float c[12 * MULL_NR] = {0};
+    for (int64_t i = 0; i < n / K; i++) gemm_dot(12, K, a, b, c, MULL_NR, 0);
+    memcpy(sink, c, sizeof *sink);
+    return 2.0 * 12 * MULL_NR * K * (double)(n / K);
+}
+#endif
+
 const mull_kernels MULL_TABLE = {
     .name = MULL_ISA_NAME,
     .mr = MULL_MR,
@@ -328,6 +410,7 @@ const mull_kernels MULL_TABLE = {
     .gemm_bf16 = gemm_bf16,
     .gemm_i8 = gemm_i8,
     .widen = widen,
+    .round_bf16 = round_bf16,
     .scores = scores,
     .weigh = weigh,
     .quantise_row = quantise_row,
@@ -340,4 +423,10 @@ const mull_kernels MULL_TABLE = {
     .read_sum = read_sum,
     .peak_f32 = peak_f32,
     .peak_i8 = peak_i8,
+#ifdef MULL_BF16_DOT
+    .gemm_dot = gemm_dot,
+    .peak_dot = peak_dot,
+#else
+    .peak_dot = peak_f32,
+#endif
 };

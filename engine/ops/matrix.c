@@ -1,9 +1,10 @@
 /* Packed weight matrices and the products with them.
  *
- * Layout: panels of 32 outputs, [N/32][K][32] for float types, [N/32][K/4][32][4] for int8, zero-padded. A product
- * packs the activations in blocks of mr rows ([K/KC][M/mr][KC][mr]) once, then every thread takes whole panels: a KC x
- * 32 block of the panel stays in the nearest caches while all rows pass over it, so weights come from memory once per
- * product, however many rows there are. The order of additions of an output is k = 0 .. K-1 always.
+ * Layout: panels of 32 outputs, [N/32][K][32] in f32, [N/32][K/2][32][2] in bf16, [N/32][K/4][32][4] in int8,
+ * zero-padded. A product packs the activations in blocks of mr rows ([K/KC][M/mr][KC][mr]) once, then every thread
+ * takes whole panels: a KC x 32 block of the panel stays in the nearest caches while all rows pass over it, so weights
+ * come from memory once per product, however many rows there are. The order of additions of an output is k = 0 .. K-1
+ * always.
  *
  * Own kernels rather than a BLAS because bf16 weights need no float32 copy, and because libraries pick kernels by M,
  * which changes a row's bits with the batch; the rates are in the README's table (ops/bench). */
@@ -17,7 +18,8 @@
 #include <sys/mman.h>
 
 struct mull_matrix {
-    int64_t n, k, panels, k4;
+    int64_t n, k, panels;
+    int64_t kp; /* k rounded up to what the layout groups: 1, 2 or 4 */
     mull_weight_type type;
     size_t bytes, panel_bytes;
     void *data;      /* mmap'ed, huge pages where the kernel has them */
@@ -25,20 +27,24 @@ struct mull_matrix {
     int32_t *offset; /* int8: 128 * sum of the row, what the unsigned activations add */
 };
 
+enum { INT8_K_MAX = 65536 }; /* 255 * 127 * 65536 < 2^31 */
+
 int mull_matrix_create(int64_t n, int64_t k, mull_weight_type type, mull_matrix **out, mull_error *err) {
     if (n <= 0 || k <= 0 || n > INT64_C(1) << 32 || k > INT64_C(1) << 32 || (double)n * (double)k > 1e13)
         return mull_fail(err, MULL_ELIMIT, "cannot make a weight matrix", NULL, NULL, "%lld x %lld is out of range",
                          (long long)n, (long long)k);
+    if (type == MULL_WEIGHT_INT8 && k > INT8_K_MAX)
+        return mull_fail(err, MULL_ELIMIT, "cannot make a weight matrix", NULL, "use bf16 weights",
+                         "%lld inputs could overflow an int8 product's 32-bit sums", (long long)k);
     mull_matrix *w = calloc(1, sizeof *w);
     if (!w) goto nomem;
     w->n = n;
     w->k = k;
     w->type = type;
     w->panels = (n + MULL_NR - 1) / MULL_NR;
-    w->k4 = (k + 3) / 4;
-    w->panel_bytes = type == MULL_WEIGHT_F32    ? (size_t)k * MULL_NR * 4
-                     : type == MULL_WEIGHT_BF16 ? (size_t)k * MULL_NR * 2
-                                                : (size_t)w->k4 * MULL_NR * 4;
+    int64_t group = type == MULL_WEIGHT_F32 ? 1 : type == MULL_WEIGHT_INT8 ? 4 : 2;
+    w->kp = (k + group - 1) / group * group;
+    w->panel_bytes = (size_t)w->kp * MULL_NR * (4 / (size_t)group);
     w->bytes = w->panel_bytes * (size_t)w->panels;
     void *p = mmap(NULL, w->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) goto nomem;
@@ -90,6 +96,11 @@ static void set_row_i8(mull_matrix *w, int64_t r, const void *src, mull_dtype ty
     w->offset[r] = 128 * sum;
 }
 
+/* Where a panel in bf16 holds input k of output lane, in elements. */
+static size_t bf16_at(int64_t k, int64_t lane) {
+    return (size_t)((k / 2 * MULL_NR + lane) * 2 + k % 2);
+}
+
 void mull_matrix_set_rows(mull_matrix *w, int64_t row0, int64_t rows, const void *src, mull_dtype type) {
     size_t size = mull_dtype_size(type);
     for (int64_t r = 0; r < rows; r++) {
@@ -100,8 +111,8 @@ void mull_matrix_set_rows(mull_matrix *w, int64_t row0, int64_t rows, const void
         int64_t p = (row0 + r) / MULL_NR, lane = (row0 + r) % MULL_NR;
         char *d = (char *)w->data + (size_t)p * w->panel_bytes;
         const char *s = (const char *)src + (size_t)r * (size_t)w->k * size;
-        if (w->type == MULL_WEIGHT_BF16 && type == MULL_BF16) {
-            for (int64_t k = 0; k < w->k; k++) memcpy(d + (size_t)(k * MULL_NR + lane) * 2, s + (size_t)k * 2, 2);
+        if (w->type != MULL_WEIGHT_F32 && type == MULL_BF16) {
+            for (int64_t k = 0; k < w->k; k++) memcpy(d + bf16_at(k, lane) * 2, s + (size_t)k * 2, 2);
             continue;
         }
         float buf[256];
@@ -109,12 +120,10 @@ void mull_matrix_set_rows(mull_matrix *w, int64_t row0, int64_t rows, const void
             int64_t m = w->k - k < 256 ? w->k - k : 256;
             mull_to_f32(s + (size_t)k * size, type, (size_t)m, buf);
             for (int64_t i = 0; i < m; i++) {
-                size_t at = (size_t)((k + i) * MULL_NR + lane);
-                if (w->type == MULL_WEIGHT_F32) {
-                    ((float *)(void *)d)[at] = buf[i];
-                } else {
-                    ((uint16_t *)(void *)d)[at] = mull_f32_to_bf16(buf[i]);
-                }
+                if (w->type == MULL_WEIGHT_F32)
+                    ((float *)(void *)d)[(k + i) * MULL_NR + lane] = buf[i];
+                else
+                    ((uint16_t *)(void *)d)[bf16_at(k + i, lane)] = mull_f32_to_bf16(buf[i]);
             }
         }
     }
@@ -126,10 +135,10 @@ void mull_matrix_get_row(const mull_matrix *w, int64_t r, float *dst) {
     for (int64_t k = 0; k < w->k; k++) {
         if (w->type == MULL_WEIGHT_F32)
             dst[k] = ((const float *)(const void *)d)[k * MULL_NR + lane];
-        else if (w->type == MULL_WEIGHT_BF16)
-            dst[k] = mull_bf16_to_f32(((const uint16_t *)(const void *)d)[k * MULL_NR + lane]);
-        else
+        else if (w->type == MULL_WEIGHT_INT8)
             dst[k] = (float)((const int8_t *)d)[(k / 4 * MULL_NR + lane) * 4 + k % 4] * w->scale[r];
+        else
+            dst[k] = mull_bf16_to_f32(((const uint16_t *)(const void *)d)[bf16_at(k, lane)]);
     }
 }
 
@@ -156,8 +165,8 @@ typedef struct job {
     float *y;
     int64_t m, ldx, ldy, chunk;
     bool accumulate;
-    float *a;      /* packed activations of the slab, [kb][block][KC][mr] */
-    uint8_t *q;    /* int8: [m][k4 * 4] */
+    void *a;       /* packed activations of the slab, [kb][block][KC][mr], for dot products [..][KC/2][mr][2] in bf16 */
+    uint8_t *q;    /* int8: [m][kp] */
     float *xscale; /* int8: [m] */
 } job;
 
@@ -167,17 +176,40 @@ static int block_rows(const job *j, int64_t b, int mr) {
     return left < mr ? (int)left : mr;
 }
 
+/* Does the product take activations in bf16? */
+static bool dots(const job *j) {
+    return j->w->type == MULL_WEIGHT_BF16_DOT && j->kn->gemm_dot;
+}
+
+/* One block of rows. Inputs past k meet zero weights, so they only have to be finite. */
 static void pack_task(void *ctx, int part, int parts) {
     job *j = ctx;
     (void)parts;
     int mr = j->kn->mr, rows = block_rows(j, part, mr);
-    int64_t K = j->w->k;
+    int64_t K = j->w->k, kp = j->w->kp;
     const float *x = j->x + (int64_t)part * mr * j->ldx;
-    for (int64_t kb = 0; kb < K; kb += MULL_KC) {
-        int64_t kc = K - kb < MULL_KC ? K - kb : MULL_KC;
+    _Alignas(64) uint16_t half[MULL_MR_MAX * MULL_KC];
+    for (int64_t kb = 0; kb < kp; kb += MULL_KC) {
+        int64_t kc = kp - kb < MULL_KC ? kp - kb : MULL_KC, real = K - kb < kc ? K - kb : kc;
         /* Blocks before this one in the same kb are full, so their place follows from mr alone. */
-        float *a = j->a + kb * j->m + (int64_t)part * mr * kc;
-        mull_transpose(x + kb, j->ldx, rows, kc, a, rows);
+        int64_t at = kb * j->m + (int64_t)part * mr * kc;
+        if (j->w->type == MULL_WEIGHT_BF16_DOT)
+            for (int i = 0; i < rows; i++) {
+                j->kn->round_bf16(x + i * j->ldx + kb, real, half + i * kc);
+                if (real < kc) half[i * kc + real] = 0;
+            }
+        if (dots(j)) { /* pairs move together */
+            mull_transpose(half, kc / 2, rows, kc / 2, (uint16_t *)j->a + at, rows);
+            continue;
+        }
+        float *a = (float *)j->a + at;
+        if (j->w->type == MULL_WEIGHT_BF16_DOT) {
+            for (int64_t k = 0; k < kc; k++)
+                for (int i = 0; i < rows; i++) a[k * rows + i] = mull_bf16_to_f32(half[i * kc + k]);
+            continue;
+        }
+        mull_transpose(x + kb, j->ldx, rows, real, a, rows);
+        if (real < kc) memset(a + real * rows, 0, (size_t)rows * sizeof *a);
     }
 }
 
@@ -208,24 +240,26 @@ static void float_task(void *ctx, int part, int parts) {
     const mull_matrix *w = j->w;
     const mull_kernels *kn = j->kn;
     int mr = kn->mr;
-    bool f32 = w->type == MULL_WEIGHT_F32, widen = !f32 && j->m > (WIDEN_BLOCKS - 1) * mr;
+    bool f32 = w->type == MULL_WEIGHT_F32, dot = dots(j), widen = !f32 && !dot && j->m > (WIDEN_BLOCKS - 1) * mr;
     int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
     _Alignas(64) float tile[SLAB * MULL_NR], wide[MULL_KC * MULL_NR];
     for (int64_t p = p0; p < p1; p++) {
         const void *panel = (const char *)w->data + (size_t)p * w->panel_bytes;
-        for (int64_t kb = 0; kb < w->k; kb += MULL_KC) {
-            int64_t kc = w->k - kb < MULL_KC ? w->k - kb : MULL_KC;
+        for (int64_t kb = 0; kb < w->kp; kb += MULL_KC) {
+            int64_t kc = w->kp - kb < MULL_KC ? w->kp - kb : MULL_KC;
             const float *bf = f32 ? (const float *)panel + kb * MULL_NR : wide;
             const uint16_t *bh = (const uint16_t *)panel + kb * MULL_NR;
-            if (widen) kn->widen(bh, kc * MULL_NR, wide);
+            if (widen) kn->widen(bh, kc, wide);
             for (int64_t b = 0; b * mr < j->m; b++) {
                 int rows = block_rows(j, b, mr);
-                const float *a = j->a + kb * j->m + b * mr * kc;
+                int64_t at = kb * j->m + b * mr * kc;
                 float *c = tile + b * mr * MULL_NR;
-                if (f32 || widen)
-                    kn->gemm_f32(rows, kc, a, bf, c, MULL_NR, kb == 0);
+                if (dot)
+                    kn->gemm_dot(rows, kc, (const uint16_t *)j->a + at, bh, c, MULL_NR, kb == 0);
+                else if (f32 || widen)
+                    kn->gemm_f32(rows, kc, (const float *)j->a + at, bf, c, MULL_NR, kb == 0);
                 else
-                    kn->gemm_bf16(rows, kc, a, bh, c, MULL_NR, kb == 0);
+                    kn->gemm_bf16(rows, kc, (const float *)j->a + at, bh, c, MULL_NR, kb == 0);
             }
         }
         store_tile(j, tile, (int)j->m, 0, p * MULL_NR);
@@ -234,7 +268,7 @@ static void float_task(void *ctx, int part, int parts) {
 
 static void quantise_task(void *ctx, int part, int parts) {
     job *j = ctx;
-    int64_t k = j->w->k, lda = j->w->k4 * 4;
+    int64_t k = j->w->k, lda = j->w->kp;
     for (int64_t r = j->m * part / parts; r < j->m * (part + 1) / parts; r++) {
         j->xscale[r] = j->kn->quantise_row(j->x + r * j->ldx, k, j->q + r * lda) / 127.0f;
         for (int64_t i = k; i < lda; i++) j->q[r * lda + i] = 128; /* meets zero weights */
@@ -246,7 +280,7 @@ static void int8_task(void *ctx, int part, int parts) {
     (void)parts;
     const mull_matrix *w = j->w;
     int mr = j->kn->mr_i8;
-    int64_t lda = w->k4 * 4;
+    int64_t lda = w->kp;
     int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
     _Alignas(64) int32_t acc[MULL_MR_MAX * MULL_NR];
     _Alignas(64) float tile[MULL_MR_MAX * MULL_NR];
@@ -256,7 +290,7 @@ static void int8_task(void *ctx, int part, int parts) {
         const int32_t *offset = w->offset + p * MULL_NR;
         for (int64_t b = 0; b * mr < j->m; b++) {
             int rows = block_rows(j, b, mr);
-            j->kn->gemm_i8(rows, w->k4, j->q + b * mr * lda, lda, panel, acc);
+            j->kn->gemm_i8(rows, w->kp / 4, j->q + b * mr * lda, lda, panel, acc);
             for (int i = 0; i < rows; i++) {
                 float xs = j->xscale[b * mr + i];
                 for (int n = 0; n < MULL_NR; n++)
@@ -293,7 +327,7 @@ void mull_matmul(mull_pool *pool, const float *x, int64_t m, int64_t ldx, const 
     int64_t slab = SLAB;
     for (int64_t r = 0; r < m; r += slab) {
         void *mem;
-        size_t per_row = w->type == MULL_WEIGHT_INT8 ? (size_t)w->k4 * 4 + sizeof(float) : (size_t)w->k * sizeof(float);
+        size_t per_row = w->type == MULL_WEIGHT_INT8 ? (size_t)w->kp + sizeof(float) : (size_t)w->kp * sizeof(float);
         /* Short of memory, fewer rows at a time give the same result more slowly; one row must fit. */
         while (!(mem = scratch_get((size_t)(m - r < slab ? m - r : slab) * per_row + 64)) && slab > 1)
             slab = (slab + 1) / 2;

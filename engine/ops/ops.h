@@ -15,7 +15,13 @@
 
 /* ---- matrix: a weight [N, K] (out x in, as checkpoints store it), packed once for both matrix-matrix and
  * matrix-vector use. Packed column panels: lanes are outputs, so K is summed in the same order for any M. */
-typedef enum mull_weight_type { MULL_WEIGHT_F32, MULL_WEIGHT_BF16, MULL_WEIGHT_INT8 } mull_weight_type;
+typedef enum mull_weight_type {
+    MULL_WEIGHT_F32,
+    MULL_WEIGHT_BF16,     /* products with float32 activations: as exact as F32 with these weights */
+    MULL_WEIGHT_INT8,     /* symmetric per row; activations to int8 per row as well, sums exact */
+    MULL_WEIGHT_BF16_DOT, /* BF16 with activations rounded to bf16 too (2^-9 relative each): twice as fast where the CPU
+                             has bf16 dot products, slower nowhere */
+} mull_weight_type;
 
 typedef struct mull_matrix mull_matrix;
 
@@ -23,7 +29,7 @@ typedef struct mull_matrix mull_matrix;
 int mull_matrix_create(int64_t n, int64_t k, mull_weight_type type, mull_matrix **out, mull_error *err);
 /* Rows [row0, row0 + rows) from src [rows, k] of a float type. INT8 quantises per row, symmetric. */
 void mull_matrix_set_rows(mull_matrix *w, int64_t row0, int64_t rows, const void *src, mull_dtype type);
-/* Row r back as float32 (embedding look-up of tied heads; exact for F32 and BF16). dst [k]. */
+/* Row r back as float32 (embedding look-up of tied heads; exact for all but INT8). dst [k]. */
 void mull_matrix_get_row(const mull_matrix *w, int64_t r, float *dst);
 int64_t mull_matrix_rows(const mull_matrix *w);
 int64_t mull_matrix_cols(const mull_matrix *w);

@@ -58,7 +58,10 @@ double mull_roof_read(mull_pool *pool) {
 static void flops_task(void *ctx, int part, int parts) {
     (void)parts;
     roof_job *j = ctx;
-    j->flop[part] = (j->type == MULL_WEIGHT_INT8 ? j->kn->peak_i8 : j->kn->peak_f32)(2000000, &j->sink[part]);
+    double (*peak)(int64_t, uint64_t *) = j->type == MULL_WEIGHT_INT8       ? j->kn->peak_i8
+                                          : j->type == MULL_WEIGHT_BF16_DOT ? j->kn->peak_dot
+                                                                            : j->kn->peak_f32;
+    j->flop[part] = peak(2000000, &j->sink[part]);
 }
 
 double mull_roof_flops(mull_pool *pool, mull_weight_type type) {

@@ -13,7 +13,6 @@
 typedef float vf __attribute__((vector_size(4 * MULL_VL)));
 typedef int32_t vi __attribute__((vector_size(4 * MULL_VL)));
 typedef uint32_t vu __attribute__((vector_size(4 * MULL_VL)));
-typedef uint16_t vh __attribute__((vector_size(2 * MULL_VL)));
 typedef uint8_t vu8 __attribute__((vector_size(MULL_VL)));
 
 MULL_INLINE vf v_load(const float *p) {
@@ -27,10 +26,12 @@ MULL_INLINE void v_store(float *p, vf v) {
 MULL_INLINE vf v_set(float x) {
     return x - (vf){0};
 }
-MULL_INLINE vf v_bf16(const uint16_t *p) {
-    vh h;
-    memcpy(&h, p, sizeof h);
-    return (vf)(__builtin_convertvector(h, vu) << 16);
+/* Of pairs of bf16 next to each other, the first ones and the second ones. */
+MULL_INLINE vf v_bf16_first(vu pairs) {
+    return (vf)(pairs << 16);
+}
+MULL_INLINE vf v_bf16_second(vu pairs) {
+    return (vf)(pairs & 0xffff0000u);
 }
 MULL_INLINE vf v_select(vi mask, vf a, vf b) {
     return (vf)(((vi)a & mask) | ((vi)b & ~mask));

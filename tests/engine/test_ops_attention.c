@@ -44,7 +44,7 @@ static void varlen(void **state) {
     (void)state;
     enum { HEADS = 3, ROWS = 300 };
     const int32_t cu[] = {0, 1, 65, 65, 200, 300};
-    const mull_kernels *kn[4];
+    const mull_kernels *kn[MULL_ISAS];
     int n = mull_kernels_list(kn);
     mull_pool *pool = mull_pool_create(2);
     for (int hd = 16; hd <= 128; hd += hd == 16 ? 64 : 48) {
@@ -104,7 +104,7 @@ static void chunk(world *w, mull_pool *pool, int a, int b, float *out) {
 
 static void paged(void **state) {
     (void)state;
-    const mull_kernels *kn[4];
+    const mull_kernels *kn[MULL_ISAS];
     int n = mull_kernels_list(kn);
     mull_pool *pool = mull_pool_create(2);
     for (int hd = 16; hd <= 128; hd += 56) {

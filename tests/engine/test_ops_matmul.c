@@ -68,24 +68,25 @@ static void check(const mull_kernels *kn, mull_weight_type type, double bound) {
 
 static void values(void **state) {
     (void)state;
-    const mull_kernels *k[4];
+    const mull_kernels *k[MULL_ISAS];
     int n = mull_kernels_list(k);
     for (int i = 0; i < n; i++) {
         check(k[i], MULL_WEIGHT_F32, 4e-6);
         check(k[i], MULL_WEIGHT_BF16, 4e-6);
-        check(k[i], MULL_WEIGHT_INT8, 8e-3); /* activations on 255 steps: half a step of each row's largest value */
+        check(k[i], MULL_WEIGHT_BF16_DOT, 2e-3); /* each activation within 2^-9 */
+        check(k[i], MULL_WEIGHT_INT8, 8e-3);     /* activations on 255 steps: half a step of each row's largest value */
     }
 }
 
 /* float types keep what a checkpoint stores, and the sum of a product may not hide a NaN or an infinity */
 static void exact_and_nan(void **state) {
     (void)state;
-    const mull_kernels *kn[4];
+    const mull_kernels *kn[MULL_ISAS];
     int n = mull_kernels_list(kn);
     float w[3 * 40], back[40], x[40], y[3];
     uint16_t h[3 * 40];
     for (int i = 0; i < 120; i++) h[i] = mull_f32_to_bf16(w[i] = (float)i * 0.37f - 11), w[i] = mull_bf16_to_f32(h[i]);
-    for (int t = 0; t < 3; t++) {
+    for (int t = 0; t <= MULL_WEIGHT_BF16_DOT; t++) {
         mull_matrix *m = NULL;
         assert_int_equal(mull_matrix_create(3, 40, (mull_weight_type)t, &m, NULL), MULL_OK);
         mull_matrix_set_rows(m, 0, 1, h, MULL_BF16);
@@ -111,11 +112,11 @@ static void exact_and_nan(void **state) {
 static void batch_invariant(void **state) {
     (void)state;
     enum { M = 600, N = 100, K = 1100 };
-    const mull_kernels *kn[4];
+    const mull_kernels *kn[MULL_ISAS];
     int n = mull_kernels_list(kn);
     float *x = randoms(M * K, 5), *w = randoms(N * K, 6), *y = malloc(M * N * sizeof *y), one[N];
     mull_pool *pools[3] = {mull_pool_create(1), mull_pool_create(2), mull_pool_create(3)};
-    for (int t = 0; t < 3; t++) {
+    for (int t = 0; t <= MULL_WEIGHT_BF16_DOT; t++) {
         mull_matrix *m = matrix(w, N, K, (mull_weight_type)t);
         for (int i = 0; i < n; i++) {
             mull_kernels_force(kn[i]);
@@ -137,9 +138,9 @@ static void batch_invariant(void **state) {
 static void int8_everywhere_equal(void **state) {
     (void)state;
     enum { M = 14, N = 70, K = 333 };
-    const mull_kernels *kn[4];
+    const mull_kernels *kn[MULL_ISAS];
     int n = mull_kernels_list(kn);
-    float *x = randoms(M * K, 7), *w = randoms(N * K, 8), y[4][M * N];
+    float *x = randoms(M * K, 7), *w = randoms(N * K, 8), y[MULL_ISAS][M * N];
     mull_matrix *m = matrix(w, N, K, MULL_WEIGHT_INT8);
     for (int i = 0; i < n; i++) {
         mull_kernels_force(kn[i]);

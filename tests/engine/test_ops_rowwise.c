@@ -19,7 +19,7 @@ static void near(float got, double want, double rel, const char *what, int i) {
 }
 #define EACH_ISA(...)                                                                                                  \
     do {                                                                                                               \
-        const mull_kernels *isa_list[4];                                                                               \
+        const mull_kernels *isa_list[MULL_ISAS];                                                                       \
         int isa_n = mull_kernels_list(isa_list);                                                                       \
         for (int isa = 0; isa < isa_n; isa++) {                                                                        \
             mull_kernels_force(isa_list[isa]);                                                                         \
