@@ -8,17 +8,17 @@
 #include "engine/infer/infer.h"
 #include "engine/model/model_internal.h"
 #include "engine/model/vision.h"
+#include "engine/ops/roof.h"
 
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-static const char USAGE[] =
-    "usage: mull-engine bench decode|prefill|vision --model DIR [--dtype f32|bf16|int8] [--threads N] [--repeat 5]\n"
-    "  decode:  --tokens 64 (produced)   --context 128 (prompt before them)   --batch 1\n"
-    "  prefill: --tokens 512             --batch 1\n"
-    "  vision:  --grid 1x32x32 (patches of one medium)\n";
+static const char USAGE[] = "usage: mull-engine bench decode|prefill|vision --model DIR [--dtype "
+                            "f32|bf16|bf16-dot|int8] [--threads N] [--repeat 5]\n"
+                            "  decode:  --tokens 64 (produced)   --context 128 (prompt before them)   --batch 1\n"
+                            "  prefill: --tokens 512             --batch 1\n"
+                            "  vision:  --grid 1x32x32 (patches of one medium)\n";
 
 typedef struct bench {
     const char *what, *dir;
@@ -29,81 +29,8 @@ typedef struct bench {
     int64_t peak;  /* bytes, before the limits' own buffers came */
 } bench;
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *v, long long n) {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
 static const char *type_name(const bench *b) {
     return mull_bench_dtype(b->m->type);
-}
-
-/* ---- the machine's limits */
-
-enum { READ_BYTES = 512 << 20, READ_ROUNDS = 5 };
-
-typedef struct reading {
-    const uint64_t *data;
-    size_t words;
-    uint64_t sums[256];
-} reading;
-
-static void read_part(void *ctx, int part, int parts) {
-    reading *r = ctx;
-    size_t from = r->words / (size_t)parts * (size_t)part, to = r->words / (size_t)parts * ((size_t)part + 1);
-    uint64_t s[32] = {0};
-    for (size_t i = from; i + 32 <= to; i += 32)
-        for (int k = 0; k < 32; k++) s[k] += r->data[i + (size_t)k];
-    for (int k = 1; k < 32; k++) s[0] += s[k];
-    r->sums[part % 256] = s[0];
-}
-
-/* Bytes a second of reading a buffer far larger than the caches, best of some rounds; 0 on no memory. */
-static double read_bandwidth(mull_pool *pool) {
-    uint64_t *data = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) return 0;
-    madvise(data, READ_BYTES, MADV_HUGEPAGE);
-    memset(data, 1, READ_BYTES);
-    reading r = {.data = data, .words = READ_BYTES / sizeof *data};
-    double best = 0;
-    for (int i = 0; i < READ_ROUNDS; i++) {
-        double t = mull_cmd_ms();
-        mull_pool_run(pool, read_part, &r, mull_pool_threads(pool));
-        double rate = READ_BYTES / (mull_cmd_ms() - t) * 1e3;
-        best = rate > best ? rate : best;
-    }
-    munmap(data, READ_BYTES);
-    return best;
-}
-
-/* FLOP/s of one large product with weights of this type, best of some rounds; 0 on failure. */
-static double gemm_rate(mull_pool *pool, mull_weight_type type) {
-    enum { M = 512, N = 4096, K = 2048, ROUNDS = 7 };
-    mull_matrix *w = NULL;
-    float *x = malloc((size_t)M * K * sizeof *x), *y = malloc((size_t)M * N * sizeof *y),
-          *row = malloc(K * sizeof *row);
-    double best = 0;
-    if (!x || !y || !row || mull_matrix_create(N, K, type, &w, NULL)) goto out;
-    for (int64_t i = 0; i < (int64_t)M * K; i++) x[i] = (float)(i % 17) * 0.01f;
-    for (int64_t i = 0; i < K; i++) row[i] = (float)(i % 13) * 0.02f;
-    for (int64_t i = 0; i < N; i++) mull_matrix_set_rows(w, i, 1, row, MULL_F32);
-    for (int i = 0; i < ROUNDS; i++) {
-        double t = mull_cmd_ms();
-        mull_matmul(pool, x, M, K, w, NULL, y, N, false);
-        double rate = 2.0 * M * N * K / (mull_cmd_ms() - t) * 1e3;
-        best = rate > best ? rate : best;
-    }
-out:
-    mull_matrix_destroy(w);
-    free(x);
-    free(y);
-    free(row);
-    return best;
 }
 
 /* ---- what the model needs */
@@ -219,10 +146,10 @@ static int bench_decode(bench *b, mull_error *err) {
         if (rc) return rc;
         if (i >= 0) b->times[i] = o.decode_ms / (double)(b->tokens - 1);
         if (i < 0) b->peak = mull_cmd_peak_bytes();
-        double rate = read_bandwidth(b->m->pool);
+        double rate = mull_roof_read(b->m->pool);
         roof = rate > roof ? rate : roof;
     }
-    double step = median(b->times, b->repeat),
+    double step = mull_bench_median(b->times, (int)b->repeat),
            kv = 2.0 * b->m->config.layers * b->m->config.kv_heads * b->m->config.head_dim * 4;
     double bytes = decode_bytes(b->m) + kv * (double)b->batch * ((double)b->context + (double)b->tokens / 2);
     json_t *out = head(b);
@@ -242,10 +169,11 @@ static int bench_prefill(bench *b, mull_error *err) {
         if (rc) return rc;
         if (i >= 0) b->times[i] = step_ms;
         if (i < 0) b->peak = mull_cmd_peak_bytes();
-        double rate = gemm_rate(b->m->pool, b->m->type);
+        double rate = mull_roof_gemm(b->m->pool, b->m->type);
         roof = rate > roof ? rate : roof;
     }
-    double ms = median(b->times, b->repeat), flop = (double)b->batch * prefill_flop(b->m, (double)b->tokens);
+    double ms = mull_bench_median(b->times, (int)b->repeat),
+           flop = (double)b->batch * prefill_flop(b->m, (double)b->tokens);
     json_t *out = head(b);
     json_object_update_new(out, json_pack("{s:I, s:I, s:f, s:f}", "batch", (json_int_t)b->batch, "tokens",
                                           (json_int_t)b->tokens, "tok_s", (double)(b->batch * b->tokens) / ms * 1e3,
@@ -271,13 +199,13 @@ static int bench_vision(bench *b, mull_error *err) {
         rc = mull_vision_encode(b->m, patches, grid, features, NULL, err);
         if (i >= 0) b->times[i] = mull_cmd_ms() - t;
         if (i < 0) b->peak = mull_cmd_peak_bytes();
-        double rate = gemm_rate(b->m->pool, mull_matrix_type(b->m->weights.vision.merge0));
+        double rate = mull_roof_gemm(b->m->pool, mull_matrix_type(b->m->weights.vision.merge0));
         roof = rate > roof ? rate : roof;
     }
     free(patches);
     free(features);
     if (rc) return rc;
-    double ms = median(b->times, b->repeat);
+    double ms = mull_bench_median(b->times, (int)b->repeat);
     json_t *out = head(b);
     json_object_update_new(out, json_pack("{s:[I,I,I], s:f, s:f}", "grid", (json_int_t)grid[0], (json_int_t)grid[1],
                                           (json_int_t)grid[2], "patches_s", (double)n / ms * 1e3, "ms", ms));

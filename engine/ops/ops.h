@@ -19,8 +19,8 @@ typedef enum mull_weight_type {
     MULL_WEIGHT_F32,
     MULL_WEIGHT_BF16,     /* products with float32 activations: as exact as F32 with these weights */
     MULL_WEIGHT_INT8,     /* symmetric per row; activations to int8 per row as well, sums exact */
-    MULL_WEIGHT_BF16_DOT, /* BF16 with activations rounded to bf16 too (2^-9 relative each): twice as fast where the CPU
-                             has bf16 dot products, slower nowhere */
+    MULL_WEIGHT_BF16_DOT, /* BF16 with activations rounded to bf16 too (each within 2^-9): twice the rate where the CPU
+                             has bf16 dot products, else the same rounding and the rate of BF16 */
 } mull_weight_type;
 
 typedef struct mull_matrix mull_matrix;
