@@ -122,6 +122,7 @@ static void widen(const uint16_t *b, int64_t k, float *f32) {
         for (int v = 0; v < NV; v++) {
             vu pair;
             memcpy(&pair, b + i + v * 2 * MULL_VL, sizeof pair);
+            if (v * MULL_VL % 16 == 0) ahead(b + i + v * 2 * MULL_VL, MULL_AHEAD);
             v_store(f32 + i + v * MULL_VL, v_bf16_first(pair));
             v_store(f32 + i + MULL_NR + v * MULL_VL, v_bf16_second(pair));
         }

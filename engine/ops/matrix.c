@@ -166,7 +166,7 @@ size_t mull_matrix_bytes(const mull_matrix *w) {
 }
 
 /* ---- products */
-enum { SLAB = 504 }; /* rows packed at a time: whole blocks of 12, 4 and 3; bounds the scratch */
+enum { SLAB = 600 }; /* most rows packed at a time, whole blocks of 12, 4 and 3: bounds the scratch */
 
 typedef struct job {
     const mull_kernels *kn;
@@ -335,7 +335,8 @@ void mull_matmul(mull_pool *pool, const float *x, int64_t m, int64_t ldx, const 
     j.chunk = w->panels / (threads * (m <= 16 ? 4 : 8));
     if (j.chunk < 1) j.chunk = 1;
     int parts = (int)((w->panels + j.chunk - 1) / j.chunk);
-    int64_t slab = SLAB;
+    /* Slabs of even height: a last one of a few rows would read all weights again for little. */
+    int64_t slabs = (m + SLAB - 1) / SLAB, slab = slabs > 1 ? ((m + slabs - 1) / slabs + 11) / 12 * 12 : SLAB;
     for (int64_t r = 0; r < m; r += slab) {
         void *mem;
         size_t per_row = w->type == MULL_WEIGHT_INT8 ? (size_t)w->kp + sizeof(float) : (size_t)w->kp * sizeof(float);

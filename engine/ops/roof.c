@@ -79,7 +79,7 @@ double mull_roof_flops(mull_pool *pool, mull_weight_type type) {
 }
 
 double mull_roof_gemm(mull_pool *pool, mull_weight_type type) {
-    enum { M = 504, N = 4096, K = 2048 };
+    enum { M = 600, N = 4096, K = 2048 };
     mull_matrix *w = NULL;
     float *x = malloc((size_t)M * K * sizeof *x), *y = malloc((size_t)M * N * sizeof *y);
     double best = 0;
