@@ -1,0 +1,326 @@
+/* mull submit: a spec from a file, from flags, or both (flags win). The spec is checked here first, with the lines of
+ * the file, and again by the front door, which alone knows the queue. Relative paths mean the current folder, and leave
+ * here absolute. */
+#include "cli/args.h"
+#include "cli/jobs.h"
+
+#include "schema/jobspec.h"
+#include "schema/spec_text.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct opts {
+    bool json, wait, follow, dry_run;
+    const char *messages;
+    json_t *spec;
+} opts;
+
+#define MINE(name, letter, type, member, word, help)                                                                   \
+    { name, letter, type, offsetof(opts, member), NULL, word, help }
+#define SPEC(name, type, at, word, help)                                                                               \
+    { name, 0, MULL_OPT_SPEC_##type, offsetof(opts, spec), at, word, help }
+static const mull_opt submit_opts[] = {
+    MINE("--json", 0, MULL_OPT_FLAG, json, NULL, "print {\"id\",\"state\"}"),
+    MINE("--wait", 'w', MULL_OPT_FLAG, wait, NULL, "wait for its end; exit status as of mull wait"),
+    MINE("--follow", 'f', MULL_OPT_FLAG, follow, NULL, "print its log until its end; implies --wait"),
+    MINE("--dry-run", 0, MULL_OPT_FLAG, dry_run, NULL, "check and print the spec, submit nothing"),
+    SPEC("--key", TEXT, "key", "KEY", "submit at most once: the same key again gives the first job"),
+    SPEC("--name", TEXT, "name", "NAME", "what ps calls it"),
+    SPEC("--team", TEXT, "team", "TEAM", "whose it is (default: default)"),
+    SPEC("--priority", INT, "priority", "P", "-100 to 100, larger first"),
+    SPEC("--after", TEXT, "after", "afterok:ID", "start when these have ended (afterok, afterany, afterfail)"),
+    SPEC("--begin", TEXT, "begin", "TIME", "not before: 2026-01-31T08:00:00Z or now+10m"),
+    SPEC("--time", TEXT, "time_limit", "D-HH:MM:SS", "longest run time"),
+    SPEC("--gpus", INT, "gpus", "N", "GPUs it needs (0: a CPU slot)"),
+    SPEC("--retries", INT, "retries", "N", "infrastructure failures in a row before it fails (default 3)"),
+    SPEC("--hold", FLAG, "hold", NULL, "do not start it before mull release"),
+    SPEC("--array", TEXT, "array", "RANGE", "not in this build"),
+    SPEC("--model", PATH, "model", "DIR", "checkpoint folder"),
+    SPEC("--in", PATH, "input", "FILE", "annotate: JSONL of OpenAI Batch requests or {\"messages\"} rows"),
+    SPEC("--out", PATH, "out", "DIR", "folder for results"),
+    SPEC("--shard-rows", INT, "shard_rows", "N", "annotate: rows a shard (default 1000)"),
+    SPEC("--prompt", TEXT, "prompt", "TEXT", "generate: the question"),
+    MINE("--messages", 0, MULL_OPT_TEXT, messages, "FILE", "generate: a JSON list of messages instead"),
+    SPEC("--image", PATHS, "images", "FILE...", "generate: images for the prompt"),
+    SPEC("--video", PATHS, "videos", "FILE...", "generate: videos for the prompt"),
+    SPEC("--media-root", PATHS, "media_roots", "DIR...", "folders that file:// media may lie in"),
+    SPEC("--max-new-tokens", INT, "sampling.max_new_tokens", "N", "longest answer (default 512)"),
+    SPEC("--temperature", NUMBER, "sampling.temperature", "T", "0: the likeliest token each time"),
+    SPEC("--top-p", NUMBER, "sampling.top_p", "P", ""),
+    SPEC("--top-k", INT, "sampling.top_k", "K", ""),
+    SPEC("--repetition-penalty", NUMBER, "sampling.repetition_penalty", "P", "default: the checkpoint's"),
+    SPEC("--seed", INT, "sampling.seed", "N", ""),
+    SPEC("--stop", TEXTS, "sampling.stop", "TEXT", "end an answer at this text; may be given again"),
+    SPEC("--ignore-eos", FLAG, "sampling.ignore_eos", NULL, "go on behind the end token"),
+    SPEC("--latents", INT, "latents", "N", "Mull tokens (default 20)"),
+    SPEC("--mode", TEXT, "mode", "MODE", "mmlatent2, new_wtxt or none"),
+    SPEC("--prompt-format", TEXT, "prompt_format", "FORMAT", "mull, chatml or old"),
+    SPEC("--dtype", TEXT, "dtype", "TYPE", "auto, f32, bf16 or int8"),
+    SPEC("--min-pixels", INT, "min_pixels", "N", ""),
+    SPEC("--max-pixels", INT, "max_pixels", "N", ""),
+    SPEC("--fps", NUMBER, "fps", "F", "frames a second taken from videos"),
+    SPEC("--nframes", INT, "nframes", "N", "frames taken from each video"),
+    {0}};
+
+/* ---- reading ---- */
+
+enum { READ_MAX = 64 << 20 };
+
+static char *read_whole(const char *path, size_t *len) {
+    FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+    char *text = NULL;
+    size_t cap = 0;
+    *len = 0;
+    int err = f ? 0 : errno;
+    while (f) {
+        if (*len + 1 >= cap) {
+            cap = cap ? 2 * cap : 65536;
+            char *grown = cap <= READ_MAX ? realloc(text, cap) : NULL;
+            if (!grown) {
+                err = EFBIG;
+                break;
+            }
+            text = grown;
+        }
+        size_t n = fread(text + *len, 1, cap - *len - 1, f);
+        *len += n;
+        if (!n) {
+            err = ferror(f) ? errno : 0;
+            break;
+        }
+    }
+    if (f && f != stdin) fclose(f);
+    if (!err && text) {
+        text[*len] = 0;
+        return text;
+    }
+    free(text);
+    mull_complain("cannot read the file", path, "check its name", "%s", strerror(err));
+    return NULL;
+}
+
+static bool is_json(const char *path, const char *text) {
+    const char *dot = strrchr(path, '.');
+    if (dot && (!strcmp(dot, ".json") || !strcmp(dot, ".JSON"))) return true;
+    return text[strspn(text, " \t\r\n")] == '{';
+}
+
+/* The file's mapping with the lines of its keys, or NULL with the words said. */
+static json_t *read_spec(const char *path, json_t *lines, int *rc) {
+    size_t len;
+    char *text = read_whole(path, &len);
+    *rc = MULL_EXIT_FAILED;
+    if (!text) return NULL;
+    mull_diags d = {0};
+    json_t *spec = is_json(path, text) ? mull__json_read(text, len, lines, &d) : mull__yaml_read(text, len, lines, &d);
+    free(text);
+    if (spec && !json_is_object(spec)) {
+        json_decref(spec);
+        spec = NULL;
+        mull__diag(&d, "", 1, NULL, "a job spec is a mapping of keys");
+    }
+    if (spec) return spec;
+    mull_reply r = {400, json_pack("{s:{s:s,s:s,s:o}}", "error", "code", "bad_spec", "message", "", "details",
+                                   mull_diags_json(&d))};
+    *rc = mull_client_refused(&r, NULL, path);
+    json_decref(r.json);
+    return NULL;
+}
+
+/* ---- paths ---- */
+
+static void absolute_at(json_t *spec, const char *key) {
+    json_t *v = json_object_get(spec, key);
+    if (json_is_string(v) && json_string_length(v)) {
+        char *path = mull_absolute(json_string_value(v));
+        if (path) json_object_set_new(spec, key, json_string(path));
+        free(path);
+    } else if (json_is_array(v)) {
+        for (size_t i = 0; i < json_array_size(v); i++) {
+            const char *text = json_string_value(json_array_get(v, i));
+            char *path = text && *text ? mull_absolute(text) : NULL;
+            if (path) json_array_set_new(v, i, json_string(path));
+            free(path);
+        }
+    }
+}
+
+static void absolute_paths(json_t *spec) {
+    static const char *const keys[] = {"model", "out", "output", "input", "images", "videos", "media_roots"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) absolute_at(spec, keys[i]);
+}
+
+/* ---- the command ---- */
+
+/* KIND or FILE. 0, or an exit status with the words said. */
+static int begin_spec(const mull_cmd *cmd, const char *word, const json_t *flags, json_t *lines, json_t **spec,
+                      const char **file) {
+    static const char *const kinds[] = {"generate", "annotate", "train", "eval", "rollout"};
+    int rc = MULL_EXIT_OK;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(word, kinds[i]) != 0) continue;
+        if (i >= 2)
+            return mull_usage(cmd->name, "%s jobs are not available in this build; generate and annotate are", word);
+        *spec = json_deep_copy(flags);
+        json_object_set_new(*spec, "kind", json_string(word));
+        return MULL_EXIT_OK;
+    }
+    if (strcmp(word, "-") != 0 && access(word, F_OK) != 0) {
+        const char *near = mull_nearest(word, kinds, 2);
+        if (near)
+            return mull_usage(cmd->name, "'%s' is neither a kind of job nor a file; did you mean %s?", word, near);
+        return mull_usage(cmd->name, "'%s' is neither a kind of job (generate, annotate) nor a file", word);
+    }
+    *file = strcmp(word, "-") ? word : "stdin";
+    *spec = read_spec(word, lines, &rc);
+    if (!*spec) return rc;
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)flags, key, v) {
+        json_t *old = json_object_get(*spec, key);
+        if (json_is_object(old) && json_is_object(v))
+            json_object_update(old, v);
+        else
+            json_object_set(*spec, key, v);
+    }
+    return MULL_EXIT_OK;
+}
+
+static int refuse(const mull_diags *d, const json_t *lines, const char *file) {
+    mull_reply r = {
+        400, json_pack("{s:{s:s,s:s,s:o}}", "error", "code", "bad_spec", "message", "", "details", mull_diags_json(d))};
+    int rc = mull_client_refused(&r, lines, file);
+    json_decref(r.json);
+    return rc;
+}
+
+static int add_messages(json_t *flags, const char *path) {
+    size_t len;
+    char *text = read_whole(path, &len);
+    if (!text) return MULL_EXIT_FAILED;
+    json_error_t e;
+    json_t *v = json_loadb(text, len, 0, &e);
+    free(text);
+    if (json_is_object(v) && json_object_get(v, "messages")) {
+        json_t *list = json_incref(json_object_get(v, "messages"));
+        json_decref(v);
+        v = list;
+    }
+    if (json_is_array(v)) return json_object_set_new(flags, "messages", v) ? MULL_EXIT_FAILED : MULL_EXIT_OK;
+    if (v)
+        mull_complain("cannot read messages", path, "see mull submit --help", "it is no JSON list of messages");
+    else
+        mull_complain("cannot read messages", path, "mend the JSON", "%s (line %d)", e.text, e.line);
+    json_decref(v);
+    return MULL_EXIT_USAGE;
+}
+
+/* On a terminal a generate job's answer is what one waited for. */
+static void print_answer(const json_t *job) {
+    const char *text = json_string_value(json_object_get(json_object_get(job, "result"), "text"));
+    if (!text || !isatty(STDOUT_FILENO)) return;
+    size_t len = strlen(text);
+    char *clean = malloc(len + 8);
+    if (clean) {
+        for (const char *line = text; *line;) { /* newlines are his, other control characters are not */
+            size_t n = strcspn(line, "\n");
+            char *one = strndup(line, n);
+            if (one) {
+                mull_text_clean(one, -1, clean, len + 8);
+                puts(clean);
+            }
+            free(one);
+            line += n + (line[n] == '\n');
+        }
+    }
+    free(clean);
+}
+
+static int submit(const json_t *spec, const json_t *lines, const char *file, const opts *o) {
+    mull_client *c = mull_client_or_complain();
+    if (!c) return MULL_EXIT_FAILED;
+    json_t *body = json_pack("{s:O}", "spec", spec);
+    mull_reply r;
+    mull_err err;
+    int rc = mull_client_call(c, "POST", "/v1/jobs", body, &r, &err);
+    json_decref(body);
+    if (rc) {
+        mull_err_print(stderr, &err);
+        mull_client_close(c);
+        return MULL_EXIT_FAILED;
+    }
+    if (r.status != 200 && r.status != 201) {
+        rc = mull_client_refused(&r, lines, file);
+        json_decref(r.json);
+        mull_client_close(c);
+        return rc;
+    }
+    char id[32];
+    snprintf(id, sizeof id, "%s", mull_text(r.json, "id"));
+    if (r.status == 200) fprintf(stderr, "this key was submitted before, as job %s\n", id);
+    if (o->json)
+        mull_emit(r.json);
+    else {
+        puts(id);
+        fflush(stdout);
+        json_decref(r.json);
+    }
+    if (o->follow) rc = mull_follow_logs(c, id, false, 0);
+    if (!rc && (o->wait || o->follow)) {
+        json_t *job;
+        rc = mull_wait_job(c, id, o->follow, 0, &job);
+        if (!rc) {
+            rc = mull_job_exit(job);
+            mull_job_epilogue(job);
+            if (!o->json) print_answer(job);
+        }
+        json_decref(job);
+    }
+    mull_client_close(c);
+    return rc;
+}
+
+static int run_submit(const mull_cmd *cmd, int argc, char **argv) {
+    opts o = {.spec = json_object()};
+    int words;
+    const char *file = NULL;
+    json_t *spec = NULL, *lines = json_object();
+    MULL_PARSE(cmd, argc, argv, &o, &words);
+    if (words != 1) {
+        if (!words) return mull_usage(cmd->name, "what? give a spec file, generate or annotate");
+        return mull_usage(cmd->name, "unexpected word '%s'", argv[2]);
+    }
+    int rc = o.messages ? add_messages(o.spec, o.messages) : MULL_EXIT_OK;
+    if (!rc) rc = begin_spec(cmd, argv[1], o.spec, lines, &spec, &file);
+    if (!rc) {
+        absolute_paths(spec);
+        mull_diags d;
+        json_t *checked = mull_jobspec_check(spec, &d);
+        if (!checked)
+            rc = refuse(&d, lines, file);
+        else if (o.dry_run)
+            mull_emit(json_incref(checked));
+        else
+            rc = submit(spec, lines, file, &o);
+        json_decref(checked);
+    }
+    json_decref(spec);
+    json_decref(lines);
+    json_decref(o.spec);
+    return rc;
+}
+
+const mull_cmd mull_cmd_submit = {"submit",
+                                  "FILE|generate|annotate [flags]",
+                                  "queue a job and print its id",
+                                  "examples:\n"
+                                  "  mull submit annotate --model ckpt --in rows.jsonl --out answers --wait\n"
+                                  "  mull submit generate --model ckpt --image a.jpg --prompt 'What is this?' --wait\n"
+                                  "  mull submit job.yaml --priority 10 --key nightly-2026-01-31\n"
+                                  "  mull submit job.yaml --dry-run\n",
+                                  submit_opts,
+                                  run_submit};

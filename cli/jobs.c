@@ -1,0 +1,207 @@
+/* See jobs.h. */
+#include "cli/jobs.h"
+
+#include "cli/args.h"
+#include "schema/states.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+void mull_emit(json_t *json) {
+    int rc = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
+    json_decref(json);
+    if (rc != 0 || fputc('\n', stdout) == EOF || fflush(stdout) != 0)
+        exit(mull_complain("cannot write output", "stdout", "check the disk or the pipe", "%s", strerror(errno)));
+}
+
+const char *mull_text(const json_t *o, const char *key) {
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "";
+}
+
+int mull_id_check(const char *cmd, const char *text) {
+    size_t n = strlen(text);
+    if (n && n <= 18 && strspn(text, "0123456789") == n && strspn(text, "0") < n) return 0;
+    return mull_usage(cmd, "'%s' is no job id; ids are numbers, mull ps lists them", text);
+}
+
+mull_client *mull_client_or_complain(void) {
+    mull_err err;
+    mull_client *c = mull_client_open(&err);
+    if (!c) mull_err_print(stderr, &err);
+    return c;
+}
+
+void mull_query_encode(const char *text, char *out, size_t cap) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~";
+    size_t n = 0;
+    for (; *text && n + 4 < cap; text++) {
+        if (strchr(plain, *text))
+            out[n++] = *text;
+        else
+            n += (size_t)snprintf(out + n, 4, "%%%02X", (unsigned char)*text);
+    }
+    out[n] = 0;
+}
+
+void mull_pause(double seconds) {
+    struct timespec ts = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
+    nanosleep(&ts, NULL);
+}
+
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int sig) {
+    (void)sig;
+    interrupted = 1;
+}
+
+int mull_job_exit(const json_t *job) {
+    const char *state = mull_text(job, "state");
+    const json_t *status = json_object_get(job, "exit");
+    if (!strcmp(state, "COMPLETED")) return MULL_EXIT_OK;
+    if (!strcmp(state, "CANCELLED")) return MULL_WAIT_CANCELLED;
+    if (!strcmp(state, "TIMEOUT")) return MULL_WAIT_TIMEOUT;
+    if (!strcmp(state, "FAILED")) {
+        json_int_t n = json_integer_value(status);
+        return n > 0 && n < 256 ? (int)n : MULL_EXIT_FAILED;
+    }
+    return MULL_WAIT_OTHER;
+}
+
+void mull_job_epilogue(const json_t *job) {
+    double begun = mull_when(json_object_get(job, "started_at")), ended = mull_when(json_object_get(job, "ended_at"));
+    char span[40] = "", message[1600];
+    if (isfinite(begun) && isfinite(ended)) mull_span(ended - begun, span, sizeof span);
+    bool color = mull_term_color(stderr);
+    const char *state = mull_text(job, "state"), *why = mull_text(job, "message");
+    mull_text_clean(why, -1, message, sizeof message);
+    fprintf(stderr, "job %s %s%s%s%s%s%s%s\n", mull_text(job, "id"), mull_state_color(state, color), state,
+            mull_color_reset(color), *span ? " in " : "", span, *message ? ": " : "", message);
+}
+
+int mull_wait_job(mull_client *c, const char *id, bool quiet, double timeout_s, json_t **job) {
+    char path[64];
+    double until = timeout_s > 0 ? mull_now() + timeout_s : INFINITY, pause = 0.05;
+    bool reached = false, away = false;
+    mull_bar bar;
+    struct sigaction old, sa = {.sa_handler = on_interrupt};
+    int rc = -1;
+    *job = NULL;
+    mull_bar_init(&bar);
+    snprintf(path, sizeof path, "/v1/jobs/%.20s", id);
+    sigaction(SIGINT, &sa, &old);
+    while (rc < 0) {
+        mull_err err;
+        mull_reply r;
+        int lost = mull_client_call(c, "GET", path, NULL, &r, &err);
+        if (!lost && r.status == 200 && r.json) {
+            json_decref(*job);
+            *job = r.json;
+            reached = true;
+            away = false;
+            if (!quiet) mull_bar_show(&bar, *job);
+            if (mull_job_state_terminal(mull_text(*job, "state"))) rc = MULL_EXIT_OK;
+        } else if (!lost && r.status < 500) {
+            mull_bar_clear(&bar);
+            rc = mull_client_refused(&r, NULL, NULL);
+            json_decref(r.json);
+        } else if (!reached) {
+            if (lost)
+                mull_err_print(stderr, &err);
+            else
+                mull_client_refused(&r, NULL, NULL);
+            json_decref(r.json);
+            rc = MULL_EXIT_FAILED;
+        } else {
+            json_decref(r.json);
+            if (!away && !quiet) {
+                mull_bar_clear(&bar);
+                fprintf(stderr, "the queue does not answer; waiting for it\n");
+            }
+            away = true;
+        }
+        if (rc >= 0) break;
+        if (interrupted) {
+            mull_bar_clear(&bar);
+            fprintf(stderr, "job %s goes on; mull wait %s waits again, mull cancel %s stops it\n", id, id, id);
+            rc = MULL_WAIT_INTERRUPTED;
+        } else if (mull_now() >= until) {
+            mull_bar_clear(&bar);
+            mull_complain("gave up waiting", id, "the job goes on; wait again", "%.0f s have passed", timeout_s);
+            rc = MULL_WAIT_TIMEOUT;
+        } else {
+            mull_pause(pause);
+            if (pause < 0.4) pause *= 1.3;
+        }
+    }
+    sigaction(SIGINT, &old, NULL);
+    mull_bar_clear(&bar);
+    return rc;
+}
+
+static void progress_text(const json_t *job, char *out, size_t cap) {
+    const json_t *p = json_object_get(job, "progress");
+    json_int_t done = json_integer_value(json_object_get(p, "done")),
+               total = json_integer_value(json_object_get(p, "total"));
+    out[0] = 0;
+    if (json_is_object(p)) snprintf(out, cap, total > 0 ? "%lld/%lld" : "%lld", (long long)done, (long long)total);
+}
+
+void mull_jobs_table(const json_t *jobs, bool wide) {
+    static const mull_column narrow[] = {{"ID", .right = true},    {"NAME", .shrink = 6},   {"KIND"},
+                                         {"STATE", .state = true}, {"REASON", .shrink = 4}, {"PROGRESS", .right = true},
+                                         {"TIME", .right = true},  {"EXIT", .right = true}, {"NODE", .shrink = 4}};
+    static const mull_column all[] = {{"ID", .right = true},
+                                      {"NAME", .shrink = 6},
+                                      {"KIND"},
+                                      {"STATE", .state = true},
+                                      {"REASON", .shrink = 4},
+                                      {"PROGRESS", .right = true},
+                                      {"TIME", .right = true},
+                                      {"EXIT", .right = true},
+                                      {"NODE", .shrink = 4},
+                                      {"USER", .shrink = 4},
+                                      {"TEAM", .shrink = 4},
+                                      {"PRI", .right = true},
+                                      {"TRY", .right = true},
+                                      {"SUBMITTED"}};
+    mull_table t;
+    mull_table_init(&t, wide ? all : narrow, wide ? 14 : 9);
+    size_t i;
+    const json_t *j;
+    double now = mull_now();
+    json_array_foreach(jobs, i, j) {
+        char progress[48], span[40] = "", status[16] = "", priority[16], attempt[16];
+        double begun = mull_when(json_object_get(j, "started_at")), ended = mull_when(json_object_get(j, "ended_at"));
+        const char *state = mull_text(j, "state");
+        bool over = mull_job_state_terminal(state);
+        progress_text(j, progress, sizeof progress);
+        if (isfinite(begun) && (over ? isfinite(ended) : !strcmp(state, "RUNNING")))
+            mull_span((over ? ended : now) - begun, span, sizeof span);
+        if (json_is_integer(json_object_get(j, "exit")))
+            snprintf(status, sizeof status, "%lld", (long long)json_integer_value(json_object_get(j, "exit")));
+        snprintf(priority, sizeof priority, "%lld", (long long)json_integer_value(json_object_get(j, "priority")));
+        snprintf(attempt, sizeof attempt, "%lld", (long long)json_integer_value(json_object_get(j, "attempt")));
+        const char *cells[] = {mull_text(j, "id"),
+                               mull_text(j, "name"),
+                               mull_text(j, "kind"),
+                               state,
+                               mull_text(j, "reason"),
+                               progress,
+                               span,
+                               status,
+                               mull_text(j, "node"),
+                               mull_text(j, "user"),
+                               mull_text(j, "team"),
+                               priority,
+                               attempt,
+                               mull_text(j, "submitted_at")};
+        mull_table_row(&t, cells);
+    }
+    mull_table_print(&t, stdout, mull_term_width(stdout), mull_term_color(stdout));
+    mull_table_fini(&t);
+}

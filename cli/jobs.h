@@ -1,0 +1,43 @@
+/* Jobs as the commands handle them: ids, reading one, waiting for its end, its exit status, printing. */
+#ifndef MULL_CLI_JOBS_H
+#define MULL_CLI_JOBS_H
+
+#include "cli/client.h"
+#include "cli/term.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Exit statuses of `mull wait` for jobs that did not complete; FAILED gives the job's own. */
+enum { MULL_WAIT_CANCELLED = 3, MULL_WAIT_OTHER = 4, MULL_WAIT_TIMEOUT = 124, MULL_WAIT_INTERRUPTED = 130 };
+
+/* One line of compact JSON on stdout; takes the reference. A failed write ends the process with status 1. */
+void mull_emit(json_t *json);
+/* Prints usage and returns nonzero unless text is a job id. */
+int mull_id_check(const char *cmd, const char *text);
+/* Opens the client or prints why not (NULL). */
+mull_client *mull_client_or_complain(void);
+
+/* Waits until the job has ended; *job is its last state, a new reference. It outlasts restarts of the queue: only a
+ * queue that was never reached is an error. timeout_s <= 0: for ever. Exit status: 0, MULL_EXIT_FAILED with the words
+ * printed, MULL_WAIT_TIMEOUT, MULL_WAIT_INTERRUPTED. */
+int mull_wait_job(mull_client *c, const char *id, bool quiet, double timeout_s, json_t **job);
+/* Of an ended job. */
+int mull_job_exit(const json_t *job);
+/* "job 3 COMPLETED in 0:07" and what went wrong, on stderr. */
+void mull_job_epilogue(const json_t *job);
+
+/* Prints log lines as they come until the job has ended. */
+int mull_follow_logs(mull_client *c, const char *id, bool json, long attempt);
+
+/* Text of an object's key, "" when it is none. */
+const char *mull_text(const json_t *o, const char *key);
+/* Percent-encodes into out. */
+void mull_query_encode(const char *text, char *out, size_t cap);
+/* The table of ps. */
+void mull_jobs_table(const json_t *jobs, bool wide);
+/* Sleeps; returns early on a signal. */
+void mull_pause(double seconds);
+
+#endif

@@ -1,0 +1,126 @@
+/* Who is asking. On the unix socket the kernel says it (SO_PEERCRED): the server's own user and root are let in. Over
+ * TCP a bearer token is needed; only its SHA-256 is known here and in the database. A token found good is remembered
+ * for a few seconds, so that a busy client costs no extra statement and a revoked token dies soon. */
+#include "scheduler/front.h"
+
+#include <openssl/evp.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+enum { REMEMBER_MS = 5000, SLOTS = 256 };
+
+typedef struct remembered {
+    char hash[65];
+    uint64_t until;
+    mull_identity who;
+} remembered;
+
+struct mull_tokens {
+    char own_name[64];
+    remembered slots[SLOTS];
+};
+
+typedef struct auth_call {
+    mull_front *front;
+    mull_req *req;
+    void (*next)(mull_front *, mull_req *);
+    char hash[65];
+} auth_call;
+
+struct mull_tokens *mull__tokens_create(void) {
+    struct mull_tokens *t = calloc(1, sizeof *t);
+    if (!t) return NULL;
+    /* Looked up once: the name service may block. */
+    struct passwd *pw = getpwuid(geteuid());
+    if (pw)
+        snprintf(t->own_name, sizeof t->own_name, "%s", pw->pw_name);
+    else
+        snprintf(t->own_name, sizeof t->own_name, "uid%u", (unsigned)geteuid());
+    return t;
+}
+
+void mull__tokens_destroy(struct mull_tokens *t) {
+    free(t);
+}
+
+static void unix_peer(mull_front *f, mull_req *req, void (*next)(mull_front *, mull_req *)) {
+    uid_t uid;
+    if (mull_req_peer_uid(req, &uid) != 0 || (uid != geteuid() && uid != 0)) {
+        mull_reply_error(req, 403, "forbidden", "this socket serves its owner (%s) and root only", f->tokens->own_name);
+        return;
+    }
+    mull_identity *who = mull_req_who(req);
+    snprintf(who->user, sizeof who->user, "%s", uid == 0 ? "root" : f->tokens->own_name);
+    who->role = MULL_ROLE_ADMIN;
+    next(f, req);
+}
+
+static void unauthorized(mull_req *req, const char *why) {
+    mull_reply_error(req, 401, "unauthorized", "%s", why);
+}
+
+static mull_role role_of(const char *name) {
+    if (strcmp(name, "admin") == 0) return MULL_ROLE_ADMIN;
+    if (strcmp(name, "member") == 0) return MULL_ROLE_MEMBER;
+    return strcmp(name, "viewer") == 0 ? MULL_ROLE_VIEWER : MULL_ROLE_NONE;
+}
+
+static remembered *slot_of(mull_front *f, const char *hash) {
+    unsigned long h = strtoul((char[]){hash[0], hash[1], hash[2], hash[3], 0}, NULL, 16);
+    return &f->tokens->slots[h % SLOTS];
+}
+
+static void on_token(const mull_pg_reply *r, void *arg) {
+    auth_call c = *(auth_call *)arg;
+    free(arg);
+    if (mull__front_failed(c.req, r)) return;
+    mull_role role = PQntuples(r->res) == 1 ? role_of(PQgetvalue(r->res, 0, 2)) : MULL_ROLE_NONE;
+    if (role == MULL_ROLE_NONE) {
+        unauthorized(c.req, "the token is unknown, expired or revoked");
+        return;
+    }
+    mull_identity *who = mull_req_who(c.req);
+    snprintf(who->user, sizeof who->user, "%s", PQgetvalue(r->res, 0, 0));
+    snprintf(who->team, sizeof who->team, "%s", PQgetvalue(r->res, 0, 1));
+    who->role = role;
+    remembered *slot = slot_of(c.front, c.hash);
+    memcpy(slot->hash, c.hash, sizeof slot->hash);
+    slot->until = uv_now(c.front->cfg.loop) + REMEMBER_MS;
+    slot->who = *who;
+    c.next(c.front, c.req);
+}
+
+void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *, mull_req *)) {
+    if (mull_req_is_unix(req)) {
+        unix_peer(f, req, next);
+        return;
+    }
+    const char *header = mull_req_header(req, "Authorization");
+    if (!header || strncasecmp(header, "Bearer ", 7) != 0 || !header[7]) {
+        unauthorized(req, "send Authorization: Bearer TOKEN");
+        return;
+    }
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int n = 0;
+    auth_call *c = calloc(1, sizeof *c);
+    if (!c || EVP_Digest(header + 7, strlen(header + 7), digest, &n, EVP_sha256(), NULL) != 1 || n != 32) {
+        free(c);
+        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
+        return;
+    }
+    *c = (auth_call){f, req, next, ""};
+    for (unsigned i = 0; i < n; i++) snprintf(c->hash + 2 * i, 3, "%02x", digest[i]);
+    remembered *slot = slot_of(f, c->hash);
+    if (slot->until > uv_now(f->cfg.loop) && strcmp(slot->hash, c->hash) == 0) {
+        *mull_req_who(req) = slot->who;
+        free(c);
+        next(f, req);
+        return;
+    }
+    const char *params[] = {c->hash};
+    mull_pg_query(f->cfg.pg, "SELECT * FROM mull_auth($1)", 1, params, on_token, c);
+}

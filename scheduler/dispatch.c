@@ -1,0 +1,265 @@
+/* The dispatch loop: when something changed, one policy pass over memory, one statement for everything it decided,
+ * then the start messages. One statement is under way at a time, so memory never decides the same job twice; while it
+ * runs, its jobs are out of the pending set and its devices are held under the negative job id. */
+#include "scheduler/leader_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void on_pass(uv_idle_t *h);
+
+void mull__kick(mull_leader *l) {
+    if (l->state == MULL_LEADING && !l->dispatching && !l->reconciling && !l->closing &&
+        !uv_is_active((uv_handle_t *)&l->pass))
+        uv_idle_start(&l->pass, on_pass);
+}
+
+/* ---- messages to workers ---- */
+
+static json_t *devices_json(const mull_queue *q, uint32_t node, int64_t fence) {
+    json_t *list = json_array();
+    const mull_node *n = &q->nodes[node];
+    for (size_t i = 0; list && i < n->device_count; i++)
+        if (n->devices[i].fence == fence)
+            json_array_append_new(list, json_pack("{s:s, s:i}", "kind", n->devices[i].cuda ? "cuda" : "cpu", "index",
+                                                  (int)n->devices[i].index));
+    return list;
+}
+
+static json_t *id_json(int64_t id) {
+    char text[24];
+    snprintf(text, sizeof text, "%lld", (long long)id);
+    return json_string(text);
+}
+
+void mull__send_start(mull_leader *l, mull_attempt *a, const char *spec_text) {
+    json_t *spec = json_loads(spec_text, 0, NULL);
+    if (!spec) {
+        mull_log(MULL_LOG_ERROR, "the spec of job %lld cannot be read; it will not start", (long long)a->job);
+        return;
+    }
+    json_object_set_new(spec, "attempt", json_integer(a->attempt));
+    json_object_set_new(spec, "fence", json_integer(a->fence));
+    mull__inbox(l, a->boot,
+                json_pack("{s:i, s:s, s:o, s:i, s:I, s:I, s:i, s:I, s:i, s:o, s:o}", "v", 1, "type", "start", "job",
+                          id_json(a->job), "attempt", (int)a->attempt, "fence", (json_int_t)a->fence, "term",
+                          (json_int_t)l->term, "lease_s", MULL_ATTEMPT_LEASE_S, "time_limit_s",
+                          (json_int_t)a->time_limit_s, "grace_s", MULL_GRACE_S, "devices",
+                          devices_json(&l->queue, a->node, a->fence), "spec", spec));
+    a->sent_ms = mull__now(l);
+}
+
+void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason) {
+    uint64_t now = mull__now(l);
+    if (a->cancel_ms && now - a->cancel_ms < MULL_RESEND_MS) return;
+    a->cancel_ms = now ? now : 1;
+    mull__inbox(l, a->boot,
+                json_pack("{s:i, s:s, s:o, s:I, s:s, s:i}", "v", 1, "type", "cancel", "job", id_json(a->job), "fence",
+                          (json_int_t)a->fence, "reason", reason, "grace_s", MULL_GRACE_S));
+}
+
+/* ---- the statement ---- */
+
+typedef struct planned {
+    mull_policy_job job;
+    uint32_t node;
+    char boot[MULL_BOOT_MAX];
+} planned;
+
+typedef struct plan {
+    size_t n;
+    planned items[];
+} plan;
+
+/* Moves the placeholder's devices to the true fence, or frees them (fence 0). */
+static void rename_holder(mull_queue *q, uint32_t node, int64_t from, int64_t to) {
+    mull_node *n = &q->nodes[node];
+    for (size_t i = 0; i < n->device_count; i++)
+        if (n->devices[i].fence == from) n->devices[i].fence = to;
+}
+
+static void on_dispatched(const mull_pg_reply *r, void *arg) {
+    mull_leader *l;
+    void *data;
+    bool current = mull__lead_current(arg, &l, &data);
+    plan *p = data;
+    if (!current) {
+        free(p);
+        return;
+    }
+    l->dispatching = false;
+    if (mull__lead_failed(l, r, "dispatch")) {
+        if (l->state == MULL_LEADING) {
+            /* Whether it was committed is not known: free the devices and let reconcile read what is true. */
+            int64_t ids[MULL_DISPATCH_BATCH];
+            for (size_t i = 0; i < p->n; i++) {
+                rename_holder(&l->queue, p->items[i].node, -p->items[i].job.id, 0);
+                ids[i] = p->items[i].job.id;
+            }
+            mull__reconcile(l);
+            mull__refetch(l, ids, p->n);
+        }
+        free(p);
+        return;
+    }
+    int rows = PQntuples(r->res);
+    for (size_t i = 0; i < p->n; i++) {
+        const planned *it = &p->items[i];
+        int row = 0;
+        while (row < rows && atoll(PQgetvalue(r->res, row, 0)) != it->job.id) row++;
+        if (row == rows) { /* no longer pending, or the node has started anew */
+            rename_holder(&l->queue, it->node, -it->job.id, 0);
+            mull__refetch(l, &it->job.id, 1);
+            continue;
+        }
+        mull_attempt a = {.fence = atoll(PQgetvalue(r->res, row, 2)),
+                          .job = it->job.id,
+                          .attempt = atoi(PQgetvalue(r->res, row, 1)),
+                          .node = it->node,
+                          .time_limit_s = atoll(PQgetvalue(r->res, row, 3))};
+        memcpy(a.boot, it->boot, sizeof a.boot);
+        rename_holder(&l->queue, it->node, -it->job.id, a.fence);
+        mull_attempt *held = mull_queue_put_attempt(&l->queue, &a);
+        if (!held) {
+            mull_log(MULL_LOG_ERROR, "out of memory; attempt %lld starts with the next reconcile", (long long)a.fence);
+            continue;
+        }
+        mull__send_start(l, held, PQgetvalue(r->res, row, 4));
+        l->stats.dispatched++;
+    }
+    free(p);
+    mull__kick(l);
+}
+
+static void send_plan(mull_leader *l, plan *p) {
+    json_t *items = json_array();
+    for (size_t i = 0; i < p->n; i++) {
+        planned *it = &p->items[i];
+        mull_device picked[MULL_MAX_DEVICES];
+        size_t n = mull_queue_pick(&l->queue, it->node, it->job.gpus, picked);
+        for (size_t k = 0; k < n; k++)
+            mull_queue_hold(&l->queue, it->node, picked[k].cuda, picked[k].index, -it->job.id);
+        memcpy(it->boot, l->queue.nodes[it->node].boot, sizeof it->boot);
+        json_array_append_new(items, json_pack("{s:I, s:s, s:s, s:o}", "job", (json_int_t)it->job.id, "node",
+                                               l->queue.nodes[it->node].name, "boot", it->boot, "devices",
+                                               devices_json(&l->queue, it->node, -it->job.id)));
+        mull_queue_del_job(&l->queue, it->job.id);
+    }
+    char *text = json_dumps(items, JSON_COMPACT);
+    json_decref(items);
+    const char *params[] = {l->term_text, text};
+    l->dispatching = true;
+    mull__lead_query(l, "SELECT * FROM mull_dispatch($1::bigint, $2::jsonb)", 2, params, on_dispatched, p);
+    free(text);
+}
+
+/* ---- reasons ---- */
+
+static void on_reasons(const mull_pg_reply *r, void *arg) {
+    mull_leader *l;
+    void *data;
+    if (mull__lead_current(arg, &l, &data)) mull__lead_failed(l, r, "reasons");
+}
+
+/* Writes down at most a few thousand changed reasons a second: ps and why are for people. */
+static void write_reasons(mull_leader *l) {
+    enum { MOST = 2000 };
+    mull_queue *q = &l->queue;
+    char *ids = malloc(MOST * 21 + 3), *words = malloc(MOST * 16 + 3);
+    size_t n = 0, a = 0, b = 0;
+    bool more = false;
+    for (size_t i = 0; ids && words && i < q->job_count; i++) {
+        mull_policy_job *j = &q->jobs[i];
+        if (l->reasons[i] == j->reason || l->reasons[i] == MULL_WHY_NONE) continue;
+        if (n == MOST) {
+            more = true;
+            break;
+        }
+        j->reason = l->reasons[i];
+        a += (size_t)sprintf(ids + a, "%c%lld", n ? ',' : '{', (long long)j->id);
+        b += (size_t)sprintf(words + b, "%c%s", n ? ',' : '{', mull_why_name(j->reason));
+        n++;
+    }
+    if (n > 0) {
+        strcpy(ids + a, "}");
+        strcpy(words + b, "}");
+        const char *params[] = {l->term_text, ids, words};
+        mull__lead_query(l, "SELECT mull_set_reasons($1::bigint, $2::bigint[], $3::text[])", 3, params, on_reasons,
+                         NULL);
+    }
+    free(ids);
+    free(words);
+    l->reasons_wanted = more;
+    l->last_reasons_ms = mull__now(l);
+}
+
+/* ---- the pass ---- */
+
+static void on_wake(uv_timer_t *t) {
+    mull__kick(t->data);
+}
+
+static int reserve_scratch(mull_leader *l, size_t n) {
+    if (n <= l->scratch_cap) return 0;
+    size_t cap = n * 2;
+    uint32_t *scratch = realloc(l->scratch, cap * sizeof *scratch);
+    if (scratch) l->scratch = scratch;
+    uint8_t *reasons = realloc(l->reasons, cap);
+    if (reasons) l->reasons = reasons;
+    if (!scratch || !reasons) return -1;
+    l->scratch_cap = cap;
+    return 0;
+}
+
+static void pass(mull_leader *l) {
+    mull_queue *q = &l->queue;
+    uint64_t begin = uv_hrtime(), now = mull__now(l);
+    if (reserve_scratch(l, q->job_count + 1) != 0) return;
+    mull_policy_node *nodes = calloc(q->node_count + 1, sizeof *nodes);
+    if (!nodes) return;
+    for (size_t i = 0; i < q->node_count; i++) nodes[i] = mull_queue_policy_node(q, (uint32_t)i);
+    mull_policy_decision decisions[MULL_DISPATCH_BATCH];
+    bool want_reasons = l->reasons_wanted && now - l->last_reasons_ms >= 1000;
+    mull_policy_in in = {q->jobs, q->job_count, nodes, q->node_count, mull__unix_ms()};
+    mull_policy_out out = {.decisions = decisions,
+                           .max_decisions = MULL_DISPATCH_BATCH,
+                           .reasons = want_reasons ? l->reasons : NULL,
+                           .scratch = l->scratch};
+    mull_policy_run(&in, &out);
+    free(nodes);
+    l->stats.passes++;
+    l->stats.last_pass_ms = (double)(uv_hrtime() - begin) / 1e6;
+    if (want_reasons) write_reasons(l);
+    /* The next look: when a job becomes eligible, or when reasons may be written again. */
+    uint64_t delay = UINT64_MAX;
+    if (out.next_ms) delay = (uint64_t)(out.next_ms - in.now_ms) + 1;
+    if (l->reasons_wanted && delay > 1000) delay = 1000;
+    if (delay != UINT64_MAX) uv_timer_start(&l->wake, on_wake, delay, 0);
+    if (out.decision_count == 0) return;
+    plan *p = malloc(sizeof *p + out.decision_count * sizeof p->items[0]);
+    if (!p) return;
+    p->n = out.decision_count;
+    for (size_t i = 0; i < p->n; i++)
+        p->items[i] = (planned){.job = q->jobs[decisions[i].job], .node = decisions[i].node};
+    send_plan(l, p);
+}
+
+static void on_pass(uv_idle_t *h) {
+    mull_leader *l = h->data;
+    uv_idle_stop(h);
+    if (l->state == MULL_LEADING && !l->dispatching && !l->reconciling) pass(l);
+}
+
+void mull__dispatch_init(mull_leader *l) {
+    uv_idle_init(l->cfg.loop, &l->pass);
+    uv_timer_init(l->cfg.loop, &l->wake);
+    l->pass.data = l->wake.data = l;
+    l->open_handles += 2;
+}
+
+void mull__dispatch_reset(mull_leader *l) {
+    l->dispatching = l->reconciling = false;
+    uv_idle_stop(&l->pass);
+    uv_timer_stop(&l->wake);
+}

@@ -1,0 +1,279 @@
+/* Routing of requests to their statements; see front.h. */
+#include "scheduler/front.h"
+
+#include "schema/keys.h"
+#include "schema/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FOLLOW_POLL_MS = 500 };
+
+typedef struct call {
+    mull_front *front;
+    mull_req *req;
+} call;
+
+bool mull__front_failed(mull_req *req, const mull_pg_reply *r) {
+    if (r->status == MULL_PG_OK) return false;
+    if (r->status == MULL_PG_LOST) {
+        mull_reply_error(req, 503, "unavailable",
+                         "the database does not answer (%s); nothing was changed unless it was already on its way; try "
+                         "again shortly",
+                         r->message);
+    } else {
+        mull_log(MULL_LOG_ERROR, "a request failed in the database: %s (%s)", r->message, r->sqlstate);
+        mull_reply_error(req, 500, "internal", "the database refused this: %s", r->message);
+    }
+    return true;
+}
+
+void mull__poke(mull_front *f, const char *op, int64_t job) {
+    char m[96];
+    snprintf(m, sizeof m, "{\"op\":\"%s\",\"job\":\"%" PRId64 "\"}", op, job);
+    const char *argv[] = {"XADD", MULL_KEY_READY, "MAXLEN", "~", "100000", "*", "m", m};
+    mull_redis_command(f->cfg.redis, 8, argv, NULL, NULL, NULL);
+}
+
+static call *call_new(mull_front *f, mull_req *req) {
+    call *c = malloc(sizeof *c);
+    if (c)
+        *c = (call){f, req};
+    else
+        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
+    return c;
+}
+
+/* ---- the database's JSON as it is ---- */
+
+static void on_json(const mull_pg_reply *r, void *arg) {
+    call *c = arg;
+    mull_req *req = c->req;
+    free(c);
+    if (mull__front_failed(req, r)) return;
+    if (PQntuples(r->res) < 1 || PQgetisnull(r->res, 0, 0)) {
+        mull_reply_error(req, 404, "not_found", "no job %" PRId64, mull_req_route(req)->job);
+        return;
+    }
+    size_t len = (size_t)PQgetlength(r->res, 0, 0);
+    char *body = malloc(len + 1);
+    if (!body) {
+        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
+        return;
+    }
+    memcpy(body, PQgetvalue(r->res, 0, 0), len);
+    body[len] = '\0';
+    mull_reply(req, 200, "application/json", body, len);
+}
+
+static void answer(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params) {
+    call *c = call_new(f, req);
+    if (c) mull_pg_query(f->cfg.pg, sql, n, params, on_json, c);
+}
+
+static void list_jobs(mull_front *f, mull_req *req) {
+    const char *state = mull_req_query(req, "state"), *team = mull_req_query(req, "team");
+    const mull_identity *who = mull_req_who(req);
+    int64_t cursor, limit;
+    if (mull_query_int(mull_req_query(req, "cursor"), 0, INT64_MAX, 0, &cursor) != 0 ||
+        mull_query_int(mull_req_query(req, "limit"), 1, MULL_HTTP_MAX_PAGE, 100, &limit) != 0) {
+        mull_reply_error(req, 400, "bad_query", "cursor and limit are numbers, limit from 1 to %d", MULL_HTTP_MAX_PAGE);
+        return;
+    }
+    if (who->team[0] && team && *team && strcmp(team, who->team) != 0) {
+        mull_reply_error(req, 403, "forbidden", "this token is for team %s", who->team);
+        return;
+    }
+    char c[24], l[24];
+    snprintf(c, sizeof c, "%" PRId64, cursor);
+    snprintf(l, sizeof l, "%" PRId64, limit);
+    const char *params[] = {state ? state : "", who->team[0] ? who->team : team ? team : "", c, l};
+    answer(f, req, "SELECT mull_job_list($1, $2, $3::bigint, $4::int)", 4, params);
+}
+
+static void job_metrics(mull_front *f, mull_req *req, const char *id) {
+    const char *key = mull_req_query(req, "key");
+    int64_t after, limit;
+    if (mull_query_int(mull_req_query(req, "after"), 0, INT64_MAX, 0, &after) != 0 ||
+        mull_query_int(mull_req_query(req, "limit"), 1, 100000, 10000, &limit) != 0) {
+        mull_reply_error(req, 400, "bad_query", "after and limit are numbers, limit from 1 to 100000");
+        return;
+    }
+    char a[24], l[24];
+    snprintf(a, sizeof a, "%" PRId64, after);
+    snprintf(l, sizeof l, "%" PRId64, limit);
+    const char *params[] = {id, mull_req_who(req)->team, key ? key : "", a, l};
+    answer(f, req, "SELECT mull_job_metrics($1::bigint, $2, $3, $4::bigint, $5::int)", 5, params);
+}
+
+/* ---- cancel, hold, release, requeue ---- */
+
+static const char *op_of(int route) {
+    switch (route) {
+    case MULL_ROUTE_CANCEL:
+        return "cancel";
+    case MULL_ROUTE_HOLD:
+        return "hold";
+    case MULL_ROUTE_RELEASE:
+        return "release";
+    default:
+        return "requeue";
+    }
+}
+
+static void on_action(const mull_pg_reply *r, void *arg) {
+    call *c = arg;
+    mull_req *req = c->req;
+    mull_front *f = c->front;
+    free(c);
+    if (mull__front_failed(req, r)) return;
+    int64_t job = mull_req_route(req)->job;
+    if (PQgetvalue(r->res, 0, 0)[0] != 't') {
+        mull_reply_error(req, 404, "not_found", "no job %" PRId64, job);
+        return;
+    }
+    const char *message = PQgetvalue(r->res, 0, 3);
+    if (PQgetvalue(r->res, 0, 1)[0] != 't') {
+        mull_reply_error(req, 409, "conflict", "job %" PRId64 " is %s: %s", job, PQgetvalue(r->res, 0, 2), message);
+        return;
+    }
+    mull__poke(f, op_of(mull_req_route(req)->id), job);
+    char id[24];
+    snprintf(id, sizeof id, "%" PRId64, job);
+    mull_reply_json(req, 200,
+                    json_pack("{s:s, s:s, s:s}", "id", id, "state", PQgetvalue(r->res, 0, 2), "message", message));
+}
+
+static void action(mull_front *f, mull_req *req, const char *id) {
+    const mull_identity *who = mull_req_who(req);
+    const char *params[] = {id, op_of(mull_req_route(req)->id), who->user, who->team};
+    call *c = call_new(f, req);
+    if (c) mull_pg_query(f->cfg.pg, "SELECT * FROM mull_job_action($1::bigint, $2, $3, $4)", 4, params, on_action, c);
+}
+
+/* ---- health ---- */
+
+static void on_ready_row(const mull_pg_reply *r, void *arg) {
+    call *c = arg;
+    mull_req *req = c->req;
+    bool redis = mull_redis_connected(c->front->cfg.redis);
+    free(c);
+    bool pg = r->status == MULL_PG_OK;
+    bool leader = pg && PQntuples(r->res) == 1 && PQgetvalue(r->res, 0, 0)[0] == 't';
+    mull_reply_json(req, pg && redis && leader ? 200 : 503,
+                    json_pack("{s:b, s:b, s:b, s:b}", "ready", pg && redis && leader, "postgres", pg, "redis", redis,
+                              "leader", leader));
+}
+
+static void readyz(mull_front *f, mull_req *req) {
+    call *c = call_new(f, req);
+    if (c)
+        mull_pg_query(f->cfg.pg, "SELECT expires_at > clock_timestamp() FROM leader WHERE id = 1", 0, NULL,
+                      on_ready_row, c);
+}
+
+/* ---- routing ---- */
+
+static void route(mull_front *f, mull_req *req) {
+    const mull_route *r = mull_req_route(req);
+    const mull_identity *who = mull_req_who(req);
+    if (mull_route_get(r->id)->writes && who->role < MULL_ROLE_MEMBER) {
+        mull_reply_error(req, 403, "forbidden", "the role viewer may not change anything");
+        return;
+    }
+    char id[24];
+    snprintf(id, sizeof id, "%" PRId64, r->job);
+    const char *params[] = {id, who->team};
+    switch (r->id) {
+    case MULL_ROUTE_SUBMIT:
+        mull__submit(f, req);
+        break;
+    case MULL_ROUTE_JOBS:
+        list_jobs(f, req);
+        break;
+    case MULL_ROUTE_JOB:
+        answer(f, req, "SELECT mull_job_show($1::bigint, $2)", 2, params);
+        break;
+    case MULL_ROUTE_WHY:
+        answer(f, req, "SELECT mull_job_why($1::bigint, $2)", 2, params);
+        break;
+    case MULL_ROUTE_CANCEL:
+    case MULL_ROUTE_HOLD:
+    case MULL_ROUTE_RELEASE:
+    case MULL_ROUTE_REQUEUE:
+        action(f, req, id);
+        break;
+    case MULL_ROUTE_LOGS:
+        mull__logs(f, req);
+        break;
+    case MULL_ROUTE_METRICS_OF_JOB:
+        job_metrics(f, req, id);
+        break;
+    case MULL_ROUTE_NODES:
+        answer(f, req, "SELECT mull_nodes()", 0, NULL);
+        break;
+    case MULL_ROUTE_QUEUE:
+        answer(f, req, "SELECT mull_queue()", 0, NULL);
+        break;
+    case MULL_ROUTE_OPENMETRICS:
+        mull__openmetrics(f, req);
+        break;
+    case MULL_ROUTE_OPENAPI:
+        mull_reply_json(req, 200, mull_openapi());
+        break;
+    case MULL_ROUTE_HEALTHZ:
+        mull_reply_json(req, 200, json_pack("{s:s}", "status", "ok"));
+        break;
+    case MULL_ROUTE_READYZ:
+        readyz(f, req);
+        break;
+    default:
+        mull_reply_error(req, 500, "internal", "this route has no handler");
+        break;
+    }
+}
+
+void mull_front_handle(mull_req *req, void *front) {
+    int id = mull_req_route(req)->id;
+    if (id == MULL_ROUTE_UNKNOWN)
+        mull_reply_error(req, 404, "not_found", "no such path; /v1/openapi.json lists them");
+    else if (id == MULL_ROUTE_NOT_AVAILABLE)
+        mull_reply_error(req, 404, "not_available", "this path is not available in this build");
+    else if (id == MULL_ROUTE_METHOD)
+        mull_reply_error(req, 405, "method_not_allowed", "this path has no such method");
+    else if (id == MULL_ROUTE_BAD_ID)
+        mull_reply_error(req, 400, "bad_id", "a job id is a positive decimal number");
+    else if (mull_route_get(id)->open)
+        route(front, req);
+    else
+        mull__authenticate(front, req, route);
+}
+
+mull_front *mull_front_create(const mull_front_config *config) {
+    mull_front *f = calloc(1, sizeof *f);
+    if (!f) return NULL;
+    f->cfg = *config;
+    f->submits = mull__submits_create();
+    f->tokens = mull__tokens_create();
+    if (!f->submits || !f->tokens) {
+        mull_front_destroy(f);
+        return NULL;
+    }
+    uv_timer_init(config->loop, &f->poll);
+    f->poll.data = f;
+    uv_timer_start(&f->poll, mull__follow_poll, FOLLOW_POLL_MS, FOLLOW_POLL_MS);
+    return f;
+}
+
+void mull_front_close(mull_front *f) {
+    uv_close((uv_handle_t *)&f->poll, NULL);
+}
+
+void mull_front_destroy(mull_front *f) {
+    if (!f) return;
+    mull__submits_destroy(f->submits);
+    mull__tokens_destroy(f->tokens);
+    free(f);
+}

@@ -1,0 +1,61 @@
+/* The front door: HTTP requests become one PostgreSQL function call each, and its answer the reply. Any scheduler
+ * serves it, leader or not; nothing is kept between requests but the group commit of submits, followers of logs and a
+ * short memory of tokens. */
+#ifndef MULL_SCHEDULER_FRONT_H
+#define MULL_SCHEDULER_FRONT_H
+
+#include "scheduler/http.h"
+#include "scheduler/leader.h"
+
+typedef struct mull_front mull_front;
+
+typedef struct mull_front_config {
+    uv_loop_t *loop;
+    mull_pg *pg;
+    mull_redis *redis;
+    const mull_leader *leader; /* for its counters */
+} mull_front_config;
+
+/* NULL without memory. */
+mull_front *mull_front_create(const mull_front_config *config);
+/* The mull_http_handler; arg is the front. */
+void mull_front_handle(mull_req *req, void *front);
+/* Wakes the followers of this job's log. */
+void mull_front_job_news(int64_t job, void *front);
+/* Closes its handles; the loop must run once more before mull_front_destroy. */
+void mull_front_close(mull_front *front);
+void mull_front_destroy(mull_front *front);
+
+/* Shared by the files of the front door. */
+struct mull_front {
+    mull_front_config cfg;
+    struct mull_submits *submits;
+    struct mull_follow *followers;
+    struct mull_tokens *tokens;
+    uv_timer_t poll; /* log followers */
+    uint64_t submitted, submit_batches;
+};
+
+/* front.c: replies for a failed statement; true when it failed. */
+bool mull__front_failed(mull_req *req, const mull_pg_reply *r);
+/* Tells the leader to look at a job. Best effort, PostgreSQL already has it. */
+void mull__poke(mull_front *f, const char *op, int64_t job);
+
+/* auth.c: identifies the peer, then calls next (once), or replies 401/403/503 itself. */
+struct mull_tokens *mull__tokens_create(void);
+void mull__tokens_destroy(struct mull_tokens *t);
+void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *f, mull_req *req));
+
+/* submit.c: group commit. */
+struct mull_submits *mull__submits_create(void);
+void mull__submits_destroy(struct mull_submits *s);
+void mull__submit(mull_front *f, mull_req *req);
+
+/* follow.c: logs, whole or as server-sent events. */
+void mull__logs(mull_front *f, mull_req *req);
+void mull__follow_poll(uv_timer_t *timer);
+
+/* exposition.c: /metrics. */
+void mull__openmetrics(mull_front *f, mull_req *req);
+
+#endif

@@ -1,0 +1,469 @@
+/* libmicrohttpd on the libuv loop; the contract is in http.h.
+ *
+ * Order of events for one request: on_request is called by MHD once with the headers, again for each piece of body,
+ * once more at the end; there the handler runs and, if it has not replied yet, the connection is suspended. The reply
+ * keeps its MHD response in the request and resumes the connection, after which MHD calls on_request a last time to
+ * have the response queued. */
+#include "scheduler/http.h"
+
+#include <microhttpd.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* What one client can make MHD hold for a connection: its headers and our reply's headers. */
+enum { CONNECTION_MEMORY = 40 << 10, CONNECTION_TIMEOUT_S = 120, MAX_LISTENERS = 8, OVERRUN = 8 << 20 };
+
+typedef struct listener {
+    mull_http *http;
+    struct MHD_Daemon *daemon;
+    uv_poll_t poll;
+    uv_timer_t timer;
+    bool is_unix, running;
+} listener;
+
+struct mull_http {
+    uv_loop_t *loop;
+    mull_http_handler handler;
+    void *arg;
+    listener *listeners[MAX_LISTENERS];
+    size_t listener_count;
+    mull_req *reqs;       /* every request handed to the handler and not replied to */
+    mull_stream *streams; /* every open stream */
+    size_t pending;
+    bool closing;
+    mull_http_stats stats;
+};
+
+typedef enum phase { COLLECTING, HANDLING, REPLIED, QUEUED } phase;
+
+struct mull_req {
+    listener *l;
+    struct MHD_Connection *conn;
+    mull_req *prev, *next; /* in http->reqs while HANDLING */
+    phase phase;
+    bool suspended, in_callback, too_large;
+    mull_route route;
+    mull_identity who;
+    char *body;
+    size_t len, cap;
+    struct MHD_Response *response;
+    int status;
+};
+
+struct mull_stream {
+    mull_http *http;
+    struct MHD_Connection *conn;
+    mull_stream *prev, *next;
+    mull_stream_cb on_idle, on_close;
+    void *arg;
+    char *buf;
+    size_t len, cap, sent;
+    bool ended, suspended, idle_running;
+};
+
+static void run(listener *l);
+
+static void on_poll(uv_poll_t *p, int status, int events) {
+    (void)status;
+    (void)events;
+    run(p->data);
+}
+
+static void on_timer(uv_timer_t *t) {
+    run(t->data);
+}
+
+static void run(listener *l) {
+    if (l->running || !l->daemon) return;
+    l->running = true;
+    MHD_run(l->daemon);
+    l->running = false;
+    MHD_UNSIGNED_LONG_LONG ms = 0;
+    if (MHD_get_timeout(l->daemon, &ms) == MHD_YES)
+        uv_timer_start(&l->timer, on_timer, ms, 0);
+    else
+        uv_timer_stop(&l->timer);
+}
+
+/* ---- replies ---- */
+
+static void count_reply(mull_http *h, int status) {
+    if (status < 400)
+        h->stats.replies_2xx++;
+    else if (status < 500)
+        h->stats.replies_4xx++;
+    else
+        h->stats.replies_5xx++;
+}
+
+static void set_response(mull_req *r, int status, struct MHD_Response *response) {
+    mull_http *h = r->l->http;
+    if (r->phase != HANDLING) { /* a second reply to one request: drop it, the first stands */
+        if (response) MHD_destroy_response(response);
+        return;
+    }
+    if (r->prev)
+        r->prev->next = r->next;
+    else
+        h->reqs = r->next;
+    if (r->next) r->next->prev = r->prev;
+    h->pending--;
+    r->phase = REPLIED;
+    r->status = status;
+    r->response = response;
+    count_reply(h, status);
+    if (r->suspended) {
+        r->suspended = false;
+        MHD_resume_connection(r->conn);
+    }
+}
+
+void mull_reply(mull_req *req, int status, const char *content_type, char *body, size_t len) {
+    struct MHD_Response *resp = MHD_create_response_from_buffer(len, body, MHD_RESPMEM_MUST_FREE);
+    if (!resp) {
+        free(body);
+    } else {
+        MHD_add_response_header(resp, "Content-Type", content_type);
+        MHD_add_response_header(resp, "Cache-Control", "no-store");
+        if (status == 401) MHD_add_response_header(resp, "WWW-Authenticate", "Bearer realm=\"mull\"");
+        if (status == 503) MHD_add_response_header(resp, "Retry-After", "1");
+        if (status == 405) MHD_add_response_header(resp, "Allow", "GET, POST");
+    }
+    set_response(req, status, resp);
+}
+
+void mull_reply_json(mull_req *req, int status, json_t *json) {
+    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    json_decref(json);
+    if (!text) {
+        set_response(req, 500, NULL);
+        return;
+    }
+    mull_reply(req, status, "application/json", text, strlen(text));
+}
+
+void mull_reply_error(mull_req *req, int status, const char *code, const char *fmt, ...) {
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    mull_reply_json(req, status, mull_error_json(code, text, NULL));
+}
+
+/* ---- streams ---- */
+
+static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max) {
+    (void)pos;
+    mull_stream *s = cls;
+    if (s->sent == s->len && !s->ended && !s->idle_running) {
+        s->sent = s->len = 0;
+        s->idle_running = true; /* on_idle may write, which must not resume a connection that is not suspended */
+        s->on_idle(s, s->arg);
+        s->idle_running = false;
+    }
+    size_t n = s->len - s->sent;
+    if (n > max) n = max;
+    if (n > 0) {
+        memcpy(out, s->buf + s->sent, n);
+        s->sent += n;
+        return (ssize_t)n;
+    }
+    if (s->ended) return MHD_CONTENT_READER_END_OF_STREAM;
+    s->suspended = true;
+    MHD_suspend_connection(s->conn);
+    return 0;
+}
+
+static void stream_free(void *cls) {
+    mull_stream *s = cls;
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        s->http->streams = s->next;
+    if (s->next) s->next->prev = s->prev;
+    s->http->pending--;
+    s->on_close(s, s->arg);
+    free(s->buf);
+    free(s);
+}
+
+static void stream_wake(mull_stream *s) {
+    if (!s->suspended) return;
+    s->suspended = false;
+    MHD_resume_connection(s->conn);
+}
+
+mull_stream *mull_reply_stream(mull_req *req, const char *content_type, mull_stream_cb on_idle, mull_stream_cb on_close,
+                               void *arg) {
+    mull_stream *s = calloc(1, sizeof *s);
+    struct MHD_Response *resp = NULL;
+    if (s) resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 32 << 10, stream_read, s, stream_free);
+    if (!resp) {
+        free(s);
+        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
+        return NULL;
+    }
+    mull_http *h = req->l->http;
+    *s = (mull_stream){
+        .http = h, .conn = req->conn, .next = h->streams, .on_idle = on_idle, .on_close = on_close, .arg = arg};
+    if (h->streams) h->streams->prev = s;
+    h->streams = s;
+    h->pending++;
+    MHD_add_response_header(resp, "Content-Type", content_type);
+    MHD_add_response_header(resp, "Cache-Control", "no-store");
+    set_response(req, 200, resp);
+    return s;
+}
+
+int mull_stream_write(mull_stream *s, const char *data, size_t len) {
+    if (s->ended) return 0;
+    if (s->sent == s->len) s->sent = s->len = 0;
+    if (len > SIZE_MAX / 4 - s->len) return -1;
+    if (s->len + len > s->cap) {
+        size_t cap = (s->len + len) * 2;
+        char *buf = realloc(s->buf, cap);
+        if (!buf) return -1;
+        s->buf = buf;
+        s->cap = cap;
+    }
+    memcpy(s->buf + s->len, data, len);
+    s->len += len;
+    stream_wake(s);
+    return 0;
+}
+
+void mull_stream_end(mull_stream *s) {
+    s->ended = true;
+    stream_wake(s);
+}
+
+/* ---- requests ---- */
+
+static enum MHD_Result add_header_size(void *cls, enum MHD_ValueKind kind, const char *key, const char *value) {
+    (void)kind;
+    *(size_t *)cls += strlen(key) + (value ? strlen(value) : 0) + 4;
+    return MHD_YES;
+}
+
+static int append(mull_req *r, const char *data, size_t n) {
+    if (r->len + n > MULL_HTTP_MAX_BODY) {
+        r->too_large = true;
+        free(r->body);
+        r->body = NULL;
+        r->len += n; /* counted on, so that an endless body can be cut off */
+        return r->len > (size_t)MULL_HTTP_MAX_BODY + OVERRUN ? -1 : 0;
+    }
+    if (r->len + n + 1 > r->cap) {
+        size_t cap = (r->len + n + 1) * 2;
+        char *body = realloc(r->body, cap);
+        if (!body) return -1;
+        r->body = body;
+        r->cap = cap;
+    }
+    memcpy(r->body + r->len, data, n);
+    r->len += n;
+    r->body[r->len] = '\0';
+    return 0;
+}
+
+/* Enters HANDLING, with the checks that need no handler. */
+static void dispatch(mull_req *r) {
+    mull_http *h = r->l->http;
+    r->phase = HANDLING;
+    r->next = h->reqs;
+    if (h->reqs) h->reqs->prev = r;
+    h->reqs = r;
+    h->pending++;
+    h->stats.requests++;
+    size_t header_bytes = 0;
+    MHD_get_connection_values(r->conn, MHD_HEADER_KIND, add_header_size, &header_bytes);
+    if (header_bytes > MULL_HTTP_MAX_HEADER)
+        mull_reply_error(r, 431, "header_too_large", "the request headers are larger than %d bytes",
+                         MULL_HTTP_MAX_HEADER);
+    else if (r->too_large)
+        mull_reply_error(r, 413, "too_large", "the request body is larger than %d bytes", MULL_HTTP_MAX_BODY);
+    else if (h->closing)
+        mull_reply_error(r, 503, "unavailable", "the server is stopping; try again");
+    else
+        h->handler(r, h->arg);
+}
+
+/* MHD calls this while it answers; a request that lost its response for want of memory closes the connection. */
+static enum MHD_Result queue(mull_req *r) {
+    r->phase = QUEUED;
+    if (!r->response) return MHD_NO;
+    enum MHD_Result ok = MHD_queue_response(r->conn, (unsigned)r->status, r->response);
+    MHD_destroy_response(r->response);
+    r->response = NULL;
+    return ok;
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
+                                  const char *version, const char *data, size_t *size, void **ctx) {
+    (void)version;
+    mull_req *r = *ctx;
+    if (!r) {
+        r = calloc(1, sizeof *r);
+        if (!r) return MHD_NO;
+        r->l = cls;
+        r->conn = conn;
+        r->route = mull_route_match(strcmp(method, "HEAD") == 0 ? "GET" : method, url);
+        *ctx = r;
+        /* A declared length over the limit is refused before a byte of it is read. */
+        const char *declared = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Content-Length");
+        if (declared && strtoull(declared, NULL, 10) > MULL_HTTP_MAX_BODY) {
+            r->too_large = true;
+            dispatch(r);
+            return queue(r);
+        }
+        return MHD_YES;
+    }
+    if (r->phase == COLLECTING) {
+        if (*size > 0) {
+            int rc = append(r, data, *size);
+            *size = 0;
+            return rc == 0 ? MHD_YES : MHD_NO;
+        }
+        dispatch(r);
+        if (r->phase == HANDLING) {
+            r->suspended = true;
+            MHD_suspend_connection(conn);
+            return MHD_YES;
+        }
+    }
+    if (r->phase == REPLIED) return queue(r);
+    return r->phase == HANDLING ? MHD_YES : MHD_NO;
+}
+
+static void on_completed(void *cls, struct MHD_Connection *conn, void **ctx, enum MHD_RequestTerminationCode how) {
+    (void)cls;
+    (void)conn;
+    (void)how;
+    mull_req *r = *ctx;
+    if (!r) return;
+    if (r->response) MHD_destroy_response(r->response);
+    free(r->body);
+    free(r);
+    *ctx = NULL;
+}
+
+const mull_route *mull_req_route(const mull_req *req) {
+    return &req->route;
+}
+mull_identity *mull_req_who(mull_req *req) {
+    return &req->who;
+}
+bool mull_req_is_unix(const mull_req *req) {
+    return req->l->is_unix;
+}
+
+const char *mull_req_query(const mull_req *req, const char *name) {
+    return MHD_lookup_connection_value(req->conn, MHD_GET_ARGUMENT_KIND, name);
+}
+
+const char *mull_req_header(const mull_req *req, const char *name) {
+    return MHD_lookup_connection_value(req->conn, MHD_HEADER_KIND, name);
+}
+
+const char *mull_req_body(const mull_req *req, size_t *len) {
+    *len = req->len;
+    return req->body ? req->body : "";
+}
+
+int mull_req_peer_uid(const mull_req *req, uid_t *uid) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(req->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct ucred cred;
+    socklen_t len = sizeof cred;
+    if (!req->l->is_unix || !info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) != 0) return -1;
+    *uid = cred.uid;
+    return 0;
+}
+
+/* ---- server ---- */
+
+mull_http *mull_http_create(uv_loop_t *loop, mull_http_handler handler, void *arg) {
+    mull_http *h = calloc(1, sizeof *h);
+    if (h) *h = (mull_http){.loop = loop, .handler = handler, .arg = arg};
+    return h;
+}
+
+int mull_http_listen(mull_http *h, int fd, bool is_unix, mull_err *err) {
+    listener *l = h->listener_count < MAX_LISTENERS ? calloc(1, sizeof *l) : NULL;
+    if (!l) {
+        close(fd);
+        return mull_fail(err, MULL_ERR_NOMEM, "cannot listen", NULL, NULL, "out of memory or more than %d listeners",
+                         MAX_LISTENERS);
+    }
+    l->http = h;
+    l->is_unix = is_unix;
+    l->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, l,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_TIMEOUT_S,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+    const union MHD_DaemonInfo *info = l->daemon ? MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+    if (!info || uv_poll_init(h->loop, &l->poll, info->epoll_fd) != 0) {
+        if (l->daemon)
+            MHD_stop_daemon(l->daemon);
+        else
+            close(fd);
+        free(l);
+        return mull_fail(err, MULL_ERR_INTERNAL, "cannot listen", NULL, NULL, "libmicrohttpd refused to start");
+    }
+    uv_timer_init(h->loop, &l->timer);
+    l->poll.data = l->timer.data = l;
+    uv_poll_start(&l->poll, UV_READABLE, on_poll);
+    h->listeners[h->listener_count++] = l;
+    return 0;
+}
+
+void mull_http_quiesce(mull_http *h) {
+    if (h->closing) return;
+    h->closing = true;
+    for (size_t i = 0; i < h->listener_count; i++) {
+        MHD_socket fd = MHD_quiesce_daemon(h->listeners[i]->daemon);
+        if (fd != MHD_INVALID_SOCKET) close(fd);
+    }
+    for (mull_stream *s = h->streams; s; s = s->next) mull_stream_end(s);
+}
+
+size_t mull_http_pending(const mull_http *h) {
+    return h->pending;
+}
+
+void mull_http_close(mull_http *h) {
+    mull_http_quiesce(h);
+    while (h->reqs) mull_reply_error(h->reqs, 503, "unavailable", "the server is stopping; try again");
+    for (size_t i = 0; i < h->listener_count; i++) {
+        listener *l = h->listeners[i];
+        /* MHD wants no suspended connection when it stops: one round lets the resumed ones send their last words. */
+        run(l);
+        uv_poll_stop(&l->poll);
+        MHD_stop_daemon(l->daemon);
+        l->daemon = NULL;
+        uv_close((uv_handle_t *)&l->poll, NULL);
+        uv_close((uv_handle_t *)&l->timer, NULL);
+    }
+}
+
+void mull_http_destroy(mull_http *h) {
+    if (!h) return;
+    for (size_t i = 0; i < h->listener_count; i++) free(h->listeners[i]);
+    free(h);
+}
+
+mull_http_stats mull_http_get_stats(const mull_http *h) {
+    mull_http_stats s = h->stats;
+    for (size_t i = 0; i < h->listener_count; i++) {
+        const union MHD_DaemonInfo *info =
+            h->listeners[i]->daemon ? MHD_get_daemon_info(h->listeners[i]->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS)
+                                    : NULL;
+        if (info) s.connections += info->num_connections;
+    }
+    return s;
+}

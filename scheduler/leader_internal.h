@@ -1,0 +1,119 @@
+/* What leader.c, dispatch.c, recorder.c and reconcile.c share. Nobody else includes this. */
+#ifndef MULL_SCHEDULER_LEADER_INTERNAL_H
+#define MULL_SCHEDULER_LEADER_INTERNAL_H
+
+#include "scheduler/leader.h"
+#include "scheduler/queue.h"
+#include "schema/log.h"
+
+enum {
+    MULL_LEASE_MS = 6000, /* of the lead */
+    MULL_RENEW_MS = 2000, /* of the lead */
+    MULL_TICK_MS = 500,   /* take-over attempts, deadlines, liveness */
+    MULL_RECONCILE_MS = 5000,
+    MULL_RESEND_MS = 5000,        /* commands a worker has not acted on */
+    MULL_NODE_TIMEOUT_MS = 15000, /* no sign of life → DOWN */
+    MULL_MISSING_MS = 15000,      /* attempt absent from heartbeats → lost */
+    MULL_PENDING_SLICE = 5000,    /* rows a reconcile step reads */
+    MULL_DISPATCH_BATCH = 512,    /* jobs one statement starts */
+    MULL_ATTEMPT_LEASE_S = 15,
+    MULL_GRACE_S = 10
+};
+
+typedef enum mull_lead_state { MULL_FOLLOWING, MULL_TAKING, MULL_LOADING, MULL_LEADING } mull_lead_state;
+
+struct mull_leader {
+    mull_leader_config cfg;
+    mull_lead_state state;
+    bool closing, tried_own;
+    int64_t term;
+    uint32_t epoch; /* grows whenever the lead is won or lost */
+    char term_text[24];
+    uint64_t last_renew_ms, last_reconcile_ms, last_reasons_ms;
+    bool renewing;
+    mull_queue queue;
+    mull_leader_stats stats;
+
+    uv_timer_t tick;
+    uv_timer_t wake; /* next begin time */
+    uv_idle_t pass;  /* runs once when something changed */
+    size_t open_handles;
+    void (*on_closed)(void *arg);
+    void *on_closed_arg;
+
+    /* dispatch.c */
+    bool dispatching;    /* a dispatch statement is under way */
+    bool reasons_wanted; /* the pending set changed since reasons were written */
+    uint32_t *scratch;
+    uint8_t *reasons;
+    size_t scratch_cap;
+
+    /* recorder.c */
+    mull_redis *events_conn, *ready_conn;
+    char cursor[48];
+    bool reading_events, reading_ready, recording;
+    uint64_t link_since_ms; /* events have flowed without interruption since */
+    uint64_t ends_seen;     /* counts changes to the set of live attempts by the recorder */
+    uv_timer_t retry;       /* of a batch that could not be recorded */
+    struct mull_batch *retry_batch;
+
+    /* reconcile.c */
+    bool reconciling;
+    int64_t slice_after; /* pending ids up to here have been read in this round */
+};
+
+/* Context of a query: dropped when the lead has changed hands meanwhile. */
+typedef struct mull_lead_call {
+    mull_leader *l;
+    uint32_t epoch;
+    uint64_t mark; /* the caller's */
+    void *data;    /* the caller's */
+} mull_lead_call;
+
+/* leader.c */
+mull_lead_call *mull__lead_call(mull_leader *l, void *data);
+/* Frees the call; false when its reply belongs to an earlier epoch (data is then the caller's to free). */
+bool mull__lead_current(mull_lead_call *c, mull_leader **l, void **data);
+/* Runs a statement; cb gets a mull_lead_call with this data. Without memory the lead is given up: nothing that was
+ * decided may be forgotten half-way. */
+void mull__lead_query(mull_leader *l, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *data);
+/* True when the statement failed: logs it; steps down when the term is gone or the queue was just being loaded. */
+bool mull__lead_failed(mull_leader *l, const mull_pg_reply *r, const char *what);
+void mull__step_down(mull_leader *l, const char *why);
+uint64_t mull__now(const mull_leader *l);
+int64_t mull__unix_ms(void);
+/* Sends one message to a worker's inbox; msg is stolen. Best effort: reconcile repeats what matters. */
+void mull__inbox(mull_leader *l, const char *boot, json_t *msg);
+
+/* dispatch.c */
+void mull__kick(mull_leader *l);
+void mull__dispatch_init(mull_leader *l);
+void mull__dispatch_reset(mull_leader *l);
+/* Builds and sends the start message of an attempt held in memory. */
+void mull__send_start(mull_leader *l, mull_attempt *a, const char *spec);
+void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason);
+
+/* recorder.c */
+void mull__recorder_start(mull_leader *l);
+void mull__recorder_init(mull_leader *l);
+void mull__recorder_stop(mull_leader *l);
+/* Starts reading again whatever is not being read: after a reconnect, an error, a new lead. */
+void mull__read_streams(mull_leader *l);
+/* Forgets ended attempts and reads their jobs (and waiting dependents) again. */
+void mull__attempts_ended(mull_leader *l, const int64_t *fences, size_t n);
+void mull__resync_all(mull_leader *l);
+
+/* reconcile.c */
+void mull__load(mull_leader *l);
+void mull__reconcile(mull_leader *l);
+/* Reads these pending jobs again; absent ones are no longer pending. */
+void mull__refetch(mull_leader *l, const int64_t *ids, size_t n);
+void mull__refetch_nodes(mull_leader *l);
+/* Sends cancel to running attempts that a user asked to stop. */
+void mull__fetch_cancels(mull_leader *l);
+/* Ends these attempts as infrastructure failures. */
+void mull__lost(mull_leader *l, const int64_t *fences, size_t n, const char *message);
+/* Time limits and silent nodes. */
+void mull__check_deadlines(mull_leader *l);
+
+#endif

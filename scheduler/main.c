@@ -1,0 +1,79 @@
+/* mull-scheduler: `migrate` brings the database's tables up to date, `serve` runs the front door and the queue. */
+#include "scheduler/serve.h"
+#include "schema/error.h"
+#include "schema/log.h"
+#include "schema/migrate.h"
+
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+static const char USAGE[] =
+    "usage: mull-scheduler migrate --pg CONNINFO\n"
+    "       mull-scheduler serve --pg CONNINFO --redis unix:PATH|tcp:HOST:PORT --listen unix:PATH|tcp:HOST:PORT\n"
+    "                            [--listen ...] [--name HOLDER]\n"
+    "\n"
+    "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
+    "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n";
+
+static int usage(const char *why, const char *what) {
+    fprintf(stderr, "error: wrong usage (%s): %s; see mull-scheduler --help\n", what, why);
+    return EXIT_USAGE;
+}
+
+static int migrate(const char *pg) {
+    mull_err err;
+    if (mull_migrate(pg, &err) == 0) return EXIT_OK;
+    mull_err_print(stderr, &err);
+    return EXIT_FAILED;
+}
+
+int main(int argc, char **argv) {
+    static const struct option OPTIONS[] = {{"pg", required_argument, NULL, 'p'},
+                                            {"redis", required_argument, NULL, 'r'},
+                                            {"listen", required_argument, NULL, 'l'},
+                                            {"name", required_argument, NULL, 'n'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {0}};
+    mull_serve_config c = {0};
+    opterr = 0;
+    for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
+        switch (o) {
+        case 'p':
+            c.pg = optarg;
+            break;
+        case 'r':
+            c.redis = optarg;
+            break;
+        case 'n':
+            c.name = optarg;
+            break;
+        case 'l':
+            if (c.listen_count == MULL_MAX_LISTEN) return usage("too many addresses", optarg);
+            c.listen[c.listen_count++] = optarg;
+            break;
+        case 'h':
+            fputs(USAGE, stdout);
+            return EXIT_OK;
+        case 'V':
+            puts(MULL_VERSION);
+            return EXIT_OK;
+        default:
+            return usage("unknown option or missing value", argv[optind - 1]);
+        }
+    }
+    if (optind + 1 != argc)
+        return usage("give one command, migrate or serve", optind < argc ? argv[optind + 1] : "none");
+    signal(SIGPIPE, SIG_IGN);
+    mull_log_init("scheduler");
+    if (!c.pg) return usage("--pg is missing", argv[optind]);
+    if (strcmp(argv[optind], "migrate") == 0) return migrate(c.pg);
+    if (strcmp(argv[optind], "serve") != 0) return usage("unknown command", argv[optind]);
+    if (!c.redis) return usage("--redis is missing", "serve");
+    if (c.listen_count == 0) return usage("--listen is missing", "serve");
+    return mull_serve(&c);
+}

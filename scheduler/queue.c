@@ -1,0 +1,158 @@
+/* Arrays with id maps beside them; deletion swaps with the last element. See queue.h. */
+#include "scheduler/queue.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int reserve(void **array, size_t *cap, size_t count, size_t size) {
+    if (count < *cap) return 0;
+    size_t bigger = *cap ? *cap * 2 : 64;
+    if (bigger > UINT32_MAX / 2 || bigger > SIZE_MAX / size) return -1;
+    void *p = realloc(*array, bigger * size);
+    if (!p) return -1;
+    *array = p;
+    *cap = bigger;
+    return 0;
+}
+
+void mull_queue_fini(mull_queue *q) {
+    for (size_t i = 0; i < q->node_count; i++) free(q->nodes[i].devices);
+    free(q->nodes);
+    free(q->jobs);
+    free(q->attempts);
+    mull_idmap_fini(&q->by_job);
+    mull_idmap_fini(&q->by_fence);
+    *q = (mull_queue){0};
+}
+
+int mull_queue_put_job(mull_queue *q, const mull_policy_job *job) {
+    uint32_t i;
+    if (mull_idmap_get(&q->by_job, job->id, &i)) {
+        q->jobs[i] = *job;
+        return 0;
+    }
+    if (reserve((void **)&q->jobs, &q->job_cap, q->job_count, sizeof *q->jobs) != 0 ||
+        mull_idmap_put(&q->by_job, job->id, (uint32_t)q->job_count) != 0)
+        return -1;
+    q->jobs[q->job_count++] = *job;
+    return 0;
+}
+
+void mull_queue_del_job(mull_queue *q, int64_t id) {
+    uint32_t i;
+    if (!mull_idmap_get(&q->by_job, id, &i)) return;
+    mull_idmap_del(&q->by_job, id);
+    if (i != --q->job_count) {
+        q->jobs[i] = q->jobs[q->job_count];
+        mull_idmap_put(&q->by_job, q->jobs[i].id, i); /* replaces, so it cannot fail */
+    }
+}
+
+const mull_policy_job *mull_queue_job(const mull_queue *q, int64_t id) {
+    uint32_t i;
+    return mull_idmap_get(&q->by_job, id, &i) ? &q->jobs[i] : NULL;
+}
+
+static int compare_ids(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+void mull_queue_keep_jobs(mull_queue *q, int64_t from, int64_t to, const int64_t *ids, size_t n) {
+    for (size_t i = q->job_count; i-- > 0;) { /* backwards: deletion moves only what was already looked at */
+        int64_t id = q->jobs[i].id;
+        if (id <= from || id > to) continue;
+        if (n == 0 || !bsearch(&id, ids, n, sizeof *ids, compare_ids)) mull_queue_del_job(q, id);
+    }
+}
+
+int32_t mull_queue_find_node(const mull_queue *q, const char *name) {
+    for (size_t i = 0; i < q->node_count; i++)
+        if (strcmp(q->nodes[i].name, name) == 0) return (int32_t)i;
+    return -1;
+}
+
+int32_t mull_queue_put_node(mull_queue *q, const char *name, const char *boot, const mull_device *devices, size_t n) {
+    int32_t at = mull_queue_find_node(q, name);
+    if (at < 0) {
+        if (reserve((void **)&q->nodes, &q->node_cap, q->node_count, sizeof *q->nodes) != 0) return -1;
+        at = (int32_t)q->node_count;
+    }
+    if (n > MULL_MAX_DEVICES) n = MULL_MAX_DEVICES;
+    mull_device *copy = calloc(n + 1, sizeof *copy);
+    if (!copy) return -1;
+    mull_node *node = &q->nodes[at];
+    if ((size_t)at == q->node_count) {
+        *node = (mull_node){0};
+        q->node_count++;
+    }
+    for (size_t i = 0; i < n; i++) {
+        copy[i] = (mull_device){devices[i].cuda, devices[i].index, 0};
+        for (size_t k = 0; k < node->device_count; k++)
+            if (node->devices[k].cuda == copy[i].cuda && node->devices[k].index == copy[i].index)
+                copy[i].fence = node->devices[k].fence;
+    }
+    free(node->devices);
+    node->devices = copy;
+    node->device_count = n;
+    snprintf(node->name, sizeof node->name, "%s", name);
+    snprintf(node->boot, sizeof node->boot, "%s", boot);
+    return at;
+}
+
+mull_attempt *mull_queue_put_attempt(mull_queue *q, const mull_attempt *a) {
+    mull_attempt *known = mull_queue_attempt(q, a->fence);
+    if (known) return known;
+    if (reserve((void **)&q->attempts, &q->attempt_cap, q->attempt_count, sizeof *q->attempts) != 0 ||
+        mull_idmap_put(&q->by_fence, a->fence, (uint32_t)q->attempt_count) != 0)
+        return NULL;
+    q->attempts[q->attempt_count] = *a;
+    return &q->attempts[q->attempt_count++];
+}
+
+mull_attempt *mull_queue_attempt(const mull_queue *q, int64_t fence) {
+    uint32_t i;
+    return mull_idmap_get(&q->by_fence, fence, &i) ? &q->attempts[i] : NULL;
+}
+
+void mull_queue_del_attempt(mull_queue *q, int64_t fence) {
+    uint32_t i;
+    if (!mull_idmap_get(&q->by_fence, fence, &i)) return;
+    mull_node *node = &q->nodes[q->attempts[i].node];
+    for (size_t k = 0; k < node->device_count; k++)
+        if (node->devices[k].fence == fence) node->devices[k].fence = 0;
+    mull_idmap_del(&q->by_fence, fence);
+    if (i != --q->attempt_count) {
+        q->attempts[i] = q->attempts[q->attempt_count];
+        mull_idmap_put(&q->by_fence, q->attempts[i].fence, i);
+    }
+}
+
+mull_policy_node mull_queue_policy_node(const mull_queue *q, uint32_t node) {
+    const mull_node *n = &q->nodes[node];
+    mull_policy_node p = {.up = n->up, .drained = n->drained};
+    for (size_t i = 0; i < n->device_count; i++) {
+        bool idle = n->devices[i].fence == 0;
+        p.total_cuda += n->devices[i].cuda;
+        p.free_cuda += n->devices[i].cuda && idle;
+        p.total_cpu += !n->devices[i].cuda;
+        p.free_cpu += !n->devices[i].cuda && idle;
+    }
+    return p;
+}
+
+size_t mull_queue_pick(const mull_queue *q, uint32_t node, int32_t gpus, mull_device *picked) {
+    const mull_node *n = &q->nodes[node];
+    bool cuda = gpus > 0 || mull_queue_policy_node(q, node).total_cpu == 0;
+    size_t need = gpus > 0 ? (size_t)gpus : 1, got = 0;
+    for (size_t i = 0; i < n->device_count && got < need; i++)
+        if (n->devices[i].cuda == cuda && n->devices[i].fence == 0) picked[got++] = n->devices[i];
+    return got == need ? got : 0;
+}
+
+void mull_queue_hold(mull_queue *q, uint32_t node, bool cuda, int32_t index, int64_t fence) {
+    mull_node *n = &q->nodes[node];
+    for (size_t i = 0; i < n->device_count; i++)
+        if (n->devices[i].cuda == cuda && n->devices[i].index == index) n->devices[i].fence = fence;
+}

@@ -1,0 +1,200 @@
+/* The route table, matching and body limits; see route.h. */
+#include "scheduler/route.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define JSON_TYPE "application/json"
+
+/* clang-format off */
+static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
+    [MULL_ROUTE_SUBMIT] = {"POST", "/v1/jobs", "", "Submit a job; answered after it is on disk. The same team and key again answers 200 with the first id.", JSON_TYPE, 201, false, true},
+    [MULL_ROUTE_JOBS] = {"GET", "/v1/jobs", "state,team,cursor,limit", "List jobs, newest first; next_cursor continues the list.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_JOB] = {"GET", "/v1/jobs/{id}", "", "Everything known about one job.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_CANCEL] = {"POST", "/v1/jobs/{id}/cancel", "", "Cancel a pending job, or ask a running one to stop.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_HOLD] = {"POST", "/v1/jobs/{id}/hold", "", "Keep a pending job from starting.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_RELEASE] = {"POST", "/v1/jobs/{id}/release", "", "Let a held job start.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_REQUEUE] = {"POST", "/v1/jobs/{id}/requeue", "", "Queue an ended job again.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_LOGS] = {"GET", "/v1/jobs/{id}/logs", "follow,attempt,after,limit", "Log lines; follow=1 streams server-sent events until the job has ended.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_METRICS_OF_JOB] = {"GET", "/v1/jobs/{id}/metrics", "key,after,limit", "Metric points of a job in order of step.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_WHY] = {"GET", "/v1/jobs/{id}/why", "", "Why a job is where it is: who is ahead, what is missing, estimated start.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_NODES] = {"GET", "/v1/nodes", "", "Nodes with their devices.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_QUEUE] = {"GET", "/v1/queue", "", "Jobs by state and reason, slots in use.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_OPENMETRICS] = {"GET", "/metrics", "", "Counters of this server in OpenMetrics form.", "application/openmetrics-text; version=1.0.0; charset=utf-8", 200, false, false},
+    [MULL_ROUTE_HEALTHZ] = {"GET", "/healthz", "", "The process answers.", JSON_TYPE, 200, true, false},
+    [MULL_ROUTE_READYZ] = {"GET", "/readyz", "", "PostgreSQL and Redis answer, a leader is known.", JSON_TYPE, 200, true, false},
+    [MULL_ROUTE_OPENAPI] = {"GET", "/v1/openapi.json", "", "This description.", JSON_TYPE, 200, false, false},
+};
+/* clang-format on */
+
+/* Paths that the interface promises and later builds serve. */
+static const char *const PROMISED[] = {"/v1/runs", "/v1/batches", "/v1/files", "/"};
+
+const mull_route_def *mull_route_get(int id) {
+    return id >= 0 && id < MULL_ROUTE_COUNT ? &ROUTES[id] : NULL;
+}
+
+int mull_parse_id(const char *text, int64_t *id) {
+    size_t n = text ? strspn(text, "0123456789") : 0;
+    if (n == 0 || n > 18 || text[n] != '\0') return -1;
+    *id = strtoll(text, NULL, 10);
+    return *id > 0 ? 0 : -1;
+}
+
+int mull_query_int(const char *text, int64_t min, int64_t max, int64_t fallback, int64_t *value) {
+    *value = fallback;
+    if (!text || !*text) return 0;
+    size_t n = strspn(text, "0123456789");
+    if (n == 0 || n > 18 || text[n] != '\0') return -1;
+    *value = strtoll(text, NULL, 10);
+    return *value >= min && *value <= max ? 0 : -1;
+}
+
+/* Compares path with a pattern holding at most one {id}; the id's text is copied out. */
+static bool path_matches(const char *pattern, const char *path, char id[32]) {
+    const char *brace = strstr(pattern, "{id}");
+    if (!brace) return strcmp(pattern, path) == 0;
+    size_t head = (size_t)(brace - pattern);
+    if (strncmp(pattern, path, head) != 0) return false;
+    const char *start = path + head, *end = strchrnul(start, '/');
+    if (strcmp(end, brace + 4) != 0) return false;
+    /* An over-long id cannot be a number we gave out; cut, it stays no number. */
+    snprintf(id, 32, "%.*s", (int)((end - start) < 31 ? end - start : 31), start);
+    return true;
+}
+
+mull_route mull_route_match(const char *method, const char *path) {
+    mull_route r = {MULL_ROUTE_UNKNOWN, 0};
+    for (int i = 0; i < MULL_ROUTE_COUNT; i++) {
+        char id[32] = "";
+        if (!path_matches(ROUTES[i].path, path, id)) continue;
+        if (strcmp(ROUTES[i].method, method) != 0) {
+            r.id = MULL_ROUTE_METHOD;
+            continue;
+        }
+        r.id = i;
+        if (strstr(ROUTES[i].path, "{id}") && mull_parse_id(id, &r.job) != 0) r.id = MULL_ROUTE_BAD_ID;
+        return r;
+    }
+    for (size_t i = 0; r.id == MULL_ROUTE_UNKNOWN && i < sizeof PROMISED / sizeof *PROMISED; i++) {
+        size_t n = strlen(PROMISED[i]);
+        if (strncmp(path, PROMISED[i], n) == 0 && (path[n] == '\0' || (n > 1 && path[n] == '/')))
+            r.id = MULL_ROUTE_NOT_AVAILABLE;
+    }
+    return r;
+}
+
+/* Deepest nesting of brackets outside strings; a scan without recursion, so that the parser proper, which recurses,
+ * only ever sees what it can bear. */
+static int depth_of(const char *s, size_t len) {
+    int depth = 0, deepest = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < len; i++) {
+        char c = s[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth > deepest) deepest = depth;
+        } else if (c == ']' || c == '}') {
+            depth--;
+        }
+    }
+    return deepest;
+}
+
+json_t *mull_body_parse(const char *body, size_t len, int *status, char *why, size_t why_cap) {
+    *status = 400;
+    if (len > MULL_HTTP_MAX_BODY) {
+        *status = 413;
+        snprintf(why, why_cap, "the request body is larger than %d bytes", MULL_HTTP_MAX_BODY);
+        return NULL;
+    }
+    if (len == 0) {
+        snprintf(why, why_cap, "the request body is empty, a JSON object is needed");
+        return NULL;
+    }
+    if (depth_of(body, len) > MULL_HTTP_MAX_DEPTH) {
+        snprintf(why, why_cap, "the JSON is nested deeper than %d levels", MULL_HTTP_MAX_DEPTH);
+        return NULL;
+    }
+    json_error_t e;
+    json_t *j = json_loadb(body, len, JSON_REJECT_DUPLICATES, &e);
+    if (!j) {
+        snprintf(why, why_cap, "the body is not valid JSON: %s at line %d column %d", e.text, e.line, e.column);
+        return NULL;
+    }
+    if (!json_is_object(j)) {
+        json_decref(j);
+        snprintf(why, why_cap, "the body must be a JSON object");
+        return NULL;
+    }
+    return j;
+}
+
+json_t *mull_error_json(const char *code, const char *message, json_t *details) {
+    if (!details) details = json_array();
+    return json_pack("{s:{s:s, s:s, s:o}}", "error", "code", code, "message", message, "details", details);
+}
+
+static json_t *parameter(const char *name, const char *where, bool required) {
+    return json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", name, "in", where, "required", required, "schema", "type",
+                     "string");
+}
+
+static json_t *operation(const mull_route_def *d) {
+    json_t *params = json_array();
+    if (strstr(d->path, "{id}")) json_array_append_new(params, parameter("id", "path", true));
+    for (const char *q = d->query; *q;) {
+        size_t n = strcspn(q, ",");
+        char name[32];
+        snprintf(name, sizeof name, "%.*s", (int)n, q);
+        json_array_append_new(params, parameter(name, "query", false));
+        q += n + (q[n] == ',');
+    }
+    char status[8];
+    snprintf(status, sizeof status, "%d", d->status);
+    json_t *op = json_pack(
+        "{s:s, s:o, s:{s:{s:s, s:{s:{s:{s:s}}}}, s:{s:s, s:{s:{s:{s:s}}}}}}", "summary", d->summary, "parameters",
+        params, "responses", status, "description", "good", "content", d->produces, "schema", "type",
+        strncmp(d->produces, JSON_TYPE, strlen(JSON_TYPE)) == 0 ? "object" : "string", "default", "description",
+        "an error, always of this one shape", "content", JSON_TYPE, "schema", "$ref", "#/components/schemas/Error");
+    if (op && strcmp(d->path, "/v1/jobs") == 0 && d->writes)
+        json_object_set_new(op, "requestBody",
+                            json_pack("{s:b, s:{s:{s:{s:s, s:{s:{s:s}, s:{s:s}, s:{s:s, s:[s,s]}}}}}}", "required", 1,
+                                      "content", JSON_TYPE, "schema", "type", "object", "properties", "spec", "type",
+                                      "object", "spec_text", "type", "string", "format", "type", "string", "enum",
+                                      "yaml", "json"));
+    if (op && d->open) json_object_set_new(op, "security", json_array());
+    return op;
+}
+
+json_t *mull_openapi(void) {
+    json_t *paths = json_object();
+    for (int i = 0; i < MULL_ROUTE_COUNT; i++) {
+        const mull_route_def *d = &ROUTES[i];
+        json_t *item = json_object_get(paths, d->path);
+        if (!item) {
+            item = json_object();
+            json_object_set_new(paths, d->path, item);
+        }
+        json_object_set_new(item, strcmp(d->method, "GET") == 0 ? "get" : "post", operation(d));
+    }
+    json_t *string = json_pack("{s:s}", "type", "string"), *integer = json_pack("{s:s}", "type", "integer");
+    json_t *detail = json_pack("{s:s, s:{s:O, s:O, s:O, s:O}}", "type", "object", "properties", "path", string, "line",
+                               integer, "message", string, "did_you_mean", string);
+    json_t *error = json_pack("{s:s, s:{s:{s:s, s:{s:O, s:O, s:{s:s, s:o}}}}}", "type", "object", "properties", "error",
+                              "type", "object", "properties", "code", string, "message", string, "details", "type",
+                              "array", "items", detail);
+    json_decref(string);
+    json_decref(integer);
+    return json_pack("{s:s, s:{s:s, s:s}, s:[{s:[]}], s:o, s:{s:{s:o}, s:{s:{s:s, s:s}}}}", "openapi", "3.0.3", "info",
+                     "title", "mull", "version", MULL_VERSION, "security", "bearer", "paths", paths, "components",
+                     "schemas", "Error", error, "securitySchemes", "bearer", "type", "http", "scheme", "bearer");
+}

@@ -1,0 +1,161 @@
+/* Puts the parts on one loop and takes them off again in order; see serve.h. */
+#include "scheduler/serve.h"
+
+#include "scheduler/front.h"
+#include "scheduler/http.h"
+#include "scheduler/leader.h"
+#include "scheduler/listen.h"
+#include "schema/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { DRAIN_MS = 2000, DRAIN_STEP_MS = 20, PG_CONNECTIONS = 4 };
+
+typedef struct server {
+    uv_loop_t loop;
+    mull_pg *pg;
+    mull_redis *redis;
+    mull_http *http;
+    mull_front *front;
+    mull_leader *leader;
+    uv_signal_t term, intr;
+    uv_timer_t drain;
+    uint64_t drain_until;
+    bool stopping;
+    char name[256];
+} server;
+
+/* Answers under way get a moment; then everything on the loop is closed and uv_run returns. */
+static void on_leader_closed(void *arg) {
+    server *s = arg;
+    mull_http_close(s->http);
+    mull_front_close(s->front);
+    mull_redis_close(s->redis);
+    mull_pg_close(s->pg);
+}
+
+static void on_drain(uv_timer_t *t) {
+    server *s = t->data;
+    if (mull_http_pending(s->http) > 0 && uv_now(&s->loop) < s->drain_until) return;
+    uv_close((uv_handle_t *)t, NULL);
+    mull_leader_close(s->leader, on_leader_closed, s);
+}
+
+static void on_signal(uv_signal_t *h, int signum) {
+    server *s = h->data;
+    if (s->stopping) return;
+    s->stopping = true;
+    mull_log(MULL_LOG_INFO, "stops on signal %d", signum);
+    mull_http_quiesce(s->http);
+    s->drain_until = uv_now(&s->loop) + DRAIN_MS;
+    uv_close((uv_handle_t *)&s->term, NULL);
+    uv_close((uv_handle_t *)&s->intr, NULL);
+    uv_timer_start(&s->drain, on_drain, 0, DRAIN_STEP_MS);
+}
+
+static void on_news(int64_t job, void *arg) {
+    server *s = arg;
+    if (s->front) mull_front_job_news(job, s->front);
+}
+
+/* A thousand connections and the servers' own need more descriptors than the usual soft limit. */
+static void raise_descriptor_limit(void) {
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < 8192) {
+        r.rlim_cur = r.rlim_max == RLIM_INFINITY || r.rlim_max > 8192 ? 8192 : r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+typedef struct opened {
+    int fd;
+    bool is_unix;
+} opened;
+
+/* Opened before anything else: a second scheduler on the same path must stop before it touches a server. The lock
+ * descriptors stay open until the process ends. */
+static int open_listeners(const mull_serve_config *c, opened *list) {
+    for (int i = 0; i < c->listen_count; i++) {
+        int lock_fd;
+        char bound[256];
+        mull_err err;
+        if (mull_listen_open(c->listen[i], &list[i].fd, &lock_fd, &list[i].is_unix, bound, sizeof bound, &err) != 0) {
+            mull_err_print(stderr, &err);
+            while (i-- > 0) {
+                close(list[i].fd);
+                mull_listen_remove(c->listen[i]);
+            }
+            return -1;
+        }
+        mull_log(MULL_LOG_INFO, "listens on %s", bound);
+    }
+    return 0;
+}
+
+/* Everything is created before the loop runs, so a failure here has nothing under way to wait for. */
+static int create_parts(server *s, const mull_serve_config *c, const opened *fds) {
+    s->pg = mull_pg_create(&s->loop, c->pg, PG_CONNECTIONS);
+    s->redis = mull_redis_create(&s->loop, c->redis, NULL, NULL);
+    if (!s->pg || !s->redis) return -1;
+    s->leader = mull_leader_create(&(mull_leader_config){.loop = &s->loop,
+                                                         .pg = s->pg,
+                                                         .redis = s->redis,
+                                                         .redis_addr = c->redis,
+                                                         .holder = s->name,
+                                                         .on_job_news = on_news,
+                                                         .arg = s});
+    s->front = mull_front_create(&(mull_front_config){&s->loop, s->pg, s->redis, s->leader});
+    s->http = s->front ? mull_http_create(&s->loop, mull_front_handle, s->front) : NULL;
+    if (!s->leader || !s->http) return -1;
+    for (int i = 0; i < c->listen_count; i++) {
+        mull_err err;
+        if (mull_http_listen(s->http, fds[i].fd, fds[i].is_unix, &err) != 0) {
+            mull_err_print(stderr, &err);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void name_holder(server *s, const mull_serve_config *c) {
+    char host[128] = "localhost";
+    gethostname(host, sizeof host - 1);
+    if (c->name)
+        snprintf(s->name, sizeof s->name, "%s", c->name);
+    else
+        snprintf(s->name, sizeof s->name, "%.100s %.150s", host, c->listen[0]);
+}
+
+int mull_serve(const mull_serve_config *c) {
+    server s = {0};
+    opened fds[MULL_MAX_LISTEN];
+    raise_descriptor_limit();
+    if (open_listeners(c, fds) != 0) return 1;
+    name_holder(&s, c);
+    if (uv_loop_init(&s.loop) != 0 || create_parts(&s, c, fds) != 0) {
+        fprintf(stderr,
+                "error: cannot start (mull-scheduler): out of memory or descriptors; free some and try again\n");
+        return 1;
+    }
+    uv_signal_init(&s.loop, &s.term);
+    uv_signal_init(&s.loop, &s.intr);
+    uv_timer_init(&s.loop, &s.drain);
+    s.term.data = s.intr.data = s.drain.data = &s;
+    uv_signal_start(&s.term, on_signal, SIGTERM);
+    uv_signal_start(&s.intr, on_signal, SIGINT);
+    uv_run(&s.loop, UV_RUN_DEFAULT);
+    mull_http_destroy(s.http);
+    mull_front_destroy(s.front);
+    mull_leader_destroy(s.leader);
+    mull_redis_destroy(s.redis);
+    mull_pg_destroy(s.pg);
+    uv_loop_close(&s.loop);
+    for (int i = 0; i < c->listen_count; i++) mull_listen_remove(c->listen[i]);
+    mull_log(MULL_LOG_INFO, "stopped");
+    return 0;
+}

@@ -1,0 +1,19 @@
+/* `mull-scheduler serve`: the front door and a candidate for the lead in one process, until SIGTERM or SIGINT. */
+#ifndef MULL_SCHEDULER_SERVE_H
+#define MULL_SCHEDULER_SERVE_H
+
+enum { MULL_MAX_LISTEN = 8 };
+
+typedef struct mull_serve_config {
+    const char *pg;    /* libpq conninfo */
+    const char *redis; /* unix:PATH or tcp:HOST:PORT */
+    const char *listen[MULL_MAX_LISTEN];
+    int listen_count;
+    const char *name; /* NULL = host name and first address: the same after a restart, different from all others */
+} mull_serve_config;
+
+/* Runs until told to stop. Returns an exit status; what is wrong with the configuration is said on stderr. Servers
+ * that are away are waited for, at the start and later. */
+int mull_serve(const mull_serve_config *config);
+
+#endif

@@ -1,0 +1,367 @@
+/* See jobspec.h. One table holds every key: its type, bounds, default and the kinds of job it belongs to; checking,
+ * suggestions and defaults all walk it. */
+#include "schema/jobspec.h"
+
+#include "schema/spec_text.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef enum field_type {
+    T_TEXT,
+    T_PATH,
+    T_INT,
+    T_NUMBER,
+    T_BOOL,
+    T_WORD,
+    T_PATHS,
+    T_TEXTS,
+    T_MESSAGES,
+    T_MAP,
+    T_DURATION,
+    T_BEGIN,
+    T_AFTER,
+    T_NOT_YET
+} field_type;
+
+enum { GENERATE = 1, ANNOTATE = 2, ALL = 3 };
+
+typedef struct field {
+    const char *name;
+    field_type type;
+    int kinds;
+    double lo, hi;        /* T_INT, T_NUMBER; T_TEXT: hi bytes at most */
+    const char *words;    /* T_WORD: "a|b" */
+    const char *fallback; /* JSON, NULL: none */
+} field;
+
+#define BIG 9007199254740992.0
+static const field sampling_fields[] = {
+    {"max_new_tokens", T_INT, ALL, 1, 1 << 20, NULL, "512"},
+    {"temperature", T_NUMBER, ALL, 0, 100, NULL, "0"},
+    {"top_p", T_NUMBER, ALL, 1e-9, 1, NULL, "1"},
+    {"top_k", T_INT, ALL, 0, 1 << 24, NULL, "0"},
+    {"repetition_penalty", T_NUMBER, ALL, 1e-3, 100, NULL, NULL},
+    {"seed", T_INT, ALL, 0, BIG, NULL, "0"},
+    {"stop", T_TEXTS, ALL, 0, 64, NULL, NULL},
+    {"ignore_eos", T_BOOL, ALL, 0, 0, NULL, "false"},
+    {NULL},
+};
+
+static const field fields[] = {
+    {"kind", T_WORD, ALL, 0, 0, "generate|annotate|train|eval|rollout", NULL},
+    {"name", T_TEXT, ALL, 0, 100, NULL, NULL},
+    {"team", T_TEXT, ALL, 0, 64, NULL, "\"default\""},
+    {"priority", T_INT, ALL, -100, 100, NULL, "0"},
+    {"time_limit", T_DURATION, ALL, 0, 0, NULL, NULL},
+    {"gpus", T_INT, ALL, 0, 4096, NULL, "0"},
+    {"key", T_TEXT, ALL, 0, 200, NULL, NULL},
+    {"after", T_AFTER, ALL, 0, 0, NULL, NULL},
+    {"begin", T_BEGIN, ALL, 0, 0, NULL, NULL},
+    {"hold", T_BOOL, ALL, 0, 0, NULL, "false"},
+    {"retries", T_INT, ALL, 0, 100, NULL, "3"},
+    {"array", T_NOT_YET, ALL, 0, 0, NULL, NULL},
+    {"model", T_PATH, ALL, 0, 0, NULL, NULL},
+    {"out", T_PATH, ALL, 0, 0, NULL, NULL},
+    {"output", T_PATH, ALL, 0, 0, NULL, NULL},
+    {"dtype", T_WORD, ALL, 0, 0, "auto|f32|bf16|int8", "\"auto\""},
+    {"latents", T_INT, ALL, 0, 4096, NULL, "20"},
+    {"mode", T_WORD, ALL, 0, 0, "mmlatent2|new_wtxt|none", NULL},
+    {"prompt_format", T_WORD, ALL, 0, 0, "mull|chatml|old", NULL},
+    {"min_pixels", T_INT, ALL, 1, BIG, NULL, NULL},
+    {"max_pixels", T_INT, ALL, 1, BIG, NULL, NULL},
+    {"fps", T_NUMBER, ALL, 1e-6, 1e6, NULL, NULL},
+    {"nframes", T_INT, ALL, 2, 1 << 20, NULL, NULL},
+    {"media_roots", T_PATHS, ALL, 0, 256, NULL, NULL},
+    {"sampling", T_MAP, ALL, 0, 0, NULL, "{}"},
+    {"prompt", T_TEXT, GENERATE, 0, 1 << 20, NULL, NULL},
+    {"messages", T_MESSAGES, GENERATE, 0, 0, NULL, NULL},
+    {"images", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
+    {"videos", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
+    {"input", T_PATH, ANNOTATE, 0, 0, NULL, NULL},
+    {"shard_rows", T_INT, ANNOTATE, 1, 10000000, NULL, "1000"},
+    {NULL},
+};
+
+typedef struct checker {
+    json_t *out;
+    const json_t *lines; /* may be NULL */
+    mull_diags *diags;
+    int kind; /* 0 while unknown */
+} checker;
+
+static int line_of(const checker *c, const char *path) {
+    return (int)json_integer_value(json_object_get(c->lines, path));
+}
+#define COMPLAIN(c, path, hint, ...) mull__diag((c)->diags, path, line_of(c, path), hint, __VA_ARGS__)
+
+static const field *find(const field *table, const char *name) {
+    for (; table->name; table++)
+        if (!strcmp(table->name, name)) return table;
+    return NULL;
+}
+
+static const char *near_key(const field *table, const char *key, int kind) {
+    const char *names[64];
+    size_t n = 0;
+    for (; table->name; table++)
+        if (!kind || (table->kinds & kind)) names[n++] = table->name;
+    return mull_nearest(key, names, n);
+}
+
+static void check_word(checker *c, const field *f, const char *path, const json_t *v) {
+    char words[128];
+    const char *list[16], *s = json_string_value(v);
+    size_t n = 0;
+    snprintf(words, sizeof words, "%s", f->words);
+    for (char *save, *w = strtok_r(words, "|", &save); w && n < 16; w = strtok_r(NULL, "|", &save)) list[n++] = w;
+    for (size_t i = 0; s && i < n; i++)
+        if (!strcmp(s, list[i])) return;
+    COMPLAIN(c, path, s ? mull_nearest(s, list, n) : NULL, "must be one of %s", f->words);
+}
+
+static void check_number(checker *c, const field *f, const char *path, const json_t *v) {
+    double x = json_number_value(v);
+    if (f->type == T_INT && !json_is_integer(v))
+        COMPLAIN(c, path, NULL, "must be a whole number from %.0f to %.0f", f->lo, f->hi);
+    else if (!json_is_number(v) || !isfinite(x))
+        COMPLAIN(c, path, NULL, "must be a number from %g to %g", f->lo, f->hi);
+    else if (x < f->lo || x > f->hi)
+        COMPLAIN(c, path, NULL, f->type == T_INT ? "must be from %.0f to %.0f" : "must be from %g to %g", f->lo, f->hi);
+}
+
+static void check_list(checker *c, const field *f, const char *path, const json_t *v) {
+    if (!json_is_array(v) || json_array_size(v) > (size_t)f->hi) {
+        COMPLAIN(c, path, NULL, "must be a list of at most %.0f texts", f->hi);
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        char at[200];
+        snprintf(at, sizeof at, "%.150s[%zu]", path, i);
+        const json_t *e = json_array_get(v, i);
+        if (!json_is_string(e) || !json_string_length(e))
+            COMPLAIN(c, at, NULL, "must be a text that is not empty");
+        else if (f->type == T_PATHS && json_string_value(e)[0] != '/')
+            COMPLAIN(c, at, NULL, "must be an absolute path");
+    }
+}
+
+static void check_after(checker *c, const char *path, const json_t *v) {
+    const char *s = json_string_value(v), *colon = s ? strchr(s, ':') : NULL;
+    static const char *const words[] = {"afterok", "afterany", "afterfail"};
+    bool ok = colon != NULL;
+    if (ok) {
+        size_t n = (size_t)(colon - s);
+        ok = (n == 7 && !strncmp(s, "afterok", n)) || (n == 8 && !strncmp(s, "afterany", n)) ||
+             (n == 9 && !strncmp(s, "afterfail", n));
+    }
+    for (const char *p = colon; ok && p && *p;) {
+        size_t n = strspn(p + 1, "0123456789");
+        ok = n > 0 && n < 18 && (p[1 + n] == 0 || p[1 + n] == ':');
+        p += 1 + n;
+    }
+    char head[32] = "";
+    if (s) snprintf(head, sizeof head, "%.*s", colon ? (int)(colon - s) : 31, s);
+    if (!ok)
+        COMPLAIN(c, path, s && !find(fields, head) ? mull_nearest(head, words, 3) : NULL,
+                 "must be afterok:ID, afterany:ID or afterfail:ID, more ids after further colons");
+}
+
+static int64_t now_ms(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static void check_time(checker *c, const field *f, const char *path, const json_t *v) {
+    char number[32];
+    const char *s = json_string_value(v);
+    int64_t t;
+    if (json_is_integer(v)) {
+        snprintf(number, sizeof number, "%lld", (long long)json_integer_value(v));
+        s = number;
+    }
+    if (f->type == T_DURATION) {
+        if (!s || mull_duration_parse(s, &t))
+            COMPLAIN(c, path, NULL, "must be a time such as 1-12:00:00, 02:30:00, 45:00 or seconds");
+        else
+            json_object_set_new(c->out, "time_limit_s", json_integer(t));
+    } else {
+        if (!s || mull_time_parse(s, now_ms(), &t))
+            COMPLAIN(c, path, NULL, "must be a time such as 2026-01-31T08:00:00Z or now+10m");
+        else
+            json_object_set_new(c->out, "begin_ms", json_integer(t));
+    }
+}
+
+static void check_object(checker *c, const field *table, const json_t *o, const char *prefix);
+
+static void check_value(checker *c, const field *f, const char *path, const json_t *v) {
+    switch (f->type) {
+    case T_TEXT:
+        if (!json_is_string(v) || json_string_length(v) > (size_t)f->hi)
+            COMPLAIN(c, path, NULL, "must be a text of at most %.0f bytes", f->hi);
+        break;
+    case T_PATH:
+        if (!json_is_string(v) || json_string_value(v)[0] != '/' || json_string_length(v) > 4000)
+            COMPLAIN(c, path, NULL, "must be an absolute path");
+        break;
+    case T_INT:
+    case T_NUMBER:
+        check_number(c, f, path, v);
+        break;
+    case T_BOOL:
+        if (!json_is_boolean(v)) COMPLAIN(c, path, NULL, "must be true or false");
+        break;
+    case T_WORD:
+        check_word(c, f, path, v);
+        break;
+    case T_PATHS:
+    case T_TEXTS:
+        check_list(c, f, path, v);
+        break;
+    case T_MESSAGES:
+        if (!json_is_array(v) || !json_array_size(v)) COMPLAIN(c, path, NULL, "must be a list of messages");
+        break;
+    case T_MAP:
+        if (!json_is_object(v))
+            COMPLAIN(c, path, NULL, "must be a mapping");
+        else
+            check_object(c, sampling_fields, v, "sampling.");
+        break;
+    case T_DURATION:
+    case T_BEGIN:
+        check_time(c, f, path, v);
+        break;
+    case T_AFTER:
+        check_after(c, path, v);
+        break;
+    case T_NOT_YET:
+        COMPLAIN(c, path, NULL, "is not available in this build");
+        break;
+    }
+}
+
+static void check_object(checker *c, const field *table, const json_t *o, const char *prefix) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)o, key, v) {
+        char path[160];
+        snprintf(path, sizeof path, "%s%.120s", prefix, key);
+        const field *f = find(table, key);
+        if (!f) {
+            const char *near = near_key(table, key, c->kind);
+            COMPLAIN(c, path, near, "unknown key%s%s%s", near ? "; did you mean " : "", near ? near : "",
+                     near ? "?" : "");
+        } else if (json_is_null(v)) {
+            continue; /* as if it were not there */
+        } else if (c->kind && !(f->kinds & c->kind)) {
+            COMPLAIN(c, path, NULL, "is no key of kind %s", c->kind == GENERATE ? "generate" : "annotate");
+        } else {
+            check_value(c, f, path, v);
+        }
+    }
+}
+
+static void fill(json_t *o, const field *table, int kind) {
+    for (; table->name; table++) {
+        const json_t *v = json_object_get(o, table->name);
+        if (json_is_null(v)) {
+            json_object_del(o, table->name);
+            v = NULL;
+        }
+        if (!v && table->fallback && (table->kinds & kind))
+            json_object_set_new(o, table->name, json_loads(table->fallback, JSON_DECODE_ANY, NULL));
+    }
+}
+
+static void need(checker *c, const char *key) {
+    if (!json_object_get(c->out, key)) mull__diag(c->diags, key, 0, NULL, "is missing");
+}
+
+static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags) {
+    if (!json_is_object(spec)) {
+        mull__diag(diags, "", 1, NULL, "a job spec is a mapping of keys");
+        return NULL;
+    }
+    checker c = {.out = json_deep_copy(spec), .lines = lines, .diags = diags};
+    if (!c.out) {
+        mull__diag(diags, "", 0, NULL, "out of memory");
+        return NULL;
+    }
+    const char *kind = json_string_value(json_object_get(spec, "kind"));
+    if (kind && !strcmp(kind, "generate"))
+        c.kind = GENERATE;
+    else if (kind && !strcmp(kind, "annotate"))
+        c.kind = ANNOTATE;
+    else if (kind && (!strcmp(kind, "train") || !strcmp(kind, "eval") || !strcmp(kind, "rollout"))) {
+        COMPLAIN(&c, "kind", NULL, "%s jobs are not available in this build", kind);
+        json_decref(c.out);
+        return NULL; /* its own keys are not known here: naming them unknown would mislead */
+    }
+    check_object(&c, fields, spec, "");
+    if (!json_object_get(c.out, "out") && json_object_get(c.out, "output"))
+        json_object_set(c.out, "out", json_object_get(c.out, "output"));
+    json_object_del(c.out, "output");
+    need(&c, "kind");
+    if (c.kind) need(&c, "model");
+    if (c.kind == ANNOTATE) {
+        need(&c, "input");
+        need(&c, "out");
+    }
+    if (c.kind == GENERATE && !json_object_get(c.out, "prompt") && !json_object_get(c.out, "messages"))
+        mull__diag(diags, "prompt", 0, NULL, "is missing: give prompt or messages");
+    if (c.kind == GENERATE && json_object_get(c.out, "prompt") && json_object_get(c.out, "messages"))
+        COMPLAIN(&c, "messages", NULL, "give prompt or messages, not both");
+    if (json_object_get(c.out, "fps") && json_object_get(c.out, "nframes"))
+        COMPLAIN(&c, "nframes", NULL, "give fps or nframes, not both");
+    if (diags->n) {
+        json_decref(c.out);
+        return NULL;
+    }
+    fill(c.out, fields, c.kind);
+    fill(json_object_get(c.out, "sampling"), sampling_fields, c.kind);
+    return c.out;
+}
+
+json_t *mull_jobspec_check(const json_t *spec, mull_diags *diags) {
+    memset(diags, 0, sizeof *diags);
+    return check(spec, NULL, diags);
+}
+
+json_t *mull_jobspec_parse(const char *text, size_t len, mull_spec_format format, mull_diags *diags) {
+    memset(diags, 0, sizeof *diags);
+    if (len > MULL_SPEC_BYTES_MAX) {
+        mull__diag(diags, "", 0, NULL, "the spec has %zu bytes; at most %d", len, MULL_SPEC_BYTES_MAX);
+        return NULL;
+    }
+    json_t *lines = json_object();
+    json_t *spec =
+        format == MULL_SPEC_YAML ? mull__yaml_read(text, len, lines, diags) : mull__json_read(text, len, lines, diags);
+    json_t *out = spec ? check(spec, lines, diags) : NULL;
+    if (!out && !diags->n) mull__diag(diags, "", 0, NULL, "the spec cannot be read");
+    if (out && diags->n) {
+        json_decref(out);
+        out = NULL;
+    }
+    json_decref(spec);
+    json_decref(lines);
+    return out;
+}
+
+json_t *mull_diags_json(const mull_diags *d) {
+    json_t *a = json_array();
+    for (int i = 0; i < d->n; i++) {
+        const mull_diag *x = &d->at[i];
+        json_array_append_new(a, json_pack("{s:s,s:o,s:s,s:o}", "path", x->path, "line",
+                                           x->line ? json_integer(x->line) : json_null(), "message", x->message,
+                                           "did_you_mean",
+                                           x->did_you_mean[0] ? json_string(x->did_you_mean) : json_null()));
+    }
+    if (d->more)
+        json_array_append_new(a, json_pack("{s:s,s:n,s:o,s:n}", "path", "", "line", "message",
+                                           json_sprintf("%d more errors", d->more), "did_you_mean"));
+    return a;
+}

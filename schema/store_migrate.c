@@ -1,0 +1,101 @@
+/* See migrate.h. The SQL files are part of the executable, so binary and schema cannot drift apart. */
+#include "schema/migrate.h"
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const char *const WHAT = "cannot migrate the database";
+
+#define MULL_MIGRATION(n, file)                                                                                        \
+    __asm__(".section .rodata\n.global mull_migration_" #n "\nmull_migration_" #n ":\n.incbin \"" file                 \
+            "\"\n.byte 0\n.previous\n");                                                                               \
+    extern const char mull_migration_##n[];
+#include "migrations.inc"
+#undef MULL_MIGRATION
+
+static const struct {
+    int version;
+    const char *sql;
+} migrations[] = {
+#define MULL_MIGRATION(n, file) {n, mull_migration_##n},
+#include "migrations.inc"
+#undef MULL_MIGRATION
+};
+enum { COUNT = sizeof migrations / sizeof *migrations };
+static const char LOCK[] = "5577006791947779410"; /* any number that nobody else uses */
+
+int mull_migrate_latest(void) {
+    return migrations[COUNT - 1].version;
+}
+
+static int run(PGconn *c, const char *sql, const char *where, PGresult **keep, mull_err *err) {
+    PGresult *r = PQexec(c, sql);
+    ExecStatusType s = PQresultStatus(r);
+    int rc = 0;
+    if (s != PGRES_COMMAND_OK && s != PGRES_TUPLES_OK) {
+        char text[600];
+        snprintf(text, sizeof text, "%s", PQerrorMessage(c));
+        text[strcspn(text, "\n")] = 0;
+        rc = mull_fail(err, MULL_ERR_FORMAT, WHAT, where, "see the server's log", "%s", text);
+    }
+    if (keep && !rc)
+        *keep = r;
+    else
+        PQclear(r);
+    return rc;
+}
+
+/* The server may be starting: connection refused and "starting up" are waited for. */
+static PGconn *connect_wait(const char *conninfo, mull_err *err) {
+    for (int tries = 0;; tries++) {
+        PGconn *c = PQconnectdb(conninfo);
+        if (PQstatus(c) == CONNECTION_OK) return c;
+        char text[600];
+        snprintf(text, sizeof text, "%s", PQerrorMessage(c));
+        text[strcspn(text, "\n")] = 0;
+        PQfinish(c);
+        if (tries >= 300) {
+            mull_fail(err, MULL_ERR_UNAVAILABLE, WHAT, "PostgreSQL", "check that the server runs and --pg names it",
+                      "%s", text);
+            return NULL;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    }
+}
+
+int mull_migrate_to(const char *conninfo, int version, mull_err *err) {
+    PGconn *c = connect_wait(conninfo, err);
+    if (!c) return err ? err->code : MULL_ERR_UNAVAILABLE;
+    PGresult *r = NULL;
+    char sql[200], where[60];
+    snprintf(sql, sizeof sql, "SET client_min_messages = warning; SELECT pg_advisory_lock(%s)", LOCK);
+    int rc = run(c, sql, NULL, NULL, err);
+    if (!rc)
+        rc =
+            run(c,
+                "CREATE TABLE IF NOT EXISTS schema_migration (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT "
+                "clock_timestamp()); SELECT COALESCE(max(version), 0) FROM schema_migration",
+                NULL, &r, err);
+    int have = rc ? 0 : atoi(PQgetvalue(r, 0, 0));
+    PQclear(r);
+    if (!rc && have > mull_migrate_latest())
+        rc = mull_fail(err, MULL_ERR_UNSUPPORTED, WHAT, NULL, "use a newer mull",
+                       "the database is at version %d, this build knows %d", have, mull_migrate_latest());
+    for (int i = 0; !rc && i < COUNT; i++) {
+        if (migrations[i].version <= have || migrations[i].version > version) continue;
+        snprintf(where, sizeof where, "migration %d", migrations[i].version);
+        rc = run(c, "BEGIN", where, NULL, err);
+        if (!rc) rc = run(c, migrations[i].sql, where, NULL, err);
+        snprintf(sql, sizeof sql, "INSERT INTO schema_migration (version) VALUES (%d); COMMIT", migrations[i].version);
+        if (!rc) rc = run(c, sql, where, NULL, err);
+    }
+    PQfinish(c); /* gives the lock back, and rolls back what failed */
+    return rc;
+}
+
+int mull_migrate(const char *conninfo, mull_err *err) {
+    return mull_migrate_to(conninfo, mull_migrate_latest(), err);
+}

@@ -1,0 +1,337 @@
+/* See store_pg.h. libpq's socket may change while it connects, so the poll handle is made anew whenever its number
+ * does; a handle that is given up closes in its own time and owns its memory. One statement is under way on a
+ * connection at a time: batching is done in SQL, where it also makes one transaction. */
+#include "schema/store_pg.h"
+
+#include "schema/log.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 5000 };
+
+typedef struct query {
+    struct query *next;
+    char *sql, **params;
+    int n;
+    mull_pg_cb cb;
+    void *arg;
+} query;
+
+typedef struct poller {
+    uv_poll_t poll;
+    struct conn *conn; /* NULL once given up */
+    int fd;
+} poller;
+
+typedef enum conn_state { DOWN, CONNECTING, READY } conn_state;
+
+typedef struct conn {
+    mull_pg *pool;
+    PGconn *pg;
+    poller *poller;
+    uv_timer_t timer; /* next attempt, or the limit of the one under way */
+    conn_state state;
+    query *now;
+    PGresult *last;
+    int wait_ms;
+} conn;
+
+struct mull_pg {
+    uv_loop_t *loop;
+    char *conninfo;
+    int size, queued;
+    conn conns[MULL_PG_CONNECTIONS_MAX];
+    query *head, **tail;
+    uv_timer_t failer;
+    query *failed, **failed_tail;
+    bool closing, complained;
+};
+
+static void pump(conn *c);
+static void dispatch(mull_pg *p);
+
+/* ---- answers */
+static void query_free(query *q) {
+    for (int i = 0; i < q->n; i++) free(q->params[i]);
+    free(q->params);
+    free(q->sql);
+    free(q);
+}
+
+static void answer_lost(query *q, const char *why) {
+    mull_pg_reply r = {.status = MULL_PG_LOST, .message = why};
+    if (q->cb) q->cb(&r, q->arg);
+    query_free(q);
+}
+
+static void fail_listed(mull_pg *p) {
+    while (p->failed) {
+        query *q = p->failed;
+        p->failed = q->next;
+        if (!p->failed) p->failed_tail = &p->failed;
+        answer_lost(q, "PostgreSQL is not reachable");
+    }
+}
+static void on_failer(uv_timer_t *t) {
+    fail_listed(t->data);
+}
+/* Answers q from the loop, not from here. */
+static void fail_soon(mull_pg *p, query *q) {
+    q->next = NULL;
+    *p->failed_tail = q;
+    p->failed_tail = &q->next;
+    if (!p->closing) uv_timer_start(&p->failer, on_failer, 0, 0);
+}
+
+static query *take(mull_pg *p) {
+    query *q = p->head;
+    p->head = q->next;
+    if (!p->head) p->tail = &p->head;
+    p->queued--;
+    return q;
+}
+
+/* ---- sockets */
+static void on_poll(uv_poll_t *h, int status, int events) {
+    (void)status;
+    (void)events;
+    poller *p = h->data;
+    if (p->conn) pump(p->conn);
+}
+static void poller_closed(uv_handle_t *h) {
+    free(h->data);
+}
+static void unwatch(conn *c) {
+    if (!c->poller) return;
+    c->poller->conn = NULL;
+    uv_poll_stop(&c->poller->poll);
+    uv_close((uv_handle_t *)&c->poller->poll, poller_closed);
+    c->poller = NULL;
+}
+static bool watch(conn *c, int events) {
+    int fd = PQsocket(c->pg);
+    if (c->poller && c->poller->fd != fd) unwatch(c);
+    if (fd < 0) return false;
+    if (!c->poller) {
+        poller *p = calloc(1, sizeof *p);
+        if (!p || uv_poll_init(c->pool->loop, &p->poll, fd)) {
+            free(p);
+            return false;
+        }
+        p->poll.data = p;
+        p->conn = c;
+        p->fd = fd;
+        c->poller = p;
+    }
+    return uv_poll_start(&c->poller->poll, events, on_poll) == 0;
+}
+
+/* ---- connecting */
+static void on_timer(uv_timer_t *t);
+
+static bool any_alive(const mull_pg *p) {
+    for (int i = 0; i < p->size; i++)
+        if (p->conns[i].state == READY) return true;
+    return false;
+}
+
+static void drop(conn *c) {
+    mull_pg *p = c->pool;
+    unwatch(c);
+    if (c->pg) PQfinish(c->pg);
+    c->pg = NULL;
+    PQclear(c->last);
+    c->last = NULL;
+    c->state = DOWN;
+    if (c->now) fail_soon(p, c->now);
+    c->now = NULL;
+    if (!any_alive(p))
+        while (p->head) fail_soon(p, take(p));
+    if (p->closing) return;
+    if (!p->complained && c->wait_ms >= RETRY_MAX_MS) {
+        mull_log(MULL_LOG_WARN, "PostgreSQL does not answer; trying again for ever");
+        p->complained = true;
+    }
+    uv_timer_start(&c->timer, on_timer, (uint64_t)c->wait_ms, 0);
+    c->wait_ms = c->wait_ms * 2 < RETRY_MAX_MS ? c->wait_ms * 2 : RETRY_MAX_MS;
+}
+
+static void begin(conn *c) {
+    c->pg = PQconnectStart(c->pool->conninfo);
+    c->state = CONNECTING;
+    uv_timer_start(&c->timer, on_timer, CONNECT_MS, 0);
+    if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE)) drop(c);
+}
+
+static void on_timer(uv_timer_t *t) {
+    conn *c = t->data;
+    if (c->pool->closing) return;
+    if (c->state == DOWN)
+        begin(c);
+    else if (c->state == CONNECTING)
+        drop(c); /* took too long */
+}
+
+static void connecting(conn *c) {
+    unwatch(c); /* libpq may close this socket and open another under the same number */
+    switch (PQconnectPoll(c->pg)) {
+    case PGRES_POLLING_OK:
+        uv_timer_stop(&c->timer);
+        PQsetnonblocking(c->pg, 1);
+        c->state = READY;
+        c->wait_ms = RETRY_MIN_MS;
+        if (c->pool->complained) mull_log(MULL_LOG_INFO, "PostgreSQL is back");
+        c->pool->complained = false;
+        if (watch(c, UV_READABLE))
+            dispatch(c->pool);
+        else
+            drop(c);
+        break;
+    case PGRES_POLLING_READING:
+        if (!watch(c, UV_READABLE)) drop(c);
+        break;
+    case PGRES_POLLING_WRITING:
+        if (!watch(c, UV_WRITABLE)) drop(c);
+        break;
+    default:
+        drop(c);
+    }
+}
+
+/* ---- statements */
+static void finish(conn *c) {
+    query *q = c->now;
+    PGresult *res = c->last;
+    c->now = NULL;
+    c->last = NULL;
+    mull_pg_reply r = {.status = MULL_PG_OK, .res = res, .message = ""};
+    ExecStatusType s = PQresultStatus(res);
+    if (s != PGRES_TUPLES_OK && s != PGRES_COMMAND_OK) {
+        const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE),
+                   *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+        snprintf(r.sqlstate, sizeof r.sqlstate, "%s", state ? state : "");
+        r.message = text ? text : PQresultErrorMessage(res);
+        /* 57P..: the server is shutting down or starting; 08...: connection; 53300: no slot. */
+        bool lost = !state || !strncmp(state, "57P", 3) || !strncmp(state, "08", 2) || !strcmp(state, "53300");
+        r.status = lost ? MULL_PG_LOST : MULL_PG_ERROR;
+    }
+    if (q->cb) q->cb(&r, q->arg);
+    PQclear(res);
+    query_free(q);
+}
+
+static void pump(conn *c) {
+    if (c->state == CONNECTING) {
+        connecting(c);
+        return;
+    }
+    if (!PQconsumeInput(c->pg)) {
+        drop(c);
+        return;
+    }
+    int flush = PQflush(c->pg);
+    if (flush < 0 || !watch(c, flush ? UV_READABLE | UV_WRITABLE : UV_READABLE)) {
+        drop(c);
+        return;
+    }
+    while (c->now && !PQisBusy(c->pg)) {
+        PGresult *r = PQgetResult(c->pg);
+        if (r) { /* of several the last counts; after it comes NULL */
+            PQclear(c->last);
+            c->last = r;
+            continue;
+        }
+        if (PQstatus(c->pg) == CONNECTION_BAD || !c->last) {
+            drop(c);
+            return;
+        }
+        finish(c);
+        if (c->pool->closing || c->state != READY) return;
+    }
+    PGnotify *n;
+    while ((n = PQnotifies(c->pg))) PQfreemem(n);
+    if (PQstatus(c->pg) == CONNECTION_BAD)
+        drop(c);
+    else
+        dispatch(c->pool);
+}
+
+static void dispatch(mull_pg *p) {
+    for (int i = 0; i < p->size && p->head; i++) {
+        conn *c = &p->conns[i];
+        if (c->state != READY || c->now) continue;
+        c->now = take(p);
+        int flush =
+            PQsendQueryParams(c->pg, c->now->sql, c->now->n, NULL, (const char *const *)c->now->params, NULL, NULL, 0)
+                ? PQflush(c->pg)
+                : -1;
+        if (flush < 0 || !watch(c, flush ? UV_READABLE | UV_WRITABLE : UV_READABLE)) drop(c);
+    }
+}
+
+void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *arg) {
+    query *q = calloc(1, sizeof *q);
+    if (!q) abort(); /* a callback that never comes would be worse */
+    q->cb = cb;
+    q->arg = arg;
+    q->sql = strdup(sql);
+    q->params = calloc((size_t)n + 1, sizeof *q->params);
+    if (!q->sql || !q->params) abort();
+    for (q->n = 0; q->n < n; q->n++)
+        if (params[q->n] && !(q->params[q->n] = strdup(params[q->n]))) abort();
+    bool hope = false;
+    for (int i = 0; i < p->size; i++)
+        hope |= p->conns[i].state == READY || (p->conns[i].state == CONNECTING && !p->complained);
+    if (!hope || p->closing || p->queued >= MULL_PG_QUEUE_MAX) {
+        fail_soon(p, q);
+        return;
+    }
+    *p->tail = q;
+    p->tail = &q->next;
+    p->queued++;
+    dispatch(p);
+}
+
+mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size) {
+    mull_pg *p = calloc(1, sizeof *p);
+    if (!p || !(p->conninfo = strdup(conninfo))) {
+        free(p);
+        return NULL;
+    }
+    p->loop = loop;
+    p->size = size < 1 ? 1 : size > MULL_PG_CONNECTIONS_MAX ? MULL_PG_CONNECTIONS_MAX : size;
+    p->tail = &p->head;
+    p->failed_tail = &p->failed;
+    uv_timer_init(loop, &p->failer);
+    p->failer.data = p;
+    for (int i = 0; i < p->size; i++) {
+        conn *c = &p->conns[i];
+        c->pool = p;
+        c->wait_ms = RETRY_MIN_MS;
+        uv_timer_init(loop, &c->timer);
+        c->timer.data = c;
+        begin(c);
+    }
+    return p;
+}
+
+void mull_pg_close(mull_pg *p) {
+    if (p->closing) return;
+    p->closing = true;
+    while (p->head) fail_soon(p, take(p));
+    for (int i = 0; i < p->size; i++) {
+        drop(&p->conns[i]);
+        uv_close((uv_handle_t *)&p->conns[i].timer, NULL);
+    }
+    fail_listed(p);
+    uv_close((uv_handle_t *)&p->failer, NULL);
+}
+
+void mull_pg_destroy(mull_pg *p) {
+    if (!p) return;
+    fail_listed(p);
+    free(p->conninfo);
+    free(p);
+}

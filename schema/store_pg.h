@@ -1,0 +1,40 @@
+/* Asynchronous PostgreSQL on a libuv loop: a few connections that come back by themselves and one queue of statements.
+ *
+ * Each statement is a transaction of its own (everything that must happen together is one SQL function), runs on any
+ * free connection, and its callback is called exactly once, from the loop, never from inside mull_pg_query. Statements
+ * wait while a connection is being made; when none can be made, or one is lost under a statement, the answer is LOST:
+ * it may have happened or not, so effects are written to be repeatable. All calls from the loop's thread. */
+#ifndef MULL_SCHEMA_STORE_PG_H
+#define MULL_SCHEMA_STORE_PG_H
+
+#include <libpq-fe.h>
+#include <uv.h>
+
+typedef enum mull_pg_status {
+    MULL_PG_OK,
+    MULL_PG_LOST, /* no connection, or it broke: try again later */
+    MULL_PG_ERROR /* the server refused the statement: sqlstate says why */
+} mull_pg_status;
+
+/* Valid during the callback. res is NULL when LOST. */
+typedef struct mull_pg_reply {
+    mull_pg_status status;
+    PGresult *res;
+    char sqlstate[6];
+    const char *message;
+} mull_pg_reply;
+
+typedef void (*mull_pg_cb)(const mull_pg_reply *r, void *arg);
+typedef struct mull_pg mull_pg;
+
+enum { MULL_PG_CONNECTIONS_MAX = 16, MULL_PG_QUEUE_MAX = 100000 };
+
+/* size connections, made at once and for ever again. NULL on no memory. */
+mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size);
+/* params are text and are copied. */
+void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *arg);
+/* Fails what is pending and stops; run the loop until its handles are closed, then destroy. */
+void mull_pg_close(mull_pg *p);
+void mull_pg_destroy(mull_pg *p);
+
+#endif
