@@ -1,0 +1,42 @@
+/* From a dataset's row to what the model is trained on: the chat text, ids, labels, pixels. */
+#ifndef MULL_ENGINE_DATA_SAMPLE_H
+#define MULL_ENGINE_DATA_SAMPLE_H
+
+#include "engine/core/buf.h"
+#include "engine/data/dataset.h"
+#include "engine/text/tokenizer.h"
+
+enum { MULL_IGNORE = -100 };
+
+typedef struct mull_sample {
+    mull_set set;
+    int64_t index, row;
+    const char *subset; /* as in mull_example */
+    char *text;         /* the chat text, one placeholder a medium */
+    int32_t *ids;       /* [n], placeholders expanded */
+    int32_t *labels;    /* [n], MULL_IGNORE where nothing is learnt; not shifted */
+    size_t n;
+    mull_media *media; /* in order of appearance; patches [t*h*w, 1176] */
+    size_t nmedia;
+    mull_media *reasoning; /* stage 1: the k-th belongs to the k-th <|latent_image|> */
+    size_t nreasoning;
+    int (*size)[2];                /* [nmedia + nreasoning]: width, height before the budget was applied */
+    char *problem_type, *solution; /* for rewards */
+    int order[32], norder;
+} mull_sample;
+
+/* What building needs. All borrowed; the ids are looked up once. */
+typedef struct mull_builder {
+    const mull_recipe *recipe;
+    const mull_tokenizer *tokenizer;
+    int32_t image_pad, video_pad, vision_start, vision_end, latent_pad, latent_image, pad, im_start, im_end;
+} mull_builder;
+
+int mull_builder_init(mull_builder *b, const mull_recipe *r, const mull_tokenizer *t, mull_error *err);
+/* MULL_SKIP (a sample longer than max_length) or a negative code leave out empty. Thread-safe. */
+int mull_sample_build(const mull_builder *b, const mull_example *e, mull_sample *out, mull_error *err);
+void mull_sample_fini(mull_sample *s);
+/* Bytes that a sample holds, pixels included. */
+size_t mull_sample_bytes(const mull_sample *s);
+
+#endif
