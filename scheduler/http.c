@@ -89,6 +89,14 @@ static void run(listener *l) {
         uv_timer_stop(&l->timer);
 }
 
+/* Without threads of its own MHD has no descriptor that a resumed connection would wake, so each listener is run in
+ * the loop's next turn. */
+static void resume(mull_http *h, struct MHD_Connection *conn) {
+    MHD_resume_connection(conn);
+    for (size_t i = 0; i < h->listener_count; i++)
+        if (h->listeners[i]->daemon) uv_timer_start(&h->listeners[i]->timer, on_timer, 0, 0);
+}
+
 /* ---- replies ---- */
 
 static void count_reply(mull_http *h, int status) {
@@ -118,7 +126,7 @@ static void set_response(mull_req *r, int status, struct MHD_Response *response)
     count_reply(h, status);
     if (r->suspended) {
         r->suspended = false;
-        MHD_resume_connection(r->conn);
+        resume(h, r->conn);
     }
 }
 
@@ -195,7 +203,7 @@ static void stream_free(void *cls) {
 static void stream_wake(mull_stream *s) {
     if (!s->suspended) return;
     s->suspended = false;
-    MHD_resume_connection(s->conn);
+    resume(s->http, s->conn);
 }
 
 mull_stream *mull_reply_stream(mull_req *req, const char *content_type, mull_stream_cb on_idle, mull_stream_cb on_close,
