@@ -7,7 +7,7 @@
 static const char LONGEST[] = "/pg/.s.PGSQL.5432";
 
 bool mull_paths_fit(const char *run) {
-    return strlen(run) + sizeof LONGEST - 1 <= MULL_SOCKET_PATH_MAX;
+    return strlen(run) + sizeof LONGEST - 1 <= MULL_SOCKET_PATH_MAX && !strchr(run, ',');
 }
 
 void mull_paths_set_run(mull_state_dir *d, const char *run) {

@@ -14,7 +14,7 @@
 int mull_paths_find(const char *state, mull_state_dir *out, mull_err *err);
 /* Sets run and everything below it. */
 void mull_paths_set_run(mull_state_dir *d, const char *run);
-/* Whether the longest socket path below run fits. */
+/* Whether the longest socket path below run fits, and libpq can read it (a comma would part it into two hosts). */
 bool mull_paths_fit(const char *run);
 
 #endif
