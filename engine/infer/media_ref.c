@@ -89,8 +89,9 @@ static int hex(char c) {
     return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
 }
 
-/* file://[localhost]/path with %xx to a path in malloc'ed memory, NULL on no memory. */
-static char *file_url_path(const char *url) {
+/* file://[localhost]/path with %xx. */
+char *mull_media_ref_path(const char *url) {
+    if (strncasecmp(url, "file://", 7)) return strdup(url);
     const char *s = url + strlen("file://");
     if (!strncasecmp(s, "localhost/", 10)) s += 9;
     char *path = strdup(s), *w = path;
@@ -106,6 +107,13 @@ static char *file_url_path(const char *url) {
     return path;
 }
 
+int mull_media_ref_remote(const char *url, mull_error *err) {
+    size_t n = strspn(url, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
+    if (!strncasecmp(url, "file://", 7) || n == 0 || strncmp(url + n, "://", 3)) return MULL_OK;
+    return mull_fail(err, MULL_EUNSUPPORTED, "cannot load a medium", url, "fetch it first and give its path",
+                     "the engine does not use the network");
+}
+
 int mull_media_ref_load(const mull_media_ref *ref, const mull_media_limits *limits, mull_media *out, mull_error *err) {
     mull_media_limits own = *limits;
     mull_media_kind kind = ref->video ? MULL_MEDIA_VIDEO : MULL_MEDIA_IMAGE;
@@ -113,11 +121,8 @@ int mull_media_ref_load(const mull_media_ref *ref, const mull_media_limits *limi
     int rc = mull_media_limits_override(ref->part, ref->video ? "video" : "image", &own, err);
     if (rc) return rc;
     if (!strncasecmp(ref->url, "data:", 5)) return load_data_url(ref->url, kind, &own, out, err);
-    if (!strncasecmp(ref->url, "http://", 7) || !strncasecmp(ref->url, "https://", 8))
-        return mull_fail(err, MULL_EUNSUPPORTED, "cannot load a medium", ref->url, "fetch it first and give its path",
-                         "the engine does not use the network");
-    if (strncasecmp(ref->url, "file://", 7)) return mull_media_load_file(ref->url, kind, &own, 0, out, err);
-    char *path = file_url_path(ref->url);
+    if ((rc = mull_media_ref_remote(ref->url, err))) return rc;
+    char *path = mull_media_ref_path(ref->url);
     if (!path) return mull_fail(err, MULL_ENOMEM, "cannot load a medium", ref->url, "", "out of memory");
     rc = mull_media_load_file(path, kind, &own, 0, out, err);
     free(path);

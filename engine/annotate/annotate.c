@@ -1,0 +1,164 @@
+/* The order of an annotation's steps; see annotate.h. */
+#include "engine/annotate/annotate.h"
+
+#include "engine/annotate/folder.h"
+#include "engine/annotate/state.h"
+#include "engine/infer/clock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *const WHAT = "cannot use the output folder";
+
+static int make_folders(const char *path, mull_error *err) {
+    char *copy = strdup(path);
+    if (!copy) return mull_fail(err, MULL_ENOMEM, WHAT, path, "", "out of memory");
+    int rc = MULL_OK;
+    for (char *p = copy + 1; !rc; p++) {
+        if (*p != '/' && *p) continue;
+        char c = *p;
+        *p = 0;
+        if (mkdir(copy, 0777) && errno != EEXIST) rc = mull__io_fail(err, errno, WHAT, copy);
+        *p = c;
+        if (!c) break;
+    }
+    free(copy);
+    return rc;
+}
+
+static int open_folder(int at, const char *name, int *fd, mull_error *err) {
+    *fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return *fd < 0 ? mull__io_fail(err, errno, WHAT, name) : MULL_OK;
+}
+
+/* One process at a time: of two attempts the later waits for the earlier to die. */
+static int take_lock(mull__annotation *a, double wait_s, mull_error *err) {
+    a->lock = openat(a->work, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (a->lock < 0) return mull__io_fail(err, errno, WHAT, a->job->out);
+    double start = mull_clock_ms();
+    for (bool told = false; flock(a->lock, LOCK_EX | LOCK_NB); told = true) {
+        if (errno != EWOULDBLOCK && errno != EINTR) return mull__io_fail(err, errno, WHAT, a->job->out);
+        if (mull_events_stopped(a->ev)) return mull__cancelled(err);
+        if (mull_clock_ms() - start > wait_s * 1e3)
+            return mull_fail(err, MULL_EIO, WHAT, a->job->out, "wait for it to end, or choose another --out",
+                             "another process works in it");
+        if (!told) mull_events_log(a->ev, "info", "waiting for another process that works in %s", a->job->out);
+        struct timespec t = {.tv_nsec = 100000000};
+        nanosleep(&t, NULL);
+    }
+    return MULL_OK;
+}
+
+static int open_out(mull__annotation *a, double wait_s, mull_error *err) {
+    int rc = make_folders(a->job->out, err);
+    if (!rc) rc = open_folder(AT_FDCWD, a->job->out, &a->out, err);
+    if (rc) return rc;
+    if (mkdirat(a->out, ".mull", 0777) && errno != EEXIST) return mull__io_fail(err, errno, WHAT, a->job->out);
+    rc = open_folder(a->out, ".mull", &a->work, err);
+    if (!rc) rc = take_lock(a, wait_s, err);
+    return rc;
+}
+
+/* Outputs that this folder's state knows nothing of are somebody's, and stay. */
+static int refuse_foreign(const mull__annotation *a, mull_error *err) {
+    struct stat st;
+    static const char *const NAMES[] = {"output.jsonl", "errors.jsonl"};
+    for (size_t i = 0; i < 2; i++)
+        if (!fstatat(a->out, NAMES[i], &st, AT_SYMLINK_NOFOLLOW))
+            return mull_fail(err, MULL_EARG, WHAT, a->job->out, "choose another --out, or move the file away",
+                             "it has a %s that is not of this annotation", NAMES[i]);
+    return MULL_OK;
+}
+
+/* Sets rows_path and roots; a folder's rows are written and identified here. */
+static int open_input(mull__annotation *a, mull_error *err) {
+    const mull_job *j = a->job;
+    struct stat st;
+    if (stat(j->input, &st))
+        return mull_fail_errno(err, errno, "cannot read the input", j->input, "check the path and its permissions");
+    if (!S_ISDIR(st.st_mode)) {
+        a->rows_path = realpath(j->input, NULL);
+        char *copy = a->rows_path ? strdup(a->rows_path) : NULL;
+        int rc = copy ? mull__roots_init(&a->roots, j->media_roots, dirname(copy), err)
+                      : mull_fail(err, MULL_ENOMEM, "cannot read the input", j->input, "", "out of memory");
+        free(copy);
+        return rc;
+    }
+    if (!j->prompt)
+        return mull_fail(err, MULL_EARG, "cannot read the input", j->input, "give --prompt TEXT",
+                         "a folder of media needs a prompt to ask about each");
+    uint8_t md[32];
+    int64_t others = 0;
+    mull__sha *s = mull__sha_create();
+    int rc = s ? mull__roots_init(&a->roots, j->media_roots, j->input, err)
+               : mull_fail(err, MULL_ENOMEM, "cannot read the input", j->input, "", "out of memory");
+    if (!rc) rc = mull__folder_rows(j->input, j->prompt, a->work, s, &others, err);
+    if (!rc) {
+        mull__sha_done(s, md);
+        mull__hex(md, 32, a->input_hex);
+        char *state = mull_path_join(j->out, ".mull");
+        a->rows_path = state ? mull_path_join(state, "folder.jsonl") : NULL;
+        free(state);
+        if (!a->rows_path) rc = mull_fail(err, MULL_ENOMEM, "cannot read the input", j->input, "", "out of memory");
+        if (others)
+            mull_events_log(a->ev, "info", "%lld files of the folder are no images or videos", (long long)others);
+    }
+    mull__sha_destroy(s);
+    return rc;
+}
+
+/* Whether there is a manifest: 1, then the input is identified and equal to it; 0, then it has been validated. */
+static int open_state(mull__annotation *a, mull_error *err) {
+    struct stat st;
+    bool there = !fstatat(a->work, "manifest.json", &st, 0);
+    int rc = there ? MULL_OK : refuse_foreign(a, err);
+    if (!rc && there && !a->input_hex[0]) rc = mull__digest_file(a, a->rows_path, a->input_hex, err);
+    if (!rc && there) return mull__manifest_read(a, err);
+    return rc ? rc : mull__validate(a, err);
+}
+
+static int run(mull__annotation *a, json_t **result, mull_error *err) {
+    mull_session s = {0};
+    int rc = mull_session_open(a->job, &s, err);
+    /* A shard found broken while merging is done again, once. */
+    for (int round = 0; !rc; round++) {
+        rc = mull__work(a, &s, err);
+        if (rc) break;
+        rc = mull__merge(a, result, err);
+        if (rc != MULL_EFORMAT || round) break;
+        mull_events_log(a->ev, "warning", "%s (%s): %s; it is redone", err->what, err->where, err->why);
+        rc = MULL_OK;
+    }
+    mull_session_fini(&s);
+    return rc;
+}
+
+int mull_annotate(const mull_job *job, mull_events *ev, double lock_wait_s, json_t **result, mull_error *err) {
+    mull__annotation a = {.job = job, .ev = ev, .out = -1, .work = -1, .lock = -1, .shard_rows = job->shard_rows};
+    *result = NULL;
+    char *copy = realpath(job->model, NULL), *name = copy ? basename(copy) : NULL;
+    a.model_name = strdup(name ? name : "model");
+    free(copy);
+    int rc = a.model_name ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
+    if (!rc) rc = mull__digest_spec(&a, err);
+    if (!rc) rc = mull__digest_model(&a, err);
+    if (!rc) rc = open_out(&a, lock_wait_s, err);
+    if (!rc) rc = open_input(&a, err);
+    if (!rc) rc = open_state(&a, err);
+    if (rc == 1) rc = mull__complete_read(&a, result, err);
+    if (rc >= 0 && !*result) rc = run(&a, result, err);
+    mull__roots_fini(&a.roots);
+    if (a.lock >= 0) close(a.lock);
+    if (a.work >= 0) close(a.work);
+    if (a.out >= 0) close(a.out);
+    free(a.rows_path);
+    free(a.model_name);
+    return rc < 0 ? rc : MULL_OK;
+}

@@ -1,0 +1,165 @@
+/* Digests of what the answers follow from; see state.h. */
+#include "engine/annotate/extsort.h"
+#include "engine/annotate/state.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { WHOLE = 16 << 20, SAMPLES = 64, SAMPLE = 1 << 16, HEAD = 1 << 20 };
+static const char *const WHAT = "cannot identify the work";
+
+static json_t *int_or_null(int64_t v) {
+    return v < 0 ? json_null() : json_integer((json_int_t)v);
+}
+static json_t *real_or_null(double v) {
+    return isnan(v) ? json_null() : json_real(v);
+}
+static json_t *text_or_null(const char *v) {
+    return v ? json_string(v) : json_null();
+}
+
+static int finish(mull__sha *s, char hex[65]) {
+    uint8_t md[32];
+    mull__sha_done(s, md);
+    mull__hex(md, 32, hex);
+    return MULL_OK;
+}
+
+/* Not in it: paths (the content counts), the shard size (it changes no answer), names and times of the job. */
+int mull__digest_spec(mull__annotation *a, mull_error *err) {
+    const mull_job *j = a->job;
+    json_t *o = json_object(), *stop = json_array();
+    for (int i = 0; i < j->nstop; i++) json_array_append_new(stop, json_string(j->stop[i]));
+    json_object_set_new(o, "dtype", json_string(j->dtype ? j->dtype : "auto"));
+    json_object_set_new(o, "fps", real_or_null(j->fps));
+    json_object_set_new(o, "ignore_eos", json_boolean(j->ignore_eos));
+    json_object_set_new(o, "latents", int_or_null(j->latents));
+    json_object_set_new(o, "max_new_tokens", int_or_null(j->max_new_tokens));
+    json_object_set_new(o, "max_pixels", int_or_null(j->max_pixels));
+    json_object_set_new(o, "media_roots", j->media_roots ? json_deep_copy(j->media_roots) : json_array());
+    json_object_set_new(o, "min_pixels", int_or_null(j->min_pixels));
+    json_object_set_new(o, "mode", text_or_null(j->mode));
+    json_object_set_new(o, "nframes", int_or_null(j->nframes));
+    json_object_set_new(o, "prompt", text_or_null(j->prompt));
+    json_object_set_new(o, "prompt_format", text_or_null(j->prompt_format));
+    json_object_set_new(o, "repetition_penalty", real_or_null(j->repetition_penalty));
+    json_object_set_new(o, "seed", json_integer(j->seed));
+    json_object_set_new(o, "stop", stop);
+    json_object_set_new(o, "temperature", real_or_null(j->temperature));
+    json_object_set_new(o, "top_k", int_or_null(j->top_k));
+    json_object_set_new(o, "top_p", real_or_null(j->top_p));
+    char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    mull__sha *s = mull__sha_create();
+    json_decref(o);
+    int rc = text && s ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, "spec", "", "out of memory");
+    if (!rc) {
+        mull__sha_add(s, text, strlen(text));
+        finish(s, a->spec_hex);
+    }
+    mull__sha_destroy(s);
+    free(text);
+    return rc;
+}
+
+int mull__digest_file(mull__annotation *a, const char *path, char hex[65], mull_error *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = MULL_OK;
+    mull__sha *s = mull__sha_create();
+    char *buf = malloc(HEAD);
+    ssize_t n = 0;
+    if (fd < 0)
+        rc = mull_fail_errno(err, errno, "cannot read the input", path, "check the path and its permissions");
+    else if (!s || !buf)
+        rc = mull_fail(err, MULL_ENOMEM, WHAT, path, "", "out of memory");
+    while (!rc && (n = read(fd, buf, HEAD)) != 0) {
+        if (n < 0 && errno != EINTR)
+            rc = mull_fail_errno(err, errno, "cannot read the input", path, "check the file and its disk");
+        else if (mull_events_stopped(a->ev))
+            rc = mull__cancelled(err);
+        else if (n > 0)
+            mull__sha_add(s, buf, (size_t)n);
+    }
+    if (!rc) finish(s, hex);
+    mull__sha_destroy(s);
+    free(buf);
+    if (fd >= 0) close(fd);
+    return rc;
+}
+
+static int add_range(mull__sha *s, int fd, int64_t at, size_t n, char *buf) {
+    for (size_t have = 0; have < n;) {
+        ssize_t got = pread(fd, buf + have, n - have, (off_t)at + (off_t)have);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return got < 0 ? errno : EIO;
+        have += (size_t)got;
+    }
+    mull__sha_add(s, buf, n);
+    return 0;
+}
+
+static int add_model_file(mull__sha *s, int dir, const char *name, char *buf, mull_error *err) {
+    struct stat st;
+    uint8_t size[8];
+    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = fd < 0 || fstat(fd, &st) ? errno : 0;
+    if (!rc) {
+        mull__put64(size, (uint64_t)st.st_size);
+        mull__sha_add(s, name, strlen(name) + 1);
+        mull__sha_add(s, size, 8);
+        if (st.st_size <= WHOLE) {
+            for (int64_t at = 0; at < st.st_size && !rc; at += HEAD)
+                rc = add_range(s, fd, at, st.st_size - at < HEAD ? (size_t)(st.st_size - at) : HEAD, buf);
+        } else {
+            rc = add_range(s, fd, 0, HEAD, buf);
+            for (int i = 0; i < SAMPLES && !rc; i++)
+                rc = add_range(s, fd, HEAD + (st.st_size - HEAD - SAMPLE) / (SAMPLES - 1) * i, SAMPLE, buf);
+        }
+    }
+    if (fd >= 0) close(fd);
+    return rc ? mull_fail_errno(err, rc, "cannot read the checkpoint", name, "check its folder") : MULL_OK;
+}
+
+static int counts_for_answers(const struct dirent *e) {
+    static const char *const NAMES[] = {"config.json", "generation_config.json", "preprocessor_config.json",
+                                        "tokenizer.json", "tokenizer_config.json"};
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (!strcmp(e->d_name, NAMES[i])) return 1;
+    size_t n = strlen(e->d_name);
+    return n > 12 && !strcmp(e->d_name + n - 12, ".safetensors");
+}
+
+static int by_bytes(const struct dirent **a, const struct dirent **b) {
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+int mull__digest_model(mull__annotation *a, mull_error *err) {
+    struct dirent **list = NULL;
+    int n = scandir(a->job->model, &list, counts_for_answers, by_bytes), rc = MULL_OK;
+    if (n < 0) return mull_fail_errno(err, errno, "cannot read the checkpoint", a->job->model, "check the path");
+    int dir = open(a->job->model, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    mull__sha *s = mull__sha_create();
+    char *buf = malloc(HEAD);
+    if (dir < 0)
+        rc = mull_fail_errno(err, errno, "cannot read the checkpoint", a->job->model, "check the path");
+    else if (!s || !buf)
+        rc = mull_fail(err, MULL_ENOMEM, WHAT, "model", "", "out of memory");
+    for (int i = 0; i < n; i++) {
+        if (!rc) rc = add_model_file(s, dir, list[i]->d_name, buf, err);
+        free(list[i]);
+    }
+    free(list);
+    if (!rc) {
+        finish(s, a->model_hex);
+        mull__sha_add(s, a->spec_hex, 64);
+        mull__sha_add(s, a->model_hex, 64);
+        finish(s, a->work_hex);
+    }
+    mull__sha_destroy(s);
+    free(buf);
+    if (dir >= 0) close(dir);
+    return rc;
+}

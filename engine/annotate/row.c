@@ -1,0 +1,198 @@
+/* Checking rows; see row.h. */
+#include "engine/annotate/row.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const WHAT = "cannot use the row";
+
+const char *mull_row_code_name(mull_row_code code) {
+    static const char *const NAMES[] = {"ok",
+#define X(symbol, name) name,
+                                        MULL_ROW_CODES(X)
+#undef X
+    };
+    return NAMES[code];
+}
+
+static int wrong(mull_error *err, const char *where, const char *why) {
+    return mull_fail(err, MULL_EARG, WHAT, where, "", "%s", why);
+}
+
+/* A member that is there and not null. */
+static const json_t *member(const json_t *o, const char *key) {
+    const json_t *v = json_object_get(o, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+/* A text without NUL characters. */
+static const char *text_of(const json_t *v) {
+    const char *s = json_string_value(v);
+    return s && strlen(s) == json_string_length(v) ? s : NULL;
+}
+
+static int take_int(const json_t *o, const char *key, json_int_t lo, json_int_t hi, json_int_t *out, bool *given,
+                    mull_error *err) {
+    const json_t *v = member(o, key);
+    *given = v != NULL;
+    if (!v) return MULL_OK;
+    json_int_t x = json_integer_value(v);
+    double d = json_real_value(v);
+    if (json_is_real(v) && d == floor(d) && fabs(d) < 9e15) {
+        x = (json_int_t)d; /* 16.0 */
+    } else if (!json_is_integer(v)) {
+        return wrong(err, key, "it must be a whole number");
+    }
+    if (x < lo || x > hi)
+        return mull_fail(err, MULL_EARG, WHAT, key, "", "it must be from %lld to %lld", (long long)lo, (long long)hi);
+    *out = x;
+    return MULL_OK;
+}
+
+static int take_number(const json_t *o, const char *key, double lo, double hi, double *out, mull_error *err) {
+    const json_t *v = member(o, key);
+    if (!v) return MULL_OK;
+    double x = json_number_value(v);
+    if (!json_is_number(v) || !(x >= lo && x <= hi))
+        return mull_fail(err, MULL_EARG, WHAT, key, "", "it must be a number from %g to %g", lo, hi);
+    *out = x;
+    return MULL_OK;
+}
+
+static int take_stop(mull_row *row, mull_error *err) {
+    const json_t *v = member(row->body, "stop");
+    if (!v) return MULL_OK;
+    size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (n > MULL_ROW_STOPS_MAX) return wrong(err, "stop", "there are more than 64 texts");
+    for (size_t i = 0; i < n; i++) {
+        row->stops[i] = text_of(json_is_array(v) ? json_array_get(v, i) : v);
+        if (!row->stops[i] || !*row->stops[i])
+            return wrong(err, "stop", "it must be a text, or a list of texts, that are not empty");
+    }
+    row->sampling.stop = row->stops;
+    row->sampling.nstop = (int)n;
+    return MULL_OK;
+}
+
+static int take_sampling(mull_row *row, mull_error *err) {
+    const json_t *b = row->body;
+    mull_sampling *s = &row->sampling;
+    json_int_t max = 0, k = 0, n = 1, seed = 0;
+    bool given, completion;
+    int rc = take_int(b, "max_tokens", 1, 1 << 24, &max, &given, err);
+    if (!rc) rc = take_int(b, "max_completion_tokens", 1, 1 << 24, &max, &completion, err);
+    if (rc) return rc;
+    if (given || completion) s->max_new_tokens = (int)max;
+    if ((rc = take_number(b, "temperature", 0, 1000, &s->temperature, err))) return rc;
+    if ((rc = take_number(b, "top_p", 0, 1, &s->top_p, err))) return rc;
+    if (s->top_p < 1e-9) s->top_p = 1e-9; /* 0 is allowed there and means the most likely token only */
+    if ((rc = take_int(b, "top_k", -1, 1 << 24, &k, &given, err))) return rc;
+    if (given) s->top_k = k < 0 ? 0 : (int)k;
+    if ((rc = take_number(b, "repetition_penalty", 1e-3, 1000, &s->repetition_penalty, err))) return rc;
+    if ((rc = take_int(b, "seed", INT64_MIN, INT64_MAX, &seed, &row->seeded, err))) return rc;
+    if (row->seeded) s->seed = (uint64_t)seed;
+    if ((rc = take_int(b, "n", 1, MULL_ROW_CHOICES_MAX, &n, &given, err))) return rc;
+    row->choices = (int)n;
+    const json_t *eos = member(b, "ignore_eos");
+    if (eos && !json_is_boolean(eos)) return wrong(err, "ignore_eos", "it must be true or false");
+    if (eos) s->ignore_eos = json_is_true(eos);
+    return take_stop(row, err);
+}
+
+/* Things that would change the answer and that this engine does not do. */
+static const char *beyond(const json_t *b) {
+    static const char *const LISTS[] = {"tools", "functions", "logit_bias"};
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *v = member(b, LISTS[i]);
+        if (json_array_size(v) || json_object_size(v)) return LISTS[i];
+    }
+    static const char *const FLAGS[] = {"stream", "logprobs"};
+    for (size_t i = 0; i < 2; i++)
+        if (json_is_true(json_object_get(b, FLAGS[i]))) return FLAGS[i];
+    static const char *const NUMBERS[] = {"frequency_penalty", "presence_penalty"};
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *v = json_object_get(b, NUMBERS[i]);
+        if (json_is_number(v) && json_number_value(v) != 0.0) return NUMBERS[i];
+    }
+    const char *format = json_string_value(json_object_get(member(b, "response_format"), "type"));
+    return format && strcmp(format, "text") ? "response_format" : NULL;
+}
+
+/* The envelope: which kind of row, its id, its body. */
+static int take_envelope(mull_row *row, mull_error *err) {
+    const json_t *o = row->json, *id = member(o, "custom_id");
+    if (id && !(row->custom_id = text_of(id))) return wrong(err, "custom_id", "it must be a text");
+    if (id && json_string_length(id) > 512) return wrong(err, "custom_id", "it has more than 512 bytes");
+    row->batch = json_object_get(o, "body") || json_object_get(o, "url") || json_object_get(o, "method");
+    if (!row->batch) {
+        row->body = o;
+        return MULL_OK;
+    }
+    const char *method = text_of(member(o, "method")), *url = text_of(member(o, "url"));
+    if (!id) return wrong(err, "custom_id", "it is missing");
+    if (!method || strcmp(method, "POST")) return wrong(err, "method", "it must be POST");
+    if (!url || strcmp(url, "/v1/chat/completions")) return wrong(err, "url", "it must be /v1/chat/completions");
+    row->body = json_object_get(o, "body");
+    return json_is_object(row->body) ? MULL_OK : wrong(err, "body", "it must be an object");
+}
+
+/* OpenAI's newer name of the system's role. */
+static void rename_developer(json_t *messages) {
+    size_t i;
+    json_t *m;
+    json_array_foreach(messages, i, m) {
+        const char *role = json_string_value(json_object_get(m, "role"));
+        if (role && !strcmp(role, "developer")) json_object_set_new(m, "role", json_string("system"));
+    }
+}
+
+static int take_messages(mull_row *row, mull_error *err) {
+    json_t *messages = json_object_get(row->body, "messages");
+    if (!messages) return wrong(err, "messages", "it is missing");
+    rename_developer(messages);
+    row->messages = messages;
+    int rc = mull_chat_media(messages, &row->refs, &row->nrefs, err);
+    for (size_t i = 0; !rc && i < row->nrefs; i++) {
+        /* A NUL inside would cut the path that is checked, or the one that is opened. */
+        const json_t *part = row->refs[i].part;
+        const char *key;
+        json_t *v;
+        json_object_foreach((json_t *)(uintptr_t)part, key, v) {
+            const json_t *s = json_is_object(v) ? json_object_get(v, "url") : v;
+            if (json_is_string(s) && !text_of(s)) rc = wrong(err, "messages", "a medium's name holds a NUL character");
+        }
+    }
+    return rc;
+}
+
+int mull_row_parse(const char *data, size_t len, const mull_sampling *base, mull_row *row, mull_row_code *code,
+                   mull_error *err) {
+    json_error_t why;
+    *row = (mull_row){.sampling = *base, .choices = 1};
+    *code = MULL_ROW_JSON;
+    row->json = json_loadb(data, len, JSON_ALLOW_NUL, &why);
+    if (!row->json) return mull_fail(err, MULL_EFORMAT, WHAT, "", "", "column %d: %s", why.column, why.text);
+    if (!json_is_object(row->json)) return mull_fail(err, MULL_EFORMAT, WHAT, "", "", "it is no JSON object");
+    *code = MULL_ROW_REQUEST;
+    int rc = take_envelope(row, err);
+    if (!rc) rc = take_messages(row, err);
+    if (!rc) rc = take_sampling(row, err);
+    if (rc) return rc;
+    const char *model = text_of(member(row->body, "model"));
+    if (member(row->body, "model") && !model) return wrong(err, "model", "it must be a text");
+    row->model = model;
+    const char *more = beyond(row->body);
+    if (more) {
+        *code = MULL_ROW_UNSUPPORTED;
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, more, "leave it out", "this engine does not offer it");
+    }
+    *code = MULL_ROW_OK;
+    return MULL_OK;
+}
+
+void mull_row_fini(mull_row *row) {
+    json_decref(row->json);
+    free(row->refs);
+    *row = (mull_row){0};
+}

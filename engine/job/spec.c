@@ -1,0 +1,212 @@
+/* Reading specs; see spec.h. One table says where each key goes. */
+#include "engine/job/spec.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+static const char *const WHAT = "cannot use the job spec";
+
+typedef enum field_type { T_TEXT, T_WORD, T_INT, T_NUMBER, T_BOOL, T_LIST, T_SKIP } field_type;
+
+typedef struct field {
+    const char *name;
+    field_type type;
+    size_t at; /* in mull_job */
+    double lo, hi;
+} field;
+
+#define AT(m) offsetof(mull_job, m)
+static const field FIELDS[] = {
+    {"job", T_TEXT, AT(id), 0, 0},
+    {"model", T_TEXT, AT(model), 0, 0},
+    {"out", T_TEXT, AT(out), 0, 0},
+    {"input", T_TEXT, AT(input), 0, 0},
+    {"prompt", T_TEXT, AT(prompt), 0, 0},
+    {"dtype", T_WORD, AT(dtype), 0, 0},
+    {"mode", T_WORD, AT(mode), 0, 0},
+    {"prompt_format", T_WORD, AT(prompt_format), 0, 0},
+    {"messages", T_LIST, AT(messages), 0, 0},
+    {"images", T_LIST, AT(images), 0, 0},
+    {"videos", T_LIST, AT(videos), 0, 0},
+    {"media_roots", T_LIST, AT(media_roots), 0, 0},
+    {"latents", T_INT, AT(latents), 0, 1 << 16},
+    {"min_pixels", T_INT, AT(min_pixels), 1, 1e12},
+    {"max_pixels", T_INT, AT(max_pixels), 1, 1e12},
+    {"nframes", T_INT, AT(nframes), 2, 1 << 20},
+    {"shard_rows", T_INT, AT(shard_rows), 1, 1e7},
+    {"fps", T_NUMBER, AT(fps), 1e-6, 1e6},
+    {"kind", T_SKIP, 0, 0, 0},
+    {"name", T_SKIP, 0, 0, 0},
+    {"team", T_SKIP, 0, 0, 0},
+    {"priority", T_SKIP, 0, 0, 0},
+    {"time_limit", T_SKIP, 0, 0, 0},
+    {"time_limit_s", T_SKIP, 0, 0, 0},
+    {"gpus", T_SKIP, 0, 0, 0},
+    {"key", T_SKIP, 0, 0, 0},
+    {"after", T_SKIP, 0, 0, 0},
+    {"begin", T_SKIP, 0, 0, 0},
+    {"begin_ms", T_SKIP, 0, 0, 0},
+    {"hold", T_SKIP, 0, 0, 0},
+    {"retries", T_SKIP, 0, 0, 0},
+    {"array", T_SKIP, 0, 0, 0},
+    {"created", T_SKIP, 0, 0, 0}, /* no part of the answer: the same work gives the same bytes whenever it is done */
+    {"sampling", T_SKIP, 0, 0, 0},
+    {NULL, T_SKIP, 0, 0, 0},
+};
+
+static const field SAMPLING[] = {
+    {"max_new_tokens", T_INT, AT(max_new_tokens), 1, 1 << 24},
+    {"temperature", T_NUMBER, AT(temperature), 0, 1000},
+    {"top_p", T_NUMBER, AT(top_p), 1e-9, 1},
+    {"top_k", T_INT, AT(top_k), 0, 1 << 24},
+    {"repetition_penalty", T_NUMBER, AT(repetition_penalty), 1e-3, 1000},
+    {"seed", T_INT, AT(seed), 0, 9.2e18},
+    {"ignore_eos", T_BOOL, AT(ignore_eos), 0, 0},
+    {"stop", T_SKIP, 0, 0, 0},
+    {NULL, T_SKIP, 0, 0, 0},
+};
+
+static int wrong(const char *key, const char *why, mull_error *err) {
+    return mull_fail(err, MULL_EARG, WHAT, key, "see the job spec's keys in schema/README.md", "%s", why);
+}
+
+static int take(mull_job *j, const field *f, const json_t *v, mull_error *err) {
+    char *at = (char *)j + f->at, why[120];
+    double x = json_number_value(v);
+    snprintf(why, sizeof why, "it must be a %s from %g to %g", f->type == T_INT ? "whole number" : "number", f->lo,
+             f->hi);
+    switch (f->type) {
+    case T_TEXT:
+    case T_WORD:
+        if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+            return wrong(f->name, "it must be a text", err);
+        *(const char **)(void *)at = json_string_value(v);
+        return MULL_OK;
+    case T_INT:
+        if (!json_is_integer(v) || x < f->lo || x > f->hi) return wrong(f->name, why, err);
+        *(int64_t *)(void *)at = json_integer_value(v);
+        return MULL_OK;
+    case T_NUMBER:
+        if (!json_is_number(v) || !(x >= f->lo && x <= f->hi)) return wrong(f->name, why, err);
+        *(double *)(void *)at = x;
+        return MULL_OK;
+    case T_BOOL:
+        if (!json_is_boolean(v)) return wrong(f->name, "it must be true or false", err);
+        *(bool *)at = json_is_true(v);
+        return MULL_OK;
+    case T_LIST:
+        if (!json_is_array(v)) return wrong(f->name, "it must be a list", err);
+        *(const json_t **)(void *)at = v;
+        return MULL_OK;
+    case T_SKIP:
+        break;
+    }
+    return MULL_OK;
+}
+
+static int take_all(mull_job *j, const json_t *o, const field *table, mull_error *err) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)o, key, v) {
+        const field *f = table;
+        while (f->name && strcmp(f->name, key)) f++;
+        size_t used = strlen(j->unknown);
+        if (!f->name)
+            snprintf(j->unknown + used, sizeof j->unknown - used, "%s%.60s", used ? ", " : "", key);
+        else if (!json_is_null(v)) {
+            int rc = take(j, f, v, err);
+            if (rc) return rc;
+        }
+    }
+    return MULL_OK;
+}
+
+static int take_stop(mull_job *j, const json_t *v, mull_error *err) {
+    if (!v || json_is_null(v)) return MULL_OK;
+    if (!json_is_array(v) || json_array_size(v) > sizeof j->stop / sizeof *j->stop)
+        return wrong("sampling.stop", "it must be a list of at most 64 texts", err);
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *s = json_array_get(v, i);
+        if (!json_is_string(s) || !json_string_length(s) || strlen(json_string_value(s)) != json_string_length(s))
+            return wrong("sampling.stop", "each must be a text that is not empty", err);
+        j->stop[j->nstop++] = json_string_value(s);
+    }
+    return MULL_OK;
+}
+
+static int check_strings(const json_t *list, const char *key, bool absolute, mull_error *err) {
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *s = json_array_get(list, i);
+        if (!json_is_string(s) || !json_string_length(s) || strlen(json_string_value(s)) != json_string_length(s))
+            return wrong(key, "it must be a list of paths", err);
+        if (absolute && json_string_value(s)[0] != '/') return wrong(key, "its paths must be absolute", err);
+    }
+    return MULL_OK;
+}
+
+static int check_whole(const mull_job *j, mull_error *err) {
+    int rc = check_strings(j->images, "images", false, err);
+    if (!rc) rc = check_strings(j->videos, "videos", false, err);
+    if (!rc) rc = check_strings(j->media_roots, "media_roots", true, err);
+    if (rc) return rc;
+    if (!j->model || !*j->model) return wrong("model", "it is missing", err);
+    if (j->kind == MULL_JOB_ANNOTATE && (!j->input || !*j->input)) return wrong("input", "it is missing", err);
+    if (j->kind == MULL_JOB_ANNOTATE && (!j->out || !*j->out)) return wrong("out", "it is missing", err);
+    if (j->kind == MULL_JOB_GENERATE && (j->prompt != NULL) == (j->messages != NULL))
+        return wrong("prompt", "give one of prompt and messages", err);
+    if (j->messages && (j->images || j->videos) && json_array_size(j->images) + json_array_size(j->videos) > 0)
+        return wrong("messages", "images and videos go with prompt; messages name their own", err);
+    if (!isnan(j->fps) && j->nframes > 0) return wrong("nframes", "fps and nframes exclude each other", err);
+    return MULL_OK;
+}
+
+int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
+    *job = (mull_job){.json = json,
+                      .id = "",
+                      .latents = 20,
+                      .min_pixels = -1,
+                      .max_pixels = -1,
+                      .nframes = -1,
+                      .shard_rows = 1000,
+                      .fps = NAN,
+                      .max_new_tokens = 512,
+                      .top_k = -1,
+                      .temperature = NAN,
+                      .top_p = NAN,
+                      .repetition_penalty = NAN};
+    const char *kind = json_string_value(json_object_get(json, "kind"));
+    const json_t *sampling = json_object_get(json, "sampling");
+    int rc = MULL_OK;
+    if (!json_is_object(json))
+        rc = mull_fail(err, MULL_EARG, WHAT, "", "", "it is no JSON object");
+    else if (!kind)
+        rc = wrong("kind", "it is missing", err);
+    else if (strcmp(kind, "generate") && strcmp(kind, "annotate"))
+        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate or annotate",
+                       "this engine cannot run jobs of kind %.40s", kind);
+    else if (sampling && !json_is_object(sampling) && !json_is_null(sampling))
+        rc = wrong("sampling", "it must be a mapping", err);
+    if (!rc) {
+        job->kind = kind[0] == 'g' ? MULL_JOB_GENERATE : MULL_JOB_ANNOTATE;
+        rc = take_all(job, json, FIELDS, err);
+    }
+    if (!rc && json_is_object(sampling)) rc = take_all(job, sampling, SAMPLING, err);
+    if (!rc) rc = take_stop(job, json_object_get(sampling, "stop"), err);
+    if (!rc) rc = check_whole(job, err);
+    if (rc) mull_job_fini(job);
+    return rc;
+}
+
+int mull_job_parse(const char *text, size_t len, mull_job *job, mull_error *err) {
+    json_error_t why;
+    json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
+    if (json) return mull_job_read(json, job, err);
+    *job = (mull_job){0};
+    return mull_fail(err, MULL_EARG, WHAT, "", "send one JSON object", "line %d: %s", why.line, why.text);
+}
+
+void mull_job_fini(mull_job *job) {
+    json_decref(job->json);
+    *job = (mull_job){0};
+}

@@ -1,0 +1,55 @@
+/* The job spec as the engine gets it: JSON, checked and with defaults filled in by the front door, or made from flags
+ * by hand. Checked here again, since the engine trusts nobody. Keys that only the queue needs are skipped; keys that
+ * nobody knows are listed, so that a newer writer does not stop an older engine. */
+#ifndef MULL_ENGINE_JOB_SPEC_H
+#define MULL_ENGINE_JOB_SPEC_H
+
+#include "engine/infer/infer.h"
+#include "engine/text/chat.h"
+
+typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE } mull_job_kind;
+
+/* Strings and lists belong to json. Numbers that were not given are negative, floats NAN, strings NULL. */
+typedef struct mull_job {
+    json_t *json;
+    mull_job_kind kind;
+    const char *id; /* the queue's, "" by hand */
+    const char *model, *out, *input, *prompt;
+    const char *dtype, *mode, *prompt_format;
+    const json_t *messages, *images, *videos, *media_roots;
+    int64_t latents, min_pixels, max_pixels, nframes, shard_rows;
+    double fps;
+    /* sampling */
+    int64_t max_new_tokens, top_k, seed;
+    double temperature, top_p, repetition_penalty;
+    bool ignore_eos;
+    const char *stop[64];
+    int nstop;
+    /* by hand only */
+    int threads, max_batch;
+    char unknown[256]; /* keys that were skipped, comma separated */
+} mull_job;
+
+enum { MULL_JOB_SPEC_MAX = 16 << 20 };
+
+/* Takes the reference of json. On failure job is zeroed. */
+int mull_job_read(json_t *json, mull_job *job, mull_error *err);
+int mull_job_parse(const char *text, size_t len, mull_job *job, mull_error *err);
+void mull_job_fini(mull_job *job);
+
+/* A loaded model with everything that a job's spec says about how to ask it. */
+typedef struct mull_session {
+    mull_model *model;
+    mull_tokenizer *tok;
+    mull_render_opts render;
+    mull_sampling sampling;
+    mull_media_limits limits;
+    double load_ms;
+} mull_session;
+
+int mull_session_open(const mull_job *job, mull_session *s, mull_error *err);
+void mull_session_fini(mull_session *s);
+/* The limits of job over those of the checkpoint. */
+int mull_job_limits(const mull_job *job, mull_media_limits *l, mull_error *err);
+
+#endif
