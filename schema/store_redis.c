@@ -227,6 +227,10 @@ bool mull_redis_connected(const mull_redis *r) {
     return r->up;
 }
 
+void mull_redis_reset(mull_redis *r) {
+    if (r->up && r->ac && !r->closing) redisAsyncFree(r->ac);
+}
+
 void mull_redis_close(mull_redis *r) {
     if (r->closing) return;
     r->closing = true;

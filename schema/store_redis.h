@@ -23,6 +23,8 @@ mull_redis *mull_redis_create(uv_loop_t *loop, const char *addr, void (*on_conne
 void mull_redis_command(mull_redis *r, int argc, const char *const *argv, const size_t *lens, mull_redis_cb cb,
                         void *arg);
 bool mull_redis_connected(const mull_redis *r);
+/* Breaks a connection that has gone silent, failing what is pending; a new one is made. */
+void mull_redis_reset(mull_redis *r);
 /* Fails what is pending and stops; run the loop until its handles are closed, then destroy. */
 void mull_redis_close(mull_redis *r);
 void mull_redis_destroy(mull_redis *r);

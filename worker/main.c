@@ -1,7 +1,130 @@
 /* mull-worker: the node's agent. */
-#include <stdio.h>
+#include "schema/log.h"
+#include "worker/supervise.h"
+#include "worker/worker.h"
 
-int main(void) {
-    fprintf(stderr, "error: cannot start (mull-worker): this build has no worker yet; nothing to do\n");
-    return 1;
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+static const char USAGE[] =
+    "usage: mull-worker --redis unix:PATH|tcp:HOST:PORT --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
+    "\n"
+    "--redis    where the queue's Redis listens\n"
+    "--state    a folder for this worker alone: its lock, its event spool, the engines' private folders\n"
+    "--node     the node's name (default: the host's)\n"
+    "--devices  what is offered: cpu:N slots that share the CPUs, cuda:all, cuda:0,1, or cpu:N+cuda:... (default "
+    "cpu:1)\n"
+    "--engine   the mull-engine to start (default: the one beside this program)\n"
+    "\n"
+    "SIGTERM asks the engines to save and stop, reports their end and leaves; a second one kills them.\n";
+
+static int usage(const char *why, const char *what) {
+    fprintf(stderr, "error: wrong usage (%s): %s; see mull-worker --help\n", what, why);
+    return EXIT_USAGE;
+}
+
+static bool address_ok(const char *a) {
+    if (!strncmp(a, "unix:", 5)) return a[5] != 0 && strlen(a + 5) < 108;
+    if (strncmp(a, "tcp:", 4) != 0) return false;
+    const char *colon = strrchr(a, ':');
+    if (colon < a + 5 || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) || strlen(colon + 1) > 5)
+        return false;
+    long port = strtol(colon + 1, NULL, 10);
+    return port >= 1 && port <= 65535;
+}
+
+/* Letters, digits, '.', '-', '_': the name travels in JSON, tables and metric labels. */
+static bool name_ok(const char *s) {
+    size_t n = strlen(s);
+    return n > 0 && n < 128 && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == n;
+}
+
+static bool absolute(const char *path, char *out, size_t cap) {
+    char cwd[PATH_MAX];
+    if (path[0] == '/') return (size_t)snprintf(out, cap, "%s", path) < cap;
+    return getcwd(cwd, sizeof cwd) && (size_t)snprintf(out, cap, "%s/%s", cwd, path) < cap;
+}
+
+static int parse(int argc, char **argv, mull_worker_config *c, const char **devices, int *done) {
+    static const struct option OPTIONS[] = {
+        {"redis", required_argument, NULL, 'r'},  {"state", required_argument, NULL, 's'},
+        {"node", required_argument, NULL, 'n'},   {"devices", required_argument, NULL, 'd'},
+        {"engine", required_argument, NULL, 'e'}, {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},      {0}};
+    opterr = 0;
+    for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
+        switch (o) {
+        case 'r':
+            c->redis = optarg;
+            break;
+        case 's':
+            c->state = optarg;
+            break;
+        case 'n':
+            c->node = optarg;
+            break;
+        case 'd':
+            *devices = optarg;
+            break;
+        case 'e':
+            c->engine = optarg;
+            break;
+        case 'h':
+            fputs(USAGE, stdout);
+            *done = 1;
+            return EXIT_OK;
+        case 'V':
+            puts(MULL_VERSION);
+            *done = 1;
+            return EXIT_OK;
+        default:
+            return usage("unknown option or missing value", argv[optind - 1]);
+        }
+    }
+    if (optind != argc) return usage("takes no arguments", argv[optind]);
+    if (!c->redis) return usage("it is missing", "--redis");
+    if (!address_ok(c->redis)) return usage("--redis takes unix:PATH or tcp:HOST:PORT", c->redis);
+    if (!c->state || !*c->state) return usage("it is missing", "--state");
+    return EXIT_OK;
+}
+
+int main(int argc, char **argv) {
+    static char self[PATH_MAX], state[PATH_MAX], engine[PATH_MAX], host[256];
+    mull_worker_config c = {.self = self};
+    const char *devices = "cpu:1";
+    mull_err err;
+    int done = 0;
+    if (argc > 2 && !strcmp(argv[1], "__supervise")) return mull_supervise(argv + 2);
+    int rc = parse(argc, argv, &c, &devices, &done);
+    if (rc != EXIT_OK || done) return rc;
+    if (mull_devices_parse(devices, &c.devices, &err) != 0) {
+        mull_err_print(stderr, &err);
+        return EXIT_USAGE;
+    }
+    if (!c.node) {
+        gethostname(host, sizeof host - 1);
+        c.node = host;
+    }
+    if (!name_ok(c.node)) return usage("a node's name has letters, digits, '.', '-' and '_', at most 127", "--node");
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) snprintf(self, sizeof self, "%s", argv[0]);
+    if (!c.engine) {
+        const char *slash = strrchr(self, '/');
+        snprintf(engine, sizeof engine, "%.*s/mull-engine", slash ? (int)(slash - self) : 1, slash ? self : ".");
+    } else if (!absolute(c.engine, engine, sizeof engine)) {
+        return usage("the path is too long", "--engine");
+    }
+    if (!absolute(c.state, state, sizeof state)) return usage("the path is too long", "--state");
+    c.engine = engine;
+    c.state = state;
+    signal(SIGPIPE, SIG_IGN);
+    mull_log_init("worker");
+    return mull_worker_run(&c) ? EXIT_FAILED : EXIT_OK;
 }

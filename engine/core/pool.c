@@ -117,6 +117,9 @@ static int default_threads(void) {
     if (set && sched_getaffinity(0, size, set) == 0) n = CPU_COUNT_S(size, set);
     CPU_FREE(set);
     if (q > 0 && q < n) n = q;
+    const char *share = getenv("MULL_THREADS"); /* what the worker leaves to this job */
+    int most = share ? atoi(share) : 0;
+    if (most > 0 && most < n) n = most;
     return n < 1 ? 1 : n;
 }
 

@@ -1,0 +1,20 @@
+/* The node's agent: offers devices, starts an engine process for each rank it is told to, and reports what happens. */
+#ifndef MULL_WORKER_WORKER_H
+#define MULL_WORKER_WORKER_H
+
+#include "worker/devices.h"
+
+typedef struct mull_worker_config {
+    const char *redis;  /* unix:PATH or tcp:HOST:PORT */
+    const char *node;   /* the node's name */
+    const char *state;  /* folder of this worker alone; made when absent */
+    const char *engine; /* path of mull-engine */
+    const char *self;   /* path of this program, to start supervisors */
+    mull_device_ask devices;
+} mull_worker_config;
+
+/* Runs until SIGTERM or SIGINT, or a shutdown_drain from the leader; engines are then asked to save and stop. Returns
+ * the exit status. */
+int mull_worker_run(const mull_worker_config *config);
+
+#endif
