@@ -8,10 +8,11 @@
 #include <string.h>
 
 static void on_pass(uv_idle_t *h);
+static void on_wake(uv_timer_t *t);
 
 void mull__kick(mull_leader *l) {
     if (l->state == MULL_LEADING && !l->dispatching && !l->reconciling && !l->closing &&
-        !uv_is_active((uv_handle_t *)&l->pass))
+        mull__now(l) >= l->paused_until_ms && !uv_is_active((uv_handle_t *)&l->pass))
         uv_idle_start(&l->pass, on_pass);
 }
 
@@ -91,6 +92,8 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
     l->dispatching = false;
     if (mull__lead_failed(l, r, "dispatch")) {
         if (l->state == MULL_LEADING) {
+            l->paused_until_ms = mull__now(l) + MULL_PAUSE_MS;
+            uv_timer_start(&l->wake, on_wake, MULL_PAUSE_MS, 0);
             /* Whether it was committed is not known: free the devices and let reconcile read what is true. */
             int64_t ids[MULL_DISPATCH_BATCH];
             for (size_t i = 0; i < p->n; i++) {
@@ -103,12 +106,13 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
         free(p);
         return;
     }
-    int rows = PQntuples(r->res);
+    int rows = PQntuples(r->res), next = 0; /* rows come in the order of the items */
     for (size_t i = 0; i < p->n; i++) {
         const planned *it = &p->items[i];
-        int row = 0;
-        while (row < rows && atoll(PQgetvalue(r->res, row, 0)) != it->job.id) row++;
-        if (row == rows) { /* no longer pending, or the node has started anew */
+        int row = next;
+        if (row < rows && atoll(PQgetvalue(r->res, row, 0)) == it->job.id) {
+            next++;
+        } else { /* no longer pending, or the node has started anew */
             rename_holder(&l->queue, it->node, -it->job.id, 0);
             mull__refetch(l, &it->job.id, 1);
             continue;

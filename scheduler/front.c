@@ -3,6 +3,7 @@
 
 #include "schema/keys.h"
 #include "schema/log.h"
+#include "schema/states.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -80,6 +81,12 @@ static void list_jobs(mull_front *f, mull_req *req) {
     if (mull_query_int(mull_req_query(req, "cursor"), 0, INT64_MAX, 0, &cursor) != 0 ||
         mull_query_int(mull_req_query(req, "limit"), 1, MULL_HTTP_MAX_PAGE, 100, &limit) != 0) {
         mull_reply_error(req, 400, "bad_query", "cursor and limit are numbers, limit from 1 to %d", MULL_HTTP_MAX_PAGE);
+        return;
+    }
+    if (state && *state && !mull_job_state(state)) {
+        const char *near = mull_job_state_nearest(state);
+        mull_reply_error(req, 400, "bad_query", "state %.40s is unknown%s%s", state, near ? "; did you mean " : "",
+                         near ? near : "");
         return;
     }
     if (who->team[0] && team && *team && strcmp(team, who->team) != 0) {
@@ -179,6 +186,10 @@ static void readyz(mull_front *f, mull_req *req) {
 static void route(mull_front *f, mull_req *req) {
     const mull_route *r = mull_req_route(req);
     const mull_identity *who = mull_req_who(req);
+    if (mull_route_get(r->id)->status == 501) {
+        mull_reply_error(req, 501, "not_available", "%s", mull_route_get(r->id)->summary);
+        return;
+    }
     if (mull_route_get(r->id)->writes && who->role < MULL_ROLE_MEMBER) {
         mull_reply_error(req, 403, "forbidden", "the role viewer may not change anything");
         return;
@@ -239,8 +250,6 @@ void mull_front_handle(mull_req *req, void *front) {
     int id = mull_req_route(req)->id;
     if (id == MULL_ROUTE_UNKNOWN)
         mull_reply_error(req, 404, "not_found", "no such path; /v1/openapi.json lists them");
-    else if (id == MULL_ROUTE_NOT_AVAILABLE)
-        mull_reply_error(req, 404, "not_available", "this path is not available in this build");
     else if (id == MULL_ROUTE_METHOD)
         mull_reply_error(req, 405, "method_not_allowed", "this path has no such method");
     else if (id == MULL_ROUTE_BAD_ID)

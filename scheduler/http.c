@@ -15,14 +15,31 @@
 #include <unistd.h>
 
 /* What one client can make MHD hold for a connection: its headers and our reply's headers. */
-enum { CONNECTION_MEMORY = 40 << 10, CONNECTION_TIMEOUT_S = 120, MAX_LISTENERS = 8, OVERRUN = 8 << 20 };
+enum {
+    CONNECTION_MEMORY = 40 << 10,
+    CONNECTION_TIMEOUT_S = 60, /* without a byte */
+    REQUEST_MS = 60000, /* from the connect or the last answer to the next complete request, however it trickles */
+    SWEEP_MS = 2000,
+    PER_IP = 250,
+    MAX_LISTENERS = 8,
+    OVERRUN = 8 << 20
+};
+
+/* A connection that owes a request by a deadline. MHD counts only silence, so a client that sends a byte now and then
+ * would hold its connection for ever. */
+typedef struct peer {
+    struct peer *prev, *next;
+    mull_http *http;
+    int fd;
+    uint64_t deadline; /* 0: a request is being answered */
+} peer;
 
 typedef struct listener {
     mull_http *http;
     struct MHD_Daemon *daemon;
     uv_poll_t poll;
     uv_timer_t timer;
-    bool is_unix, running;
+    bool is_unix, running, again;
 } listener;
 
 struct mull_http {
@@ -33,6 +50,8 @@ struct mull_http {
     size_t listener_count;
     mull_req *reqs;       /* every request handed to the handler and not replied to */
     mull_stream *streams; /* every open stream */
+    peer *peers;
+    uv_timer_t sweep;
     size_t pending;
     bool closing;
     mull_http_stats stats;
@@ -45,7 +64,10 @@ struct mull_req {
     struct MHD_Connection *conn;
     mull_req *prev, *next; /* in http->reqs while HANDLING */
     phase phase;
-    bool suspended, in_callback, too_large;
+    bool suspended, too_large;
+    /* Only when the server closes: orphan, the peer was answered although the handler still has the request; abandoned,
+     * the connection is gone too, and the handler's late reply frees it. */
+    bool orphan, abandoned;
     mull_route route;
     mull_identity who;
     char *body;
@@ -56,6 +78,7 @@ struct mull_req {
 
 struct mull_stream {
     mull_http *http;
+    listener *l;
     struct MHD_Connection *conn;
     mull_stream *prev, *next;
     mull_stream_cb on_idle, on_close;
@@ -80,7 +103,10 @@ static void on_timer(uv_timer_t *t) {
 static void run(listener *l) {
     if (l->running || !l->daemon) return;
     l->running = true;
-    MHD_run(l->daemon);
+    do {
+        l->again = false;
+        MHD_run(l->daemon);
+    } while (l->again);
     l->running = false;
     MHD_UNSIGNED_LONG_LONG ms = 0;
     if (MHD_get_timeout(l->daemon, &ms) == MHD_YES)
@@ -89,12 +115,14 @@ static void run(listener *l) {
         uv_timer_stop(&l->timer);
 }
 
-/* Without threads of its own MHD has no descriptor that a resumed connection would wake, so each listener is run in
- * the loop's next turn. */
-static void resume(mull_http *h, struct MHD_Connection *conn) {
+/* Without threads of its own MHD has nothing to wake it when a connection is resumed: it must be run. In the next turn
+ * of the loop, so that many replies share one run. */
+static void resume(listener *l, struct MHD_Connection *conn) {
     MHD_resume_connection(conn);
-    for (size_t i = 0; i < h->listener_count; i++)
-        if (h->listeners[i]->daemon) uv_timer_start(&h->listeners[i]->timer, on_timer, 0, 0);
+    if (l->running)
+        l->again = true;
+    else if (l->daemon)
+        uv_timer_start(&l->timer, on_timer, 0, 0);
 }
 
 /* ---- replies ---- */
@@ -109,6 +137,13 @@ static void count_reply(mull_http *h, int status) {
 }
 
 static void set_response(mull_req *r, int status, struct MHD_Response *response) {
+    if (r->abandoned) {
+        if (response) MHD_destroy_response(response);
+        free(r->body);
+        free(r);
+        return;
+    }
+    r->orphan = false;
     mull_http *h = r->l->http;
     if (r->phase != HANDLING) { /* a second reply to one request: drop it, the first stands */
         if (response) MHD_destroy_response(response);
@@ -126,7 +161,7 @@ static void set_response(mull_req *r, int status, struct MHD_Response *response)
     count_reply(h, status);
     if (r->suspended) {
         r->suspended = false;
-        resume(h, r->conn);
+        resume(r->l, r->conn);
     }
 }
 
@@ -203,11 +238,15 @@ static void stream_free(void *cls) {
 static void stream_wake(mull_stream *s) {
     if (!s->suspended) return;
     s->suspended = false;
-    resume(s->http, s->conn);
+    resume(s->l, s->conn);
 }
 
 mull_stream *mull_reply_stream(mull_req *req, const char *content_type, mull_stream_cb on_idle, mull_stream_cb on_close,
                                void *arg) {
+    if (req->abandoned) {
+        set_response(req, 503, NULL);
+        return NULL;
+    }
     mull_stream *s = calloc(1, sizeof *s);
     struct MHD_Response *resp = NULL;
     if (s) resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 32 << 10, stream_read, s, stream_free);
@@ -217,8 +256,13 @@ mull_stream *mull_reply_stream(mull_req *req, const char *content_type, mull_str
         return NULL;
     }
     mull_http *h = req->l->http;
-    *s = (mull_stream){
-        .http = h, .conn = req->conn, .next = h->streams, .on_idle = on_idle, .on_close = on_close, .arg = arg};
+    *s = (mull_stream){.http = h,
+                       .l = req->l,
+                       .conn = req->conn,
+                       .next = h->streams,
+                       .on_idle = on_idle,
+                       .on_close = on_close,
+                       .arg = arg};
     if (h->streams) h->streams->prev = s;
     h->streams = s;
     h->pending++;
@@ -251,6 +295,39 @@ void mull_stream_end(mull_stream *s) {
 }
 
 /* ---- requests ---- */
+
+static peer *peer_of(struct MHD_Connection *conn) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+static void on_connection(void *cls, struct MHD_Connection *conn, void **ctx,
+                          enum MHD_ConnectionNotificationCode code) {
+    mull_http *h = cls;
+    peer *p = *ctx;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+        if (!info || !(p = malloc(sizeof *p))) return;
+        *p = (peer){.next = h->peers, .http = h, .fd = info->connect_fd, .deadline = uv_now(h->loop) + REQUEST_MS};
+        if (h->peers) h->peers->prev = p;
+        h->peers = p;
+        *ctx = p;
+    } else if (p) {
+        if (p->prev)
+            p->prev->next = p->next;
+        else
+            h->peers = p->next;
+        if (p->next) p->next->prev = p->prev;
+        free(p);
+        *ctx = NULL;
+    }
+}
+
+static void on_sweep(uv_timer_t *t) {
+    mull_http *h = t->data;
+    for (peer *p = h->peers; p; p = p->next)
+        if (p->deadline && uv_now(h->loop) > p->deadline) shutdown(p->fd, SHUT_RDWR); /* MHD sees it and closes */
+}
 
 static enum MHD_Result add_header_size(void *cls, enum MHD_ValueKind kind, const char *key, const char *value) {
     (void)kind;
@@ -288,6 +365,8 @@ static void dispatch(mull_req *r) {
     h->reqs = r;
     h->pending++;
     h->stats.requests++;
+    peer *p = peer_of(r->conn);
+    if (p) p->deadline = 0;
     size_t header_bytes = 0;
     MHD_get_connection_values(r->conn, MHD_HEADER_KIND, add_header_size, &header_bytes);
     if (header_bytes > MULL_HTTP_MAX_HEADER)
@@ -350,14 +429,20 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
 
 static void on_completed(void *cls, struct MHD_Connection *conn, void **ctx, enum MHD_RequestTerminationCode how) {
     (void)cls;
-    (void)conn;
     (void)how;
     mull_req *r = *ctx;
+    peer *p = peer_of(conn);
+    if (p) p->deadline = uv_now(p->http->loop) + REQUEST_MS;
     if (!r) return;
+    *ctx = NULL;
     if (r->response) MHD_destroy_response(r->response);
+    r->response = NULL;
+    if (r->orphan || r->phase == HANDLING) {
+        r->abandoned = true;
+        return;
+    }
     free(r->body);
     free(r);
-    *ctx = NULL;
 }
 
 const mull_route *mull_req_route(const mull_req *req) {
@@ -396,7 +481,11 @@ int mull_req_peer_uid(const mull_req *req, uid_t *uid) {
 
 mull_http *mull_http_create(uv_loop_t *loop, mull_http_handler handler, void *arg) {
     mull_http *h = calloc(1, sizeof *h);
-    if (h) *h = (mull_http){.loop = loop, .handler = handler, .arg = arg};
+    if (!h) return NULL;
+    *h = (mull_http){.loop = loop, .handler = handler, .arg = arg};
+    uv_timer_init(loop, &h->sweep);
+    h->sweep.data = h;
+    uv_timer_start(&h->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     return h;
 }
 
@@ -411,9 +500,11 @@ int mull_http_listen(mull_http *h, int fd, bool is_unix, mull_err *err) {
     l->is_unix = is_unix;
     l->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, l,
-        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_TIMEOUT_S,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, h, MHD_OPTION_PER_IP_CONNECTION_LIMIT, is_unix ? 0U : (unsigned)PER_IP,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     const union MHD_DaemonInfo *info = l->daemon ? MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info || uv_poll_init(h->loop, &l->poll, info->epoll_fd) != 0) {
         if (l->daemon)
@@ -446,7 +537,12 @@ size_t mull_http_pending(const mull_http *h) {
 
 void mull_http_close(mull_http *h) {
     mull_http_quiesce(h);
-    while (h->reqs) mull_reply_error(h->reqs, 503, "unavailable", "the server is stopping; try again");
+    uv_close((uv_handle_t *)&h->sweep, NULL);
+    while (h->reqs) {
+        mull_req *r = h->reqs;
+        mull_reply_error(r, 503, "unavailable", "the server is stopping; try again");
+        r->orphan = true;
+    }
     for (size_t i = 0; i < h->listener_count; i++) {
         listener *l = h->listeners[i];
         /* MHD wants no suspended connection when it stops: one round lets the resumed ones send their last words. */

@@ -41,7 +41,8 @@ void mull_http_quiesce(mull_http *http);
 /* Requests and streams not finished yet. */
 size_t mull_http_pending(const mull_http *http);
 /* Answers what is left with 503, closes everything. The loop must still be run once for handles to close; then
- * mull_http_destroy frees the rest. No handler may touch a mull_req after this. */
+ * mull_http_destroy frees the rest. A handler that has not replied yet must still do so (the reply goes nowhere and
+ * frees the request), and may ask nothing else of it. */
 void mull_http_close(mull_http *http);
 void mull_http_destroy(mull_http *http);
 

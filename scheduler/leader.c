@@ -67,6 +67,7 @@ void mull__step_down(mull_leader *l, const char *why) {
     l->stats.lost_terms++;
     l->renewing = false;
     mull__dispatch_reset(l);
+    mull__recorder_reset(l);
     mull_queue_fini(&l->queue);
 }
 

@@ -14,6 +14,8 @@ enum {
     MULL_RESEND_MS = 5000,        /* commands a worker has not acted on */
     MULL_NODE_TIMEOUT_MS = 15000, /* no sign of life → DOWN */
     MULL_MISSING_MS = 15000,      /* attempt absent from heartbeats → lost */
+    MULL_UNSTARTED_MS = 60000,    /* the same for one that never started, though its start was sent again and again */
+    MULL_PAUSE_MS = 500,          /* after a dispatch that failed */
     MULL_PENDING_SLICE = 5000,    /* rows a reconcile step reads */
     MULL_DISPATCH_BATCH = 512,    /* jobs one statement starts */
     MULL_ATTEMPT_LEASE_S = 15,
@@ -42,7 +44,8 @@ struct mull_leader {
     void *on_closed_arg;
 
     /* dispatch.c */
-    bool dispatching;    /* a dispatch statement is under way */
+    bool dispatching; /* a dispatch statement is under way */
+    uint64_t paused_until_ms;
     bool reasons_wanted; /* the pending set changed since reasons were written */
     uint32_t *scratch;
     uint8_t *reasons;
@@ -96,6 +99,8 @@ void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason);
 /* recorder.c */
 void mull__recorder_start(mull_leader *l);
 void mull__recorder_init(mull_leader *l);
+/* Drops what waits to be recorded: PostgreSQL's cursor says where the next lead goes on. */
+void mull__recorder_reset(mull_leader *l);
 void mull__recorder_stop(mull_leader *l);
 /* Starts reading again whatever is not being read: after a reconnect, an error, a new lead. */
 void mull__read_streams(mull_leader *l);

@@ -29,13 +29,16 @@ void mull_queue_fini(mull_queue *q) {
 int mull_queue_put_job(mull_queue *q, const mull_policy_job *job) {
     uint32_t i;
     if (mull_idmap_get(&q->by_job, job->id, &i)) {
+        q->waiting -= q->jobs[i].dep == MULL_DEP_WAIT;
         q->jobs[i] = *job;
-        return 0;
+    } else {
+        if (reserve((void **)&q->jobs, &q->job_cap, q->job_count, sizeof *q->jobs) != 0 ||
+            mull_idmap_put(&q->by_job, job->id, (uint32_t)q->job_count) != 0)
+            return -1;
+        q->jobs[q->job_count++] = *job;
     }
-    if (reserve((void **)&q->jobs, &q->job_cap, q->job_count, sizeof *q->jobs) != 0 ||
-        mull_idmap_put(&q->by_job, job->id, (uint32_t)q->job_count) != 0)
-        return -1;
-    q->jobs[q->job_count++] = *job;
+    q->waiting += job->dep == MULL_DEP_WAIT;
+    if (job->id > q->newest_id) q->newest_id = job->id;
     return 0;
 }
 
@@ -43,6 +46,7 @@ void mull_queue_del_job(mull_queue *q, int64_t id) {
     uint32_t i;
     if (!mull_idmap_get(&q->by_job, id, &i)) return;
     mull_idmap_del(&q->by_job, id);
+    q->waiting -= q->jobs[i].dep == MULL_DEP_WAIT;
     if (i != --q->job_count) {
         q->jobs[i] = q->jobs[q->job_count];
         mull_idmap_put(&q->by_job, q->jobs[i].id, i); /* replaces, so it cannot fail */
@@ -59,12 +63,15 @@ static int compare_ids(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-void mull_queue_keep_jobs(mull_queue *q, int64_t from, int64_t to, const int64_t *ids, size_t n) {
-    for (size_t i = q->job_count; i-- > 0;) { /* backwards: deletion moves only what was already looked at */
+size_t mull_queue_missing_jobs(const mull_queue *q, int64_t from, int64_t to, const int64_t *ids, size_t n,
+                               int64_t *out, size_t cap) {
+    size_t k = 0;
+    for (size_t i = 0; i < q->job_count && k < cap; i++) {
         int64_t id = q->jobs[i].id;
         if (id <= from || id > to) continue;
-        if (n == 0 || !bsearch(&id, ids, n, sizeof *ids, compare_ids)) mull_queue_del_job(q, id);
+        if (n == 0 || !bsearch(&id, ids, n, sizeof *ids, compare_ids)) out[k++] = id;
     }
+    return k;
 }
 
 int32_t mull_queue_find_node(const mull_queue *q, const char *name) {

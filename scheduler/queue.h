@@ -42,6 +42,8 @@ typedef struct mull_attempt {
 typedef struct mull_queue {
     mull_policy_job *jobs; /* pending */
     size_t job_count, job_cap;
+    size_t waiting;    /* of them, with an unmet dependency */
+    int64_t newest_id; /* largest id ever put */
     mull_idmap by_job;
     mull_node *nodes;
     size_t node_count, node_cap;
@@ -56,8 +58,9 @@ void mull_queue_fini(mull_queue *q);
 int mull_queue_put_job(mull_queue *q, const mull_policy_job *job);
 void mull_queue_del_job(mull_queue *q, int64_t id);
 const mull_policy_job *mull_queue_job(const mull_queue *q, int64_t id);
-/* Forgets every pending job with from < id <= to that is not among the n ascending ids. */
-void mull_queue_keep_jobs(mull_queue *q, int64_t from, int64_t to, const int64_t *ids, size_t n);
+/* Pending jobs with from < id <= to that are not among the n ascending ids: at most cap of them into out; how many. */
+size_t mull_queue_missing_jobs(const mull_queue *q, int64_t from, int64_t to, const int64_t *ids, size_t n,
+                               int64_t *out, size_t cap);
 
 /* Index of a node by name, or -1. */
 int32_t mull_queue_find_node(const mull_queue *q, const char *name);

@@ -120,12 +120,21 @@ static void on_slice(const mull_pg_reply *r, void *arg) {
     if (!mull__lead_current(arg, &l, &data)) return;
     if (mull__lead_failed(l, r, "reading pending jobs")) return;
     int rows = PQntuples(r->res);
-    int64_t *ids = malloc(((size_t)rows + 1) * sizeof *ids);
-    if (!ids) return;
+    int64_t *ids = malloc(((size_t)rows + 1) * sizeof *ids), *absent = malloc(MULL_PENDING_SLICE * sizeof *absent);
+    if (!ids || !absent) {
+        free(ids);
+        free(absent);
+        mull__step_down(l, "out of memory");
+        return;
+    }
     for (int i = 0; i < rows; i++) ids[i] = atoll(PQgetvalue(r->res, i, 0));
     bool last = rows < MULL_PENDING_SLICE;
     int64_t to = last ? INT64_MAX : ids[rows - 1];
-    mull_queue_keep_jobs(&l->queue, l->slice_after, to, ids, (size_t)rows);
+    /* Memory may be newer than this answer: what is absent in it is read once more before it is forgotten. */
+    mull__refetch(
+        l, absent,
+        mull_queue_missing_jobs(&l->queue, l->slice_after, to, ids, (size_t)rows, absent, MULL_PENDING_SLICE));
+    free(absent);
     cancel_unmeetable(l, ids, put_rows(l, r->res, ids));
     free(ids);
     l->slice_after = last ? 0 : to;
@@ -146,6 +155,25 @@ static void read_slice(mull_leader *l) {
     snprintf(limit, sizeof limit, "%d", MULL_PENDING_SLICE);
     const char *params[] = {l->term_text, NULL, after, limit};
     mull__lead_query(l, PENDING_SQL, 4, params, on_slice, NULL);
+}
+
+/* Jobs younger than all that is known: their hints were lost, and the slices of a long queue come late. */
+static void on_newest(const mull_pg_reply *r, void *arg) {
+    mull_leader *l;
+    void *data;
+    if (!mull__lead_current(arg, &l, &data) || mull__lead_failed(l, r, "reading new jobs")) return;
+    int64_t *ids = malloc(((size_t)PQntuples(r->res) + 1) * sizeof *ids);
+    if (ids) cancel_unmeetable(l, ids, put_rows(l, r->res, ids));
+    free(ids);
+    mull__kick(l);
+}
+
+static void read_newest(mull_leader *l) {
+    char after[24], limit[24];
+    snprintf(after, sizeof after, "%lld", (long long)l->queue.newest_id);
+    snprintf(limit, sizeof limit, "%d", MULL_PENDING_SLICE);
+    const char *params[] = {l->term_text, NULL, after, limit};
+    mull__lead_query(l, PENDING_SQL, 4, params, on_newest, NULL);
 }
 
 /* ---- nodes ---- */
@@ -361,6 +389,7 @@ void mull__reconcile(mull_leader *l) {
     mull__refetch_nodes(l);
     read_attempts(l);
     read_slice(l);
+    if (l->slice_after || l->queue.job_count > MULL_PENDING_SLICE / 2) read_newest(l);
     check_stream(l);
 }
 

@@ -34,7 +34,8 @@ static void batch_free(batch *b) {
 
 void mull__attempts_ended(mull_leader *l, const int64_t *fences, size_t n) {
     if (n == 0) return;
-    int64_t *ids = malloc((n + l->queue.job_count) * sizeof *ids);
+    size_t waiting = l->queue.waiting < MULL_PENDING_SLICE ? l->queue.waiting : MULL_PENDING_SLICE;
+    int64_t *ids = malloc((n + waiting) * sizeof *ids);
     size_t k = 0;
     l->ends_seen++;
     for (size_t i = 0; i < n; i++) {
@@ -45,8 +46,11 @@ void mull__attempts_ended(mull_leader *l, const int64_t *fences, size_t n) {
         l->stats.ended++;
     }
     /* Jobs that waited for these ends; the rest of a long list is found by the slices of reconcile. */
-    for (size_t i = 0; ids && i < l->queue.job_count && k < MULL_PENDING_SLICE; i++)
-        if (l->queue.jobs[i].dep == MULL_DEP_WAIT) ids[k++] = l->queue.jobs[i].id;
+    for (size_t i = 0; ids && waiting > 0 && i < l->queue.job_count; i++)
+        if (l->queue.jobs[i].dep == MULL_DEP_WAIT) {
+            ids[k++] = l->queue.jobs[i].id;
+            waiting--;
+        }
     if (ids) mull__refetch(l, ids, k);
     free(ids);
     mull__kick(l);
@@ -83,12 +87,12 @@ static void heartbeat(mull_leader *l, const json_t *hb, const json_t *ended) {
     size_t lost_count = 0;
     for (size_t i = 0; i < l->queue.attempt_count; i++) {
         mull_attempt *a = &l->queue.attempts[i];
-        if (a->node != (uint32_t)at || strcmp(a->boot, boot) != 0 || !a->started) continue;
+        if (a->node != (uint32_t)at || strcmp(a->boot, boot) != 0) continue;
         if (lists_fence(attempts, a->fence))
             a->missing_ms = 0;
         else if (!a->missing_ms)
             a->missing_ms = now;
-        else if (now - a->missing_ms >= MULL_MISSING_MS && lost_count < 64)
+        else if (now - a->missing_ms >= (a->started ? MULL_MISSING_MS : MULL_UNSTARTED_MS) && lost_count < 64)
             lost[lost_count++] = a->fence;
     }
     if (lost_count) mull__lost(l, lost, lost_count, "the worker no longer knows this attempt");
@@ -215,12 +219,18 @@ static json_t *event_of(mull_leader *l, const char *text, size_t len) {
     if (e) return e;
     l->stats.refused++;
     mull_log(MULL_LOG_WARN, "an event line is not valid: %s", err.why);
-    json_t *raw = json_loadb(text, len, JSON_ALLOW_NUL, NULL);
+    size_t clean_len = 0;
+    char *clean = mull_utf8_clean(text, len, &clean_len);
+    json_t *raw = clean && len <= MULL_EVENT_MAX && mull_line_depth_ok(clean, clean_len)
+                      ? json_loadb(clean, clean_len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL)
+                      : NULL;
+    free(clean);
     const char *node = json_string_value(json_object_get(raw, "node"));
     const char *boot = json_string_value(json_object_get(raw, "boot"));
-    json_t *seq = json_object_get(raw, "seq");
-    if (node && boot && json_is_integer(seq))
-        e = json_pack("{s:i, s:s, s:s, s:s, s:O}", "v", 1, "type", "invalid", "node", node, "boot", boot, "seq", seq);
+    double seq = json_number_value(json_object_get(raw, "seq"));
+    if (node && boot && seq >= 0 && seq < 9e15)
+        e = json_pack("{s:i, s:s, s:s, s:s, s:I, s:s}", "v", 1, "type", "invalid", "node", node, "boot", boot, "seq",
+                      (json_int_t)seq, "why", err.why);
     json_decref(raw);
     return e;
 }
@@ -395,6 +405,13 @@ void mull__recorder_init(mull_leader *l) {
     l->open_handles++;
     l->events_conn = mull_redis_create(l->cfg.loop, l->cfg.redis_addr, on_connected, l);
     l->ready_conn = mull_redis_create(l->cfg.loop, l->cfg.redis_addr, NULL, NULL);
+}
+
+void mull__recorder_reset(mull_leader *l) {
+    uv_timer_stop(&l->retry);
+    batch_free(l->retry_batch);
+    l->retry_batch = NULL;
+    l->recording = false;
 }
 
 void mull__recorder_stop(mull_leader *l) {

@@ -25,12 +25,15 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_OPENMETRICS] = {"GET", "/metrics", "", "Counters of this server in OpenMetrics form.", "application/openmetrics-text; version=1.0.0; charset=utf-8", 200, false, false},
     [MULL_ROUTE_HEALTHZ] = {"GET", "/healthz", "", "The process answers.", JSON_TYPE, 200, true, false},
     [MULL_ROUTE_READYZ] = {"GET", "/readyz", "", "PostgreSQL and Redis answer, a leader is known.", JSON_TYPE, 200, true, false},
+    [MULL_ROUTE_FILES] = {"POST", "/v1/files", "", "Upload an input file. Not available in this build: name a path the server can see in the job spec.", JSON_TYPE, 501, false, true},
+    [MULL_ROUTE_BATCHES] = {"POST", "/v1/batches", "", "Make a batch of an uploaded file. Not available in this build: submit an annotate job, its input and output are the same lines.", JSON_TYPE, 501, false, true},
+    [MULL_ROUTE_BATCH] = {"GET", "/v1/batches/{id}", "", "State of a batch. Not available in this build.", JSON_TYPE, 501, false, false},
+    [MULL_ROUTE_RUNS] = {"GET", "/v1/runs", "", "List runs. Not available in this build: GET /v1/jobs/{id} has the run of a job.", JSON_TYPE, 501, false, false},
+    [MULL_ROUTE_RUN] = {"GET", "/v1/runs/{id}", "", "One run. Not available in this build.", JSON_TYPE, 501, false, false},
+    [MULL_ROUTE_DASHBOARD] = {"GET", "/", "", "The dashboard. Not available in this build: mull ps, mull show and mull logs show the same.", JSON_TYPE, 501, true, false},
     [MULL_ROUTE_OPENAPI] = {"GET", "/v1/openapi.json", "", "This description.", JSON_TYPE, 200, false, false},
 };
 /* clang-format on */
-
-/* Paths that the interface promises and later builds serve. */
-static const char *const PROMISED[] = {"/v1/runs", "/v1/batches", "/v1/files", "/"};
 
 const mull_route_def *mull_route_get(int id) {
     return id >= 0 && id < MULL_ROUTE_COUNT ? &ROUTES[id] : NULL;
@@ -75,13 +78,9 @@ mull_route mull_route_match(const char *method, const char *path) {
             continue;
         }
         r.id = i;
+        if (ROUTES[i].status == 501) return r; /* its ids have a form of their own */
         if (strstr(ROUTES[i].path, "{id}") && mull_parse_id(id, &r.job) != 0) r.id = MULL_ROUTE_BAD_ID;
         return r;
-    }
-    for (size_t i = 0; r.id == MULL_ROUTE_UNKNOWN && i < sizeof PROMISED / sizeof *PROMISED; i++) {
-        size_t n = strlen(PROMISED[i]);
-        if (strncmp(path, PROMISED[i], n) == 0 && (path[n] == '\0' || (n > 1 && path[n] == '/')))
-            r.id = MULL_ROUTE_NOT_AVAILABLE;
     }
     return r;
 }
@@ -165,12 +164,17 @@ static json_t *operation(const mull_route_def *d) {
         params, "responses", status, "description", "good", "content", d->produces, "schema", "type",
         strncmp(d->produces, JSON_TYPE, strlen(JSON_TYPE)) == 0 ? "object" : "string", "default", "description",
         "an error, always of this one shape", "content", JSON_TYPE, "schema", "$ref", "#/components/schemas/Error");
-    if (op && strcmp(d->path, "/v1/jobs") == 0 && d->writes)
-        json_object_set_new(op, "requestBody",
-                            json_pack("{s:b, s:{s:{s:{s:s, s:{s:{s:s}, s:{s:s}, s:{s:s, s:[s,s]}}}}}}", "required", 1,
-                                      "content", JSON_TYPE, "schema", "type", "object", "properties", "spec", "type",
-                                      "object", "spec_text", "type", "string", "format", "type", "string", "enum",
-                                      "yaml", "json"));
+    if (op && strcmp(d->path, "/v1/jobs") == 0 && d->writes) {
+        json_array_append_new(params, parameter("Idempotency-Key", "header", false));
+        json_t *body =
+            json_pack("{s:b, s:{s:{s:{s:s, s:s}}, s:{s:{s:s, s:s}}}}", "required", 1, "content", JSON_TYPE, "schema",
+                      "type", "object", "description",
+                      "The job spec itself, or {\"spec\": {...}}, or {\"spec_text\": \"...\", \"format\": \"yaml\" or "
+                      "\"json\"}.",
+                      "application/yaml", "schema", "type", "string", "description", "The job spec.");
+        json_object_set_new(op, "requestBody", body);
+    }
+    if (op && d->status == 501) json_object_set_new(op, "x-not-available", json_true());
     if (op && d->open) json_object_set_new(op, "security", json_array());
     return op;
 }

@@ -34,12 +34,17 @@ typedef enum mull_route_id {
     MULL_ROUTE_HEALTHZ,
     MULL_ROUTE_READYZ,
     MULL_ROUTE_OPENAPI,
+    MULL_ROUTE_FILES, /* from here to DASHBOARD: promised, answered with 501 in this build */
+    MULL_ROUTE_BATCHES,
+    MULL_ROUTE_BATCH,
+    MULL_ROUTE_RUNS,
+    MULL_ROUTE_RUN,
+    MULL_ROUTE_DASHBOARD,
     MULL_ROUTE_COUNT,
     /* No such route; the words tell which of the three. */
-    MULL_ROUTE_UNKNOWN = -1,       /* 404 not_found */
-    MULL_ROUTE_NOT_AVAILABLE = -2, /* 404 not_available: promised, not in this build */
-    MULL_ROUTE_METHOD = -3,        /* 405: the path is right, the method is not */
-    MULL_ROUTE_BAD_ID = -4         /* 400: the job id is not a positive decimal number */
+    MULL_ROUTE_UNKNOWN = -1, /* 404 not_found */
+    MULL_ROUTE_METHOD = -2,  /* 405: the path is right, the method is not */
+    MULL_ROUTE_BAD_ID = -3   /* 400: the job id is not a positive decimal number */
 } mull_route_id;
 
 typedef struct mull_route_def {
@@ -48,7 +53,7 @@ typedef struct mull_route_def {
     const char *query;    /* comma-separated names of query parameters, "" for none */
     const char *summary;  /* one sentence */
     const char *produces; /* content type of a good answer */
-    int status;           /* of a good answer */
+    int status;           /* of a good answer; 501 for what this build does not have */
     bool open;            /* needs no token */
     bool writes;          /* refused for the role viewer */
 } mull_route_def;

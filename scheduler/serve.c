@@ -14,11 +14,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { DRAIN_MS = 2000, DRAIN_STEP_MS = 20, PG_CONNECTIONS = 4 };
+/* Connections of their own for the leader: a page of a long list must not hold up a dispatch. */
+enum { DRAIN_MS = 2000, DRAIN_STEP_MS = 20, FRONT_CONNECTIONS = 4, LEAD_CONNECTIONS = 4 };
 
 typedef struct server {
     uv_loop_t loop;
-    mull_pg *pg;
+    mull_pg *pg, *lead_pg;
     mull_redis *redis;
     mull_http *http;
     mull_front *front;
@@ -37,6 +38,7 @@ static void on_leader_closed(void *arg) {
     mull_front_close(s->front);
     mull_redis_close(s->redis);
     mull_pg_close(s->pg);
+    mull_pg_close(s->lead_pg);
 }
 
 static void on_drain(uv_timer_t *t) {
@@ -99,11 +101,12 @@ static int open_listeners(const mull_serve_config *c, opened *list) {
 
 /* Everything is created before the loop runs, so a failure here has nothing under way to wait for. */
 static int create_parts(server *s, const mull_serve_config *c, const opened *fds) {
-    s->pg = mull_pg_create(&s->loop, c->pg, PG_CONNECTIONS);
+    s->pg = mull_pg_create(&s->loop, c->pg, FRONT_CONNECTIONS);
+    s->lead_pg = mull_pg_create(&s->loop, c->pg, LEAD_CONNECTIONS);
     s->redis = mull_redis_create(&s->loop, c->redis, NULL, NULL);
-    if (!s->pg || !s->redis) return -1;
+    if (!s->pg || !s->lead_pg || !s->redis) return -1;
     s->leader = mull_leader_create(&(mull_leader_config){.loop = &s->loop,
-                                                         .pg = s->pg,
+                                                         .pg = s->lead_pg,
                                                          .redis = s->redis,
                                                          .redis_addr = c->redis,
                                                          .holder = s->name,
@@ -149,11 +152,13 @@ int mull_serve(const mull_serve_config *c) {
     uv_signal_start(&s.term, on_signal, SIGTERM);
     uv_signal_start(&s.intr, on_signal, SIGINT);
     uv_run(&s.loop, UV_RUN_DEFAULT);
-    mull_http_destroy(s.http);
-    mull_front_destroy(s.front);
-    mull_leader_destroy(s.leader);
-    mull_redis_destroy(s.redis);
+    /* Late answers first: they still reach the parts that asked. */
     mull_pg_destroy(s.pg);
+    mull_pg_destroy(s.lead_pg);
+    mull_redis_destroy(s.redis);
+    mull_leader_destroy(s.leader);
+    mull_front_destroy(s.front);
+    mull_http_destroy(s.http);
     uv_loop_close(&s.loop);
     for (int i = 0; i < c->listen_count; i++) mull_listen_remove(c->listen[i]);
     mull_log(MULL_LOG_INFO, "stopped");

@@ -6,6 +6,8 @@
  * job cannot fail its neighbours. */
 #include "scheduler/front.h"
 
+#include "scheduler/file_check.h"
+#include "schema/event_line.h"
 #include "schema/jobspec.h"
 #include "schema/log.h"
 
@@ -14,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { MAX_BATCH = 256, MAX_BATCH_BYTES = 16 << 20, MAX_IN_FLIGHT = 2 };
 
@@ -22,12 +25,8 @@ typedef struct submit {
     mull_front *front;
     mull_req *req;
     json_t *item; /* what mull_submit takes */
-    json_t *spec; /* owns the texts of paths */
     size_t bytes;
-    /* looking at files */
-    uv_fs_t fs;
-    const char *paths[2], *keys[2];
-    int path_at, path_count;
+    mull_file_check *files;
 } submit;
 
 struct mull_submits {
@@ -43,7 +42,7 @@ typedef struct batch {
 
 static void submit_free(submit *s) {
     json_decref(s->item);
-    json_decref(s->spec);
+    mull_file_check_free(s->files);
     free(s);
 }
 
@@ -133,43 +132,6 @@ static void enqueue(submit *s) {
     flush(s->front);
 }
 
-/* ---- the files a spec names ---- */
-
-static void check_next(submit *s);
-
-static void on_stat(uv_fs_t *fs) {
-    submit *s = fs->data;
-    int rc = (int)fs->result;
-    uv_fs_req_cleanup(fs);
-    if (rc == UV_ENOENT || rc == UV_ENOTDIR) {
-        char text[1100];
-        const char *key = s->keys[s->path_at];
-        snprintf(text, sizeof text, "%s: there is no %.1000s", key, s->paths[s->path_at]);
-        json_t *detail = json_pack("[{s:s, s:n, s:s, s:n}]", "path", key, "line", "message", text, "did_you_mean");
-        mull_reply_json(s->req, 400, mull_error_json("bad_spec", text, detail));
-        submit_free(s);
-        return;
-    }
-    s->path_at++;
-    check_next(s);
-}
-
-static void check_next(submit *s) {
-    if (s->path_at >= s->path_count) {
-        enqueue(s);
-        return;
-    }
-    s->fs.data = s;
-    if (uv_fs_stat(s->front->cfg.loop, &s->fs, s->paths[s->path_at], on_stat) != 0) enqueue(s);
-}
-
-static void add_path(submit *s, const json_t *spec, const char *key) {
-    const char *path = json_string_value(json_object_get(spec, key));
-    if (!path || path[0] != '/') return;
-    s->paths[s->path_count] = path;
-    s->keys[s->path_count++] = key;
-}
-
 /* ---- the request ---- */
 
 /* {"error":…} with one detail for each diagnostic of the parser. */
@@ -204,70 +166,117 @@ static json_t *text_or_null(const char *text) {
 }
 
 /* What mull_submit takes, from a validated spec. The spec is stored as the user meant it, defaults filled in. */
-static json_t *item_of(const json_t *spec, const char *user) {
+static json_t *item_of(const json_t *spec, const mull_identity *who, const char *key) {
     char *text = json_dumps(spec, JSON_COMPACT);
     if (!text) return NULL;
     const char *kind = json_string_value(json_object_get(spec, "kind"));
     const char *name = json_string_value(json_object_get(spec, "name"));
-    const char *team = json_string_value(json_object_get(spec, "team"));
     const char *after = json_string_value(json_object_get(spec, "after"));
+    const char *own_key = json_string_value(json_object_get(spec, "key"));
     json_t *limit = json_object_get(spec, "time_limit_s"), *begin = json_object_get(spec, "begin_ms");
-    json_t *item = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:s}", "user", user, "team", team ? team : "default",
-        "name", name ? name : kind, "kind", kind, "priority", json_integer_value(json_object_get(spec, "priority")),
-        "gpus", json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
-        json_is_true(json_object_get(spec, "hold")), "key",
-        text_or_null(json_string_value(json_object_get(spec, "key"))), "depends", after ? after : "", "spec", text);
+    json_t *item =
+        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s}", "user", who->user, "team",
+                  json_string_value(json_object_get(spec, "team")), "name", name && *name ? name : kind, "kind", kind,
+                  "priority", json_integer_value(json_object_get(spec, "priority")), "gpus",
+                  json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
+                  json_is_true(json_object_get(spec, "hold")), "key", text_or_null(own_key && *own_key ? own_key : key),
+                  "depends", after ? after : "", "any_team", !who->team[0], "spec", text);
     free(text);
     return item;
 }
 
-/* {"spec": {…}} or {"spec_text": "…", "format": "yaml" or "json"}. */
-static json_t *read_spec(const json_t *body, mull_diags *diags) {
-    const json_t *spec = json_object_get(body, "spec"), *text = json_object_get(body, "spec_text");
-    const char *format = json_string_value(json_object_get(body, "format"));
-    if (spec) return mull_jobspec_check(spec, diags);
-    if (json_is_string(text) && (!format || !strcmp(format, "yaml") || !strcmp(format, "json")))
-        return mull_jobspec_parse(json_string_value(text), json_string_length(text),
-                                  format && !strcmp(format, "json") ? MULL_SPEC_JSON : MULL_SPEC_YAML, diags);
-    diags->n = 1;
-    snprintf(diags->at[0].message, sizeof diags->at[0].message,
-             "send {\"spec\": {...}} or {\"spec_text\": \"...\", \"format\": \"yaml\" or \"json\"}");
-    return NULL;
+static bool is_yaml(const char *type) {
+    static const char *const types[] = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"};
+    for (size_t i = 0; type && i < sizeof types / sizeof *types; i++) {
+        size_t n = strlen(types[i]);
+        if (!strncasecmp(type, types[i], n) && strchr("; ", type[n])) return true;
+    }
+    return false;
+}
+
+/* The spec of a request body: YAML by its content type, or JSON: the spec itself, {"spec": {...}}, or {"spec_text":
+ * "...", "format": "yaml" or "json"}. NULL when it was refused, which has then been replied. */
+static json_t *read_spec(mull_req *req, json_t **lines) {
+    size_t len;
+    const char *body = mull_req_body(req, &len);
+    mull_diags diags = {0};
+    json_t *spec = NULL;
+    if (is_yaml(mull_req_header(req, "Content-Type"))) {
+        spec = mull_jobspec_parse_lines(body, len, MULL_SPEC_YAML, &diags, lines);
+    } else {
+        int status;
+        char why[256];
+        json_t *json = mull_body_parse(body, len, &status, why, sizeof why);
+        if (!json) {
+            mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
+            return NULL;
+        }
+        const json_t *given = json_object_get(json, "spec"), *text = json_object_get(json, "spec_text");
+        const char *format = json_string_value(json_object_get(json, "format"));
+        if (given) {
+            spec = mull_jobspec_check(given, &diags);
+        } else if (json_is_string(text) && (!format || !strcmp(format, "yaml") || !strcmp(format, "json"))) {
+            spec = mull_jobspec_parse_lines(json_string_value(text), json_string_length(text),
+                                            format && !strcmp(format, "json") ? MULL_SPEC_JSON : MULL_SPEC_YAML, &diags,
+                                            lines);
+        } else if (text || format) {
+            diags.n = 1;
+            snprintf(diags.at[0].message, sizeof diags.at[0].message,
+                     "send the spec, {\"spec\": {...}} or {\"spec_text\": \"...\", \"format\": \"yaml\" or \"json\"}");
+        } else {
+            spec = mull_jobspec_parse_lines(body, len, MULL_SPEC_JSON, &diags, lines);
+        }
+        json_decref(json);
+    }
+    if (!spec) mull_reply_json(req, 400, spec_error(mull_diags_json(&diags)));
+    return spec;
+}
+
+/* A token speaks for one team: the default becomes that team, any other is refused. */
+static bool settle_team(mull_req *req, json_t *spec) {
+    const char *own = mull_req_who(req)->team, *asked = json_string_value(json_object_get(spec, "team"));
+    if (!own[0] || (asked && !strcmp(asked, own))) return true;
+    if (asked && *asked && strcmp(asked, "default") != 0) {
+        mull_reply_error(req, 403, "forbidden", "this token is for team %s; leave team out of the spec", own);
+        return false;
+    }
+    json_object_set_new(spec, "team", json_string(own));
+    return true;
+}
+
+static void on_files(const mull_diags *diags, void *arg) {
+    submit *s = arg;
+    if (diags->n == 0) {
+        enqueue(s);
+        return;
+    }
+    mull_reply_json(s->req, 400, spec_error(mull_diags_json(diags)));
+    submit_free(s);
 }
 
 void mull__submit(mull_front *f, mull_req *req) {
-    size_t len;
-    const char *body = mull_req_body(req, &len);
-    int status;
-    char why[256];
-    json_t *json = mull_body_parse(body, len, &status, why, sizeof why);
-    if (!json) {
-        mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
-        return;
+    json_t *lines = NULL, *spec = read_spec(req, &lines);
+    const char *key = mull_req_header(req, "Idempotency-Key");
+    submit *s = NULL;
+    if (!spec) goto out;
+    if (key && (strlen(key) > 200 || mull_utf8_check(key) != 0)) {
+        mull_reply_error(req, 400, "bad_header", "Idempotency-Key is a text of at most 200 bytes");
+        goto out;
     }
-    mull_diags diags = {0};
-    json_t *spec = read_spec(json, &diags);
-    json_decref(json);
-    if (!spec) {
-        mull_reply_json(req, 400, spec_error(mull_diags_json(&diags)));
-        return;
+    if (!settle_team(req, spec)) goto out;
+    s = calloc(1, sizeof *s);
+    if (s) {
+        s->item = item_of(spec, mull_req_who(req), key);
+        s->front = f;
+        s->req = req;
+        mull_req_body(req, &s->bytes);
     }
-    submit *s = calloc(1, sizeof *s);
-    if (s) s->item = item_of(spec, mull_req_who(req)->user);
-    if (s && s->item) {
-        s->spec = json_incref(spec);
-        add_path(s, spec, "model");
-        add_path(s, spec, "input");
-    }
-    json_decref(spec);
-    if (!s || !s->item) {
-        free(s);
+    if (s && s->item) s->files = mull_file_check_start(f->cfg.loop, spec, lines, on_files, s);
+    if (!s || !s->item || !s->files) {
+        if (s) submit_free(s);
         mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
-        return;
     }
-    s->front = f;
-    s->req = req;
-    s->bytes = len;
-    check_next(s);
+out:
+    json_decref(spec);
+    json_decref(lines);
 }

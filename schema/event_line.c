@@ -3,6 +3,8 @@
 #include "schema/event_line.h"
 
 #include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* One letter a field: s string, i whole number, n whole number or null, o object, a array. */
@@ -41,7 +43,7 @@ static const shape lines[] = {
     {NULL, {NULL}},
 };
 
-static bool depth_ok(const char *s, size_t n) {
+bool mull_line_depth_ok(const char *s, size_t n) {
     int depth = 0;
     bool text = false;
     for (size_t i = 0; i < n; i++) {
@@ -58,6 +60,71 @@ static bool depth_ok(const char *s, size_t n) {
             depth--;
     }
     return true;
+}
+
+char *mull_utf8_clean(const char *text, size_t len, size_t *out_len) {
+    if (len > SIZE_MAX / 3 - 1) return NULL;
+    char *out = malloc(len * 3 + 1);
+    if (!out) return NULL;
+    const unsigned char *s = (const unsigned char *)text;
+    size_t n = 0;
+    for (size_t i = 0; i < len;) {
+        unsigned c = s[i];
+        size_t k = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : (c & 0xF0) == 0xE0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
+        bool ok = k > 0 && i + k <= len;
+        for (size_t j = 1; ok && j < k; j++) ok = (s[i + j] & 0xC0) == 0x80;
+        /* Overlong forms, surrogates and what lies above U+10FFFF (Unicode 15, table 3-7). */
+        if (ok && ((c == 0xE0 && s[i + 1] < 0xA0) || (c == 0xED && s[i + 1] > 0x9F) || (c == 0xF0 && s[i + 1] < 0x90) ||
+                   (c == 0xF4 && s[i + 1] > 0x8F)))
+            ok = false;
+        if (ok) {
+            memcpy(out + n, s + i, k);
+            n += k;
+            i += k;
+        } else {
+            memcpy(out + n, "\xEF\xBF\xBD", 3);
+            n += 3;
+            i++;
+        }
+    }
+    out[n] = 0;
+    *out_len = n;
+    return out;
+}
+
+int mull_utf8_check(const char *text) {
+    size_t n, len = strlen(text);
+    char *clean = mull_utf8_clean(text, len, &n);
+    int rc = clean && n == len && memcmp(clean, text, n) == 0 ? 0 : -1;
+    free(clean);
+    return rc;
+}
+
+/* PostgreSQL's text holds no U+0000: it becomes U+FFFD wherever it stands in a value (jansson refuses it in keys). */
+static void replace_nul(json_t *v) {
+    size_t i;
+    json_t *e;
+    const char *key;
+    if (json_is_array(v)) {
+        json_array_foreach(v, i, e) {
+            replace_nul(e);
+        }
+    } else if (json_is_object(v)) {
+        json_object_foreach(v, key, e) {
+            replace_nul(e);
+        }
+    } else if (json_is_string(v) && memchr(json_string_value(v), 0, json_string_length(v))) {
+        size_t len = json_string_length(v), n = 0;
+        const char *s = json_string_value(v);
+        char *out = malloc(len * 3 + 1);
+        if (!out) return;
+        for (i = 0; i < len; i++) {
+            memcpy(out + n, s[i] ? &s[i] : "\xEF\xBF\xBD", s[i] ? 1 : 3);
+            n += s[i] ? 1 : 3;
+        }
+        json_string_setn(v, out, n);
+        free(out);
+    }
 }
 
 static bool field_ok(const json_t *o, const char *f) {
@@ -83,11 +150,19 @@ static json_t *parse(const char *text, size_t len, const char *what, const char 
         mull_fail(err, MULL_ERR_LIMIT, what, NULL, NULL, "%zu bytes; at most %d", len, MULL_EVENT_MAX);
         return NULL;
     }
-    if (!depth_ok(text, len)) {
+    if (!mull_line_depth_ok(text, len)) {
         mull_fail(err, MULL_ERR_LIMIT, what, NULL, NULL, "nested deeper than %d", MULL_LINE_DEPTH);
         return NULL;
     }
-    json_t *o = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *o = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    if (!o) { /* bytes that are no UTF-8 come from programs that print what they like: replaced, not refused */
+        size_t n;
+        char *clean = mull_utf8_clean(text, len, &n);
+        if (clean && (n != len || memcmp(clean, text, n) != 0))
+            o = json_loadb(clean, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+        free(clean);
+    }
+    if (o) replace_nul(o);
     const char *type = json_string_value(json_object_get(o, key));
     if (!type) {
         mull_fail(err, MULL_ERR_FORMAT, what, NULL, NULL, "%s", o ? "it has no type" : je.text);

@@ -331,13 +331,14 @@ json_t *mull_jobspec_check(const json_t *spec, mull_diags *diags) {
     return check(spec, NULL, diags);
 }
 
-json_t *mull_jobspec_parse(const char *text, size_t len, mull_spec_format format, mull_diags *diags) {
+json_t *mull_jobspec_parse_lines(const char *text, size_t len, mull_spec_format format, mull_diags *diags,
+                                 json_t **lines_out) {
     memset(diags, 0, sizeof *diags);
+    json_t *lines = *lines_out = json_object();
     if (len > MULL_SPEC_BYTES_MAX) {
         mull__diag(diags, "", 0, NULL, "the spec has %zu bytes; at most %d", len, MULL_SPEC_BYTES_MAX);
         return NULL;
     }
-    json_t *lines = json_object();
     json_t *spec =
         format == MULL_SPEC_YAML ? mull__yaml_read(text, len, lines, diags) : mull__json_read(text, len, lines, diags);
     json_t *out = spec ? check(spec, lines, diags) : NULL;
@@ -347,8 +348,14 @@ json_t *mull_jobspec_parse(const char *text, size_t len, mull_spec_format format
         out = NULL;
     }
     json_decref(spec);
-    json_decref(lines);
     return out;
+}
+
+json_t *mull_jobspec_parse(const char *text, size_t len, mull_spec_format format, mull_diags *diags) {
+    json_t *lines;
+    json_t *spec = mull_jobspec_parse_lines(text, len, format, diags, &lines);
+    json_decref(lines);
+    return spec;
 }
 
 json_t *mull_diags_json(const mull_diags *d) {

@@ -28,6 +28,9 @@ typedef enum mull_spec_format { MULL_SPEC_YAML, MULL_SPEC_JSON } mull_spec_forma
 /* From text. NULL when anything is wrong; then diags->n > 0. The result is the caller's reference: the keys given, the
  * defaults of those not given, and derived "time_limit_s" (seconds) and "begin_ms" (unix milliseconds) where asked. */
 json_t *mull_jobspec_parse(const char *text, size_t len, mull_spec_format format, mull_diags *diags);
+/* The same; *lines (a new reference also on failure) maps paths as in mull_diag to line numbers. */
+json_t *mull_jobspec_parse_lines(const char *text, size_t len, mull_spec_format format, mull_diags *diags,
+                                 json_t **lines);
 /* The same from an object that has been read already (no lines). */
 json_t *mull_jobspec_check(const json_t *spec, mull_diags *diags);
 /* [{"path","line","message","did_you_mean"}] as in the HTTP errors; null where unknown. */

@@ -1,6 +1,8 @@
 /* See states.h. */
 #include "schema/states.h"
 
+#include "schema/jobspec.h"
+
 #include <string.h>
 
 const char *mull_job_state(const char *name) {
@@ -9,6 +11,15 @@ const char *mull_job_state(const char *name) {
     MULL_JOB_STATES(X)
 #undef X
     return NULL;
+}
+
+const char *mull_job_state_nearest(const char *name) {
+    static const char *const names[] = {
+#define X(n, terminal, meaning) #n,
+        MULL_JOB_STATES(X)
+#undef X
+    };
+    return mull_nearest(name, names, sizeof names / sizeof *names);
 }
 
 bool mull_job_state_terminal(const char *name) {

@@ -38,6 +38,8 @@
 
 /* The name if it is one of the list, else NULL. */
 const char *mull_job_state(const char *name);
+/* The state that was probably meant, or NULL. */
+const char *mull_job_state_nearest(const char *name);
 bool mull_job_state_terminal(const char *name);
 const char *mull_class(const char *name);
 /* One-sentence meanings; "" for unknown names. */

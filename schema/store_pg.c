@@ -5,11 +5,16 @@
 
 #include "schema/log.h"
 
+#include <arpa/inet.h>
+#include <netdb.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 5000 };
+/* STATEMENT_MS: a statement without an answer for so long is given up with its connection (a stopped server, a black
+ * hole); every statement of ours is far shorter. */
+enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 5000, STATEMENT_MS = 20000 };
 
 typedef struct query {
     struct query *next;
@@ -22,8 +27,15 @@ typedef struct query {
 typedef struct poller {
     uv_poll_t poll;
     struct conn *conn; /* NULL once given up */
-    int fd;
+    int fd, events;
 } poller;
+
+/* A look-up of the host names of the conninfo, by libuv's threads. */
+typedef struct lookup {
+    uv_work_t work;
+    struct conn *conn; /* NULL once nobody waits for it */
+    char *hosts, *addresses;
+} lookup;
 
 typedef enum conn_state { DOWN, CONNECTING, READY } conn_state;
 
@@ -31,7 +43,8 @@ typedef struct conn {
     mull_pg *pool;
     PGconn *pg;
     poller *poller;
-    uv_timer_t timer; /* next attempt, or the limit of the one under way */
+    lookup *lookup;   /* CONNECTING, before there is a pg */
+    uv_timer_t timer; /* next attempt, or the limit of the connect or statement under way */
     conn_state state;
     query *now;
     PGresult *last;
@@ -41,6 +54,7 @@ typedef struct conn {
 struct mull_pg {
     uv_loop_t *loop;
     char *conninfo;
+    char *names; /* the conninfo's hosts when at least one must be looked up, else NULL */
     int size, queued;
     conn conns[MULL_PG_CONNECTIONS_MAX];
     query *head, **tail;
@@ -125,6 +139,8 @@ static bool watch(conn *c, int events) {
         p->fd = fd;
         c->poller = p;
     }
+    if (c->poller->events == events) return true; /* starting anew costs two system calls */
+    c->poller->events = events;
     return uv_poll_start(&c->poller->poll, events, on_poll) == 0;
 }
 
@@ -140,6 +156,8 @@ static bool any_alive(const mull_pg *p) {
 static void drop(conn *c) {
     mull_pg *p = c->pool;
     unwatch(c);
+    if (c->lookup) c->lookup->conn = NULL;
+    c->lookup = NULL;
     if (c->pg) PQfinish(c->pg);
     c->pg = NULL;
     PQclear(c->last);
@@ -158,11 +176,92 @@ static void drop(conn *c) {
     c->wait_ms = c->wait_ms * 2 < RETRY_MAX_MS ? c->wait_ms * 2 : RETRY_MAX_MS;
 }
 
+static bool needs_lookup(const char *host) {
+    unsigned char address[16];
+    return *host && *host != '/' && *host != '@' && inet_pton(AF_INET, host, address) != 1 &&
+           inet_pton(AF_INET6, host, address) != 1;
+}
+
+/* The comma-separated hosts of the conninfo when one of them is a name without a hostaddr, else NULL. libpq would look
+ * names up itself and block the loop. */
+static char *names_of(const char *conninfo) {
+    PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
+    const char *host = getenv("PGHOST"), *address = getenv("PGHOSTADDR");
+    for (PQconninfoOption *o = options; o && o->keyword; o++) {
+        if (o->val && !strcmp(o->keyword, "host")) host = o->val;
+        if (o->val && !strcmp(o->keyword, "hostaddr")) address = o->val;
+    }
+    char *names = NULL, *copy = host && !address ? strdup(host) : NULL;
+    for (char *rest = copy, *one; copy && (one = strsep(&rest, ","));)
+        if (needs_lookup(one) && !names) names = strdup(host);
+    free(copy);
+    PQconninfoFree(options);
+    return names;
+}
+
+/* One address for each host; a name that is unknown gets one that refuses at once, so that the next host is tried. */
+static void look_up(uv_work_t *work) {
+    lookup *k = work->data;
+    FILE *out = NULL;
+    size_t size;
+    if (k->hosts) out = open_memstream(&k->addresses, &size);
+    const char *comma = "";
+    for (char *rest = k->hosts, *one; out && (one = strsep(&rest, ",")); comma = ",") {
+        struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list = NULL;
+        char text[64];
+        snprintf(text, sizeof text, "%s", needs_lookup(one) ? "255.255.255.255" : "");
+        if (needs_lookup(one) && getaddrinfo(one, NULL, &hints, &list) == 0 &&
+            getnameinfo(list->ai_addr, list->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) != 0)
+            snprintf(text, sizeof text, "255.255.255.255");
+        if (list) freeaddrinfo(list);
+        fprintf(out, "%s%s", comma, text);
+    }
+    if (out && fclose(out)) k->addresses = NULL;
+}
+
+static void start(conn *c, const char *addresses) {
+    /* jit: compiling a statement costs more than running any of ours. Later keywords win over earlier ones. */
+    const char *keys[] = {"options", "dbname", addresses ? "hostaddr" : NULL, NULL};
+    const char *values[] = {"-c jit=off", c->pool->conninfo, addresses, NULL};
+    c->pg = PQconnectStartParams(keys, values, 1);
+    if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE)) drop(c);
+}
+
+static void looked_up(uv_work_t *work, int status) {
+    lookup *k = work->data;
+    conn *c = k->conn;
+    if (c) {
+        c->lookup = NULL;
+        if (status == 0 && k->addresses)
+            start(c, k->addresses);
+        else
+            drop(c);
+    }
+    free(k->hosts);
+    free(k->addresses);
+    free(k);
+}
+
 static void begin(conn *c) {
-    c->pg = PQconnectStart(c->pool->conninfo);
     c->state = CONNECTING;
     uv_timer_start(&c->timer, on_timer, CONNECT_MS, 0);
-    if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE)) drop(c);
+    if (!c->pool->names) {
+        start(c, NULL);
+        return;
+    }
+    lookup *k = calloc(1, sizeof *k);
+    if (k) {
+        k->work.data = k;
+        k->conn = c;
+        k->hosts = strdup(c->pool->names);
+    }
+    if (!k || uv_queue_work(c->pool->loop, &k->work, look_up, looked_up) != 0) {
+        if (k) free(k->hosts);
+        free(k);
+        drop(c);
+        return;
+    }
+    c->lookup = k;
 }
 
 static void on_timer(uv_timer_t *t) {
@@ -170,7 +269,7 @@ static void on_timer(uv_timer_t *t) {
     if (c->pool->closing) return;
     if (c->state == DOWN)
         begin(c);
-    else if (c->state == CONNECTING)
+    else if (c->state == CONNECTING || c->now)
         drop(c); /* took too long */
 }
 
@@ -206,6 +305,7 @@ static void finish(conn *c) {
     PGresult *res = c->last;
     c->now = NULL;
     c->last = NULL;
+    uv_timer_stop(&c->timer);
     mull_pg_reply r = {.status = MULL_PG_OK, .res = res, .message = ""};
     ExecStatusType s = PQresultStatus(res);
     if (s != PGRES_TUPLES_OK && s != PGRES_COMMAND_OK) {
@@ -263,6 +363,7 @@ static void dispatch(mull_pg *p) {
         conn *c = &p->conns[i];
         if (c->state != READY || c->now) continue;
         c->now = take(p);
+        uv_timer_start(&c->timer, on_timer, STATEMENT_MS, 0);
         int flush =
             PQsendQueryParams(c->pg, c->now->sql, c->now->n, NULL, (const char *const *)c->now->params, NULL, NULL, 0)
                 ? PQflush(c->pg)
@@ -301,6 +402,7 @@ mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size) {
         return NULL;
     }
     p->loop = loop;
+    p->names = names_of(conninfo);
     p->size = size < 1 ? 1 : size > MULL_PG_CONNECTIONS_MAX ? MULL_PG_CONNECTIONS_MAX : size;
     p->tail = &p->head;
     p->failed_tail = &p->failed;
@@ -333,5 +435,6 @@ void mull_pg_destroy(mull_pg *p) {
     if (!p) return;
     fail_listed(p);
     free(p->conninfo);
+    free(p->names);
     free(p);
 }

@@ -5,10 +5,13 @@
 #include "schema/log.h"
 
 #include <hiredis/async.h>
+#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 2000 };
+/* SILENT_MS: with commands unanswered for so long the connection is given up (a stopped server, a black hole); longer
+ * than any XREAD BLOCK of ours. */
+enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 2000, WATCH_MS = 1000, SILENT_MS = 8000 };
 
 typedef struct poller {
     uv_poll_t poll; /* outlives the context: freed by its own close callback */
@@ -28,7 +31,10 @@ struct mull_redis {
     char *addr;
     redisAsyncContext *ac;
     bool up, closing, complained;
-    uv_timer_t retry;  /* next attempt, or the limit of the one under way */
+    uv_timer_t retry;  /* next attempt, the limit of the one under way, or (up) the look at silence */
+    size_t pending;    /* commands sent and not answered */
+    uint64_t heard_ms; /* of the last answer, or of the first unanswered command */
+    struct lookup *lookup;
     uv_timer_t failer; /* calls back the commands that could not be sent */
     command *failed, **failed_tail;
     int wait_ms;
@@ -48,6 +54,7 @@ static void on_poll(uv_poll_t *h, int status, int events) {
     if (p->ac && (events & UV_WRITABLE)) redisAsyncHandleWrite(ac);
 }
 static void watch(poller *p, int events) {
+    if (events == p->events) return; /* starting anew costs two system calls */
     p->events = events;
     if (events)
         uv_poll_start(&p->poll, events, on_poll);
@@ -99,14 +106,21 @@ static bool attach(mull_redis *r, redisAsyncContext *ac) {
 
 /* ---- connecting */
 static void retry_later(mull_redis *r);
+static void lost(mull_redis *r);
+
+/* hiredis calls back for a connection that was up, but not for one that is still being made. */
+static void give_up(mull_redis *r) {
+    redisAsyncFree(r->ac);
+    if (r->ac) lost(r);
+}
 
 static void on_retry(uv_timer_t *t) {
     mull_redis *r = t->data;
-    if (r->closing) return;
-    if (r->ac)
-        redisAsyncFree(r->ac); /* a connect that took too long; its callback comes with an error */
-    else
+    if (r->closing || r->lookup) return;
+    if (!r->ac)
         try_connect(r);
+    else if (!r->up || (r->pending && uv_now(r->loop) - r->heard_ms > SILENT_MS))
+        give_up(r);
 }
 
 static void retry_later(mull_redis *r) {
@@ -131,7 +145,7 @@ static void connected(const redisAsyncContext *ac, int status) {
         lost(r);
         return;
     }
-    uv_timer_stop(&r->retry);
+    uv_timer_start(&r->retry, on_retry, WATCH_MS, WATCH_MS);
     if (r->complained) mull_log(MULL_LOG_INFO, "Redis at %s is back", r->addr);
     r->complained = false;
     r->wait_ms = RETRY_MIN_MS;
@@ -144,19 +158,7 @@ static void disconnected(const redisAsyncContext *ac, int status) {
     lost(ac->data);
 }
 
-static redisAsyncContext *dial(const char *addr) {
-    if (!strncmp(addr, "unix:", 5)) return redisAsyncConnectUnix(addr + 5);
-    const char *colon = strrchr(addr, ':');
-    char host[256];
-    if (strncmp(addr, "tcp:", 4) || !colon || colon < addr + 4 || (size_t)(colon - addr - 4) >= sizeof host)
-        return NULL;
-    memcpy(host, addr + 4, (size_t)(colon - addr - 4));
-    host[colon - addr - 4] = 0;
-    return redisAsyncConnect(host, atoi(colon + 1));
-}
-
-static void try_connect(mull_redis *r) {
-    redisAsyncContext *ac = dial(r->addr);
+static void use(mull_redis *r, redisAsyncContext *ac) {
     if (!ac || ac->err || !attach(r, ac)) {
         if (ac) redisAsyncFree(ac);
         retry_later(r);
@@ -164,9 +166,63 @@ static void try_connect(mull_redis *r) {
     }
     ac->data = r;
     r->ac = ac;
+    r->pending = 0;
     uv_timer_start(&r->retry, on_retry, CONNECT_MS, 0);
     redisAsyncSetDisconnectCallback(ac, disconnected);
     redisAsyncSetConnectCallback(ac, connected);
+}
+
+/* Names are looked up by libuv's threads, never on the loop. */
+typedef struct lookup {
+    uv_getaddrinfo_t req;
+    mull_redis *r; /* NULL once nobody waits for it */
+    int port;
+} lookup;
+
+static void on_lookup(uv_getaddrinfo_t *req, int status, struct addrinfo *list) {
+    lookup *k = req->data;
+    mull_redis *r = k->r;
+    char host[64] = "";
+    if (status == 0 && getnameinfo(list->ai_addr, list->ai_addrlen, host, sizeof host, NULL, 0, NI_NUMERICHOST) != 0)
+        host[0] = 0;
+    uv_freeaddrinfo(list);
+    if (r) {
+        r->lookup = NULL;
+        if (host[0])
+            use(r, redisAsyncConnect(host, k->port));
+        else
+            retry_later(r);
+    }
+    free(k);
+}
+
+static void try_connect(mull_redis *r) {
+    if (!strncmp(r->addr, "unix:", 5)) {
+        use(r, redisAsyncConnectUnix(r->addr + 5));
+        return;
+    }
+    const char *colon = strrchr(r->addr, ':'), *from = r->addr + 4, *to = colon;
+    char host[256] = "";
+    if (to > from + 1 && *from == '[' && to[-1] == ']') { /* [V6]:PORT */
+        from++;
+        to--;
+    }
+    if (to > from && (size_t)(to - from) < sizeof host) memcpy(host, from, (size_t)(to - from));
+    lookup *k = host[0] ? calloc(1, sizeof *k) : NULL;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    if (!k) {
+        retry_later(r);
+        return;
+    }
+    k->req.data = k;
+    k->r = r;
+    k->port = atoi(colon + 1);
+    if (uv_getaddrinfo(r->loop, &k->req, on_lookup, host, NULL, &hints) != 0) {
+        free(k);
+        retry_later(r);
+        return;
+    }
+    r->lookup = k;
 }
 
 mull_redis *mull_redis_create(uv_loop_t *loop, const char *addr, void (*on_connect)(void *), void *arg) {
@@ -190,8 +246,11 @@ mull_redis *mull_redis_create(uv_loop_t *loop, const char *addr, void (*on_conne
 
 /* ---- commands */
 static void on_reply(redisAsyncContext *ac, void *reply, void *data) {
-    (void)ac;
     command *c = data;
+    if (ac) {
+        c->owner->pending--;
+        c->owner->heard_ms = uv_now(c->owner->loop);
+    }
     if (c->cb) c->cb(reply, c->arg);
     free(c);
 }
@@ -213,11 +272,14 @@ void mull_redis_command(mull_redis *r, int argc, const char *const *argv, const 
                         void *arg) {
     command *c = calloc(1, sizeof *c);
     if (!c) abort(); /* a callback that never comes would be worse */
+    c->owner = r;
     c->cb = cb;
     c->arg = arg;
     if (r->up && r->ac &&
-        redisAsyncCommandArgv(r->ac, on_reply, c, argc, (const char **)(uintptr_t)argv, lens) == REDIS_OK)
+        redisAsyncCommandArgv(r->ac, on_reply, c, argc, (const char **)(uintptr_t)argv, lens) == REDIS_OK) {
+        if (r->pending++ == 0) r->heard_ms = uv_now(r->loop);
         return;
+    }
     *r->failed_tail = c;
     r->failed_tail = &c->next;
     if (!r->closing) uv_timer_start(&r->failer, on_failer, 0, 0);
@@ -238,6 +300,8 @@ void mull_redis_close(mull_redis *r) {
     if (r->ac) redisAsyncFree(r->ac); /* pending callbacks get NULL */
     r->ac = NULL;
     fail_pending(r);
+    if (r->lookup) r->lookup->r = NULL;
+    r->lookup = NULL;
     uv_close((uv_handle_t *)&r->retry, NULL);
     uv_close((uv_handle_t *)&r->failer, NULL);
 }

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#define LAST_MS INT64_C(253402300799999) /* the last moment of the year 9999 */
+
 /* Digits only, at most nine of them. */
 static int number(const char **s, int64_t *out) {
     int n = 0;
@@ -50,7 +52,7 @@ int mull_time_parse(const char *s, int64_t now_ms, int64_t *out_ms) {
         int64_t unit = *s == 's' ? 1 : *s == 'm' ? 60 : *s == 'h' ? 3600 : *s == 'd' ? 86400 : 0;
         if (!unit || s[1]) return -1;
         *out_ms = now_ms + x * unit * 1000;
-        return 0;
+        return *out_ms <= LAST_MS ? 0 : -1;
     }
     struct tm tm = {0};
     const char *rest = strptime(s, "%Y-%m-%dT%H:%M:%S", &tm);
@@ -72,5 +74,5 @@ int mull_time_parse(const char *s, int64_t now_ms, int64_t *out_ms) {
         return -1;
     if (*rest) return -1;
     *out_ms = ((int64_t)timegm(&tm) - offset) * 1000 + ms;
-    return 0;
+    return *out_ms > 0 && *out_ms <= LAST_MS ? 0 : -1;
 }

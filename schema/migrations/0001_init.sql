@@ -1,10 +1,16 @@
 -- The tables. README.md says what each is for; names of states, reasons and classes are those of schema/states.h.
 -- The job table is hot and narrow: everything long lies beside it.
 
+-- The role that serves queries. Roles belong to the whole server, so another database may have it already, or be making
+-- it right now. Where the migrating role may not create roles an administrator does; until then serve runs as the owner.
 DO $$ BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'mull_scheduler') THEN
         CREATE ROLE mull_scheduler LOGIN;
     END IF;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL;
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE 'the role mull_scheduler was not created: let an administrator create it and migrate again';
 END $$;
 
 CREATE SEQUENCE fence_seq;
@@ -55,7 +61,7 @@ CREATE TABLE job (
     infra_failures int NOT NULL DEFAULT 0,   -- in a row without progress
     not_before timestamptz,                  -- pause before a retry
     UNIQUE (team, client_key)
-);
+) WITH (fillfactor = 80);                    -- room for state changes in the same page
 CREATE INDEX job_open ON job (state, priority DESC, id) WHERE state IN ('PENDING', 'RUNNING');
 CREATE INDEX job_team ON job (team, id DESC);
 
@@ -84,7 +90,7 @@ CREATE TABLE attempt (
     fence bigint NOT NULL UNIQUE,            -- from fence_seq: a later start always has a larger one
     node text NOT NULL,
     boot text NOT NULL,                      -- start of the worker it was given to
-    state text NOT NULL,                     -- ASSIGNED, RUNNING, ENDED
+    state text NOT NULL,                     -- STARTING, RUNNING, then how it ended: a job state (mull__end_attempt)
     term bigint NOT NULL,                    -- leader that made it
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at timestamptz,
@@ -94,9 +100,13 @@ CREATE TABLE attempt (
     class text,
     message text NOT NULL DEFAULT '',
     pid int,
+    devices jsonb NOT NULL DEFAULT '[]',     -- [{"kind","index"}] it holds
+    progress_before bigint NOT NULL DEFAULT 0, -- progress.done when it began: growth resets infra_failures
+    log_lines bigint NOT NULL DEFAULT 0,     -- lines in job_log, also the number of the last one
+    log_bytes bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (job, attempt)
 );
-CREATE INDEX attempt_open ON attempt (node, boot) WHERE state <> 'ENDED';
+CREATE INDEX attempt_open ON attempt (node, boot) WHERE ended_at IS NULL;
 
 CREATE TABLE job_log (
     job bigint NOT NULL REFERENCES job (id) ON DELETE CASCADE,
@@ -133,7 +143,7 @@ CREATE TABLE checkpoint (
     step bigint NOT NULL,
     bytes bigint,
     sha256 text,
-    state text NOT NULL DEFAULT 'published', -- published, removed
+    state text NOT NULL DEFAULT 'PUBLISHED', -- PUBLISHED, REMOVED
     pinned boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (job, path)
@@ -177,6 +187,12 @@ CREATE TABLE node (
     version text NOT NULL DEFAULT '',
     address text NOT NULL DEFAULT ''
 );
+-- Every worker start ever seen: a boot that another one has replaced is refused for good.
+CREATE TABLE node_boot (
+    boot text PRIMARY KEY,
+    node text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 CREATE TABLE device (
     node text NOT NULL REFERENCES node (name) ON DELETE CASCADE,
     kind text NOT NULL,
@@ -195,8 +211,3 @@ CREATE TABLE stream_cursor (
     name text PRIMARY KEY,
     last_id text NOT NULL
 );
-
-GRANT USAGE ON SCHEMA public TO mull_scheduler;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO mull_scheduler;
-REVOKE INSERT, UPDATE, DELETE ON schema_migration FROM mull_scheduler;
-GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO mull_scheduler;

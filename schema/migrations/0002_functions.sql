@@ -4,18 +4,6 @@
 --
 -- Naming: mull_X is called by the scheduler, mull__X only by other functions.
 
-ALTER TABLE attempt ADD COLUMN IF NOT EXISTS devices jsonb NOT NULL DEFAULT '[]';
--- progress.done when the attempt began: growth beyond it resets the count of infrastructure failures.
-ALTER TABLE attempt ADD COLUMN IF NOT EXISTS progress_before bigint NOT NULL DEFAULT 0;
-
--- Every worker start ever seen: a boot that another one has replaced is refused for good.
-CREATE TABLE IF NOT EXISTS node_boot (
-    boot text PRIMARY KEY,
-    node text NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-GRANT SELECT, INSERT, UPDATE, DELETE ON node_boot TO mull_scheduler;
-
 ---------------------------------------------------------------------------------------------------------------------
 -- Small helpers
 
@@ -100,7 +88,8 @@ END $$;
 -- Front door (any replica, no term)
 
 -- Records a batch of submitted jobs in one transaction. Each element: {"user","team","name","kind","priority","gpus",
--- "time_limit_s","begin_ms","hold","key","depends","spec"}; spec is JSON text. One row comes back for each element:
+-- "time_limit_s","begin_ms","hold","key","depends","any_team","spec"}; spec is JSON text; any_team lets depends name jobs
+-- of other teams. One row comes back for each element:
 -- problem is NULL, or says why this one was not recorded (the others are).
 CREATE FUNCTION mull_submit(p_batch jsonb)
 RETURNS TABLE (ord int, id bigint, state text, created boolean, problem text) LANGUAGE plpgsql AS $$
@@ -117,7 +106,8 @@ BEGIN
         IF item->>'depends' <> '' THEN
             SELECT string_agg(x, ', ') INTO missing
               FROM unnest((string_to_array(item->>'depends', ':'))[2:]) x
-             WHERE NOT EXISTS (SELECT 1 FROM job j WHERE j.id = x::bigint);
+             WHERE NOT EXISTS (SELECT 1 FROM job j WHERE j.id = x::bigint
+                                  AND (j.team = item->>'team' OR (item->>'any_team')::boolean));
             IF missing IS NOT NULL THEN
                 problem := 'after: no job ' || missing;
                 RETURN NEXT;
@@ -129,7 +119,9 @@ BEGIN
         INSERT INTO job (name, kind, team, "user", state, reason, priority, submitted_at, begin_at, hold, client_key,
                          depends, gpus, time_limit_s)
         VALUES (item->>'name', item->>'kind', item->>'team', item->>'user', 'PENDING',
-                CASE WHEN (item->>'hold')::boolean THEN 'Held' ELSE '' END, (item->>'priority')::int,
+                -- What is true before anybody has looked: the leader writes only what it finds to be otherwise.
+                CASE WHEN (item->>'hold')::boolean THEN 'Held' WHEN item->>'depends' <> '' THEN 'Dependency'
+                     WHEN item->>'begin_ms' IS NOT NULL THEN 'BeginTime' ELSE 'Priority' END, (item->>'priority')::int,
                 clock_timestamp(), to_timestamp((item->>'begin_ms')::bigint / 1000.0), (item->>'hold')::boolean,
                 item->>'key', COALESCE(item->>'depends', ''), (item->>'gpus')::int, (item->>'time_limit_s')::bigint)
         ON CONFLICT (team, client_key) DO NOTHING
@@ -172,9 +164,9 @@ BEGIN
     ELSIF p_op = 'hold' AND j.state = 'PENDING' THEN
         UPDATE job SET hold = true, reason = 'Held' WHERE job.id = p_job;
     ELSIF p_op = 'release' AND j.state = 'PENDING' THEN
-        UPDATE job SET hold = false, reason = '' WHERE job.id = p_job;
+        UPDATE job SET hold = false, reason = 'Priority' WHERE job.id = p_job;
     ELSIF p_op = 'requeue' AND mull__terminal(j.state) THEN
-        UPDATE job SET state = 'PENDING', reason = '', ended_at = NULL, started_at = NULL, exit_code = NULL,
+        UPDATE job SET state = 'PENDING', reason = 'Priority', ended_at = NULL, started_at = NULL, exit_code = NULL,
                        exit_signal = NULL, message = '', cancel_requested = false, infra_failures = 0,
                        not_before = NULL, node = NULL
          WHERE job.id = p_job;
@@ -239,7 +231,7 @@ CREATE FUNCTION mull_job_show(p_job bigint, p_team text) RETURNS jsonb LANGUAGE 
       FROM job j WHERE j.id = p_job AND (p_team = '' OR j.team = p_team)
 $$;
 
--- A page of log lines behind (p_attempt, p_n), each as one JSON text, with the job's state of the same moment: when that
+-- A page of log lines behind (p_attempt, p_n), at most p_limit and about 8 MiB, each as one JSON text, with the job's state of the same moment: when that
 -- is terminal and there is no line, the log is complete. Without a line one row of nulls carries the state; no row at
 -- all means no such job.
 CREATE FUNCTION mull_job_logs(p_job bigint, p_team text, p_attempt int, p_n bigint, p_limit int)
@@ -248,8 +240,11 @@ RETURNS TABLE (state text, attempt int, n bigint, line text) LANGUAGE sql STABLE
            CASE WHEN l.n IS NOT NULL THEN
                json_build_object('attempt', l.attempt, 'n', l.n, 'stream', l.stream, 'text', l.text)::text END
       FROM job j LEFT JOIN LATERAL (
-               SELECT * FROM job_log l WHERE l.job = j.id AND (l.attempt, l.n) > (p_attempt, p_n)
-                ORDER BY l.attempt, l.n LIMIT p_limit) l ON true
+               SELECT * FROM (SELECT b.*, sum(octet_length(b.text)) OVER (ORDER BY b.attempt, b.n) AS total
+                                FROM (SELECT * FROM job_log l
+                                       WHERE l.job = j.id AND (l.attempt, l.n) > (p_attempt, p_n)
+                                       ORDER BY l.attempt, l.n LIMIT p_limit) b) c
+                WHERE c.total - octet_length(c.text) < 8 * 1024 * 1024) l ON true
      WHERE j.id = p_job AND (p_team = '' OR j.team = p_team)
      ORDER BY l.attempt, l.n
 $$;
@@ -260,8 +255,8 @@ RETURNS json LANGUAGE sql STABLE AS $$
     SELECT json_build_object('job', j.id::text, 'points', COALESCE((
         SELECT json_agg(json_build_object('key', m.key, 'step', m.step, 'value', m.value, 'at', mull__time(m.at))
                         ORDER BY m.key, m.step)
-          FROM (SELECT * FROM metric m WHERE m.job = j.id AND (p_key = '' OR m.key = p_key)
-                   AND (p_after = 0 OR m.step > p_after)
+          FROM (SELECT m.* FROM run r JOIN metric m ON m.run = r.id
+                 WHERE r.job = j.id AND (p_key = '' OR m.key = p_key) AND (p_after = 0 OR m.step > p_after)
                  ORDER BY m.key, m.step LIMIT p_limit) m), '[]'))
       FROM job j WHERE j.id = p_job AND (p_team = '' OR j.team = p_team)
 $$;
@@ -549,13 +544,14 @@ BEGIN
         SELECT COALESCE((s.spec::jsonb->>'retries')::int, 3) INTO retries FROM job_spec s WHERE s.job = j.id;
         SELECT p.done INTO done FROM progress p WHERE p.job = j.id;
         failures := CASE WHEN COALESCE(done, 0) > a.progress_before THEN 1 ELSE failures + 1 END;
-        next_state := CASE WHEN failures > retries THEN 'FAILED' ELSE 'PENDING' END;
+        next_state := CASE WHEN retries = 0 THEN 'NODE_FAIL' WHEN failures > retries THEN 'FAILED' ELSE 'PENDING' END;
         -- 0.5 s doubled for each failure in a row, at most 30 s, spread over half to one and a half times that.
         wait := make_interval(secs => least(30, 0.5 * power(2, least(failures - 1, 10))) * (0.5 + random()));
     END IF;
     IF next_state = 'PENDING' THEN
-        UPDATE job SET state = 'PENDING', reason = CASE WHEN wait IS NULL THEN '' ELSE 'BeginTime' END,
-                       not_before = clock_timestamp() + wait, infra_failures = failures,
+        UPDATE job SET state = 'PENDING', reason = CASE WHEN wait IS NULL THEN 'Priority' ELSE 'BeginTime' END,
+                       not_before = clock_timestamp() + wait, infra_failures = failures, exit_code = NULL,
+                       exit_signal = NULL,
                        message = COALESCE(NULLIF(p_message, ''), message)
          WHERE id = j.id;
     ELSE
@@ -607,7 +603,7 @@ BEGIN
     WHEN 'progress' THEN
         INSERT INTO progress AS p (job, done, total, unit, tokens, eta_s, updated_at)
         VALUES (p_job, COALESCE((line->>'done')::numeric::bigint, 0), (line->>'total')::numeric::bigint,
-                line->>'unit', (line->>'tokens')::numeric::bigint, (line->>'eta_s')::float8, p_at)
+                COALESCE(line->>'unit', ''), (line->>'tokens')::numeric::bigint, (line->>'eta_s')::float8, p_at)
         ON CONFLICT (job) DO UPDATE SET done = EXCLUDED.done, total = EXCLUDED.total, unit = EXCLUDED.unit,
             tokens = EXCLUDED.tokens, eta_s = EXCLUDED.eta_s, updated_at = EXCLUDED.updated_at;
     WHEN 'metric' THEN
@@ -617,7 +613,7 @@ BEGIN
             RETURNING id INTO r;
         END IF;
         INSERT INTO metric (run, job, key, step, value, at)
-        SELECT r, p_job, m.key, (line->>'step')::numeric::bigint, (m.value #>> '{}')::float8, p_at
+        SELECT r, p_job, m.key, COALESCE((line->>'step')::numeric::bigint, 0), (m.value #>> '{}')::float8, p_at
           FROM jsonb_each(line->'values') m WHERE jsonb_typeof(m.value) = 'number'
         ON CONFLICT (run, key, step) DO NOTHING;
     WHEN 'result' THEN
@@ -629,7 +625,7 @@ BEGIN
         ON CONFLICT DO NOTHING;
     WHEN 'checkpoint' THEN
         INSERT INTO checkpoint (job, attempt, path, step, bytes, sha256, state, created_at)
-        VALUES (p_job, p_attempt, line->>'path', (line->>'step')::numeric::bigint, (line->>'bytes')::numeric::bigint,
+        VALUES (p_job, p_attempt, line->>'path', COALESCE((line->>'step')::numeric::bigint, 0), (line->>'bytes')::numeric::bigint,
                 line->>'sha256', 'PUBLISHED', p_at)
         ON CONFLICT DO NOTHING;
     WHEN 'log' THEN
@@ -643,15 +639,38 @@ BEGIN
     END CASE;
 END $$;
 
+-- Lines are numbered by the attempt itself, so a batch costs one update and no search. What one attempt may fill is
+-- bounded: 100,000 lines and 64 MiB, a line at most 16,000 characters; one last line says that the rest is dropped.
 CREATE FUNCTION mull__apply_log(p_job bigint, p_attempt int, p_at timestamptz, p_stream text, p_lines jsonb)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    last bigint;
+    most constant bigint := 100000;
+    most_bytes constant bigint := 64 * 1024 * 1024;
+    have bigint;
+    have_bytes bigint;
+    new_lines bigint;
+    new_bytes bigint;
 BEGIN
-    SELECT COALESCE(max(n), 0) INTO last FROM job_log WHERE job = p_job AND attempt = p_attempt;
-    INSERT INTO job_log (job, attempt, n, at, stream, text)
-    SELECT p_job, p_attempt, last + l.ord, p_at, p_stream, l.value #>> '{}'
-      FROM jsonb_array_elements(p_lines) WITH ORDINALITY AS l(value, ord);
+    SELECT log_lines, log_bytes INTO have, have_bytes FROM attempt WHERE job = p_job AND attempt = p_attempt;
+    IF have IS NULL OR have > most OR have_bytes > most_bytes THEN RETURN; END IF;
+    WITH added AS (
+        INSERT INTO job_log (job, attempt, n, at, stream, text)
+        SELECT p_job, p_attempt, have + l.ord, p_at, p_stream,
+               CASE WHEN length(l.value #>> '{}') > 16000 THEN left(l.value #>> '{}', 16000) || ' … (cut)'
+                    ELSE COALESCE(l.value #>> '{}', '') END
+          FROM jsonb_array_elements(p_lines) WITH ORDINALITY AS l(value, ord)
+         WHERE have + l.ord <= most
+        RETURNING octet_length(text) AS size)
+    SELECT count(*), COALESCE(sum(size), 0) INTO new_lines, new_bytes FROM added;
+    have := have + new_lines;
+    have_bytes := have_bytes + new_bytes;
+    IF have >= most OR have_bytes > most_bytes THEN
+        have := have + 1;
+        have_bytes := most_bytes + 1;
+        INSERT INTO job_log (job, attempt, n, at, stream, text)
+        VALUES (p_job, p_attempt, have, p_at, 'mull', 'the log of this attempt is full; what follows is dropped');
+    END IF;
+    UPDATE attempt SET log_lines = have, log_bytes = have_bytes WHERE job = p_job AND attempt = p_attempt;
 END $$;
 
 -- One event of a worker whose sequence number was the next one. Adds what the leader must know to p_out.
@@ -662,7 +681,25 @@ DECLARE
     ts timestamptz := to_timestamp((e->>'at')::numeric / 1000);
     lost bigint;
 BEGIN
+    IF e->>'type' = 'invalid' THEN -- the scheduler could not read it; its place in the sequence counts
+        PERFORM mull__event(e->>'node', 'event_refused', NULL, NULL, NULL, e - 'v');
+        RETURN jsonb_set(p_out, '{refused}', to_jsonb((p_out->>'refused')::int + 1));
+    END IF;
     IF e->>'type' = 'node_hello' THEN
+        INSERT INTO node_boot (boot, node) VALUES (e->>'boot', e->>'node') ON CONFLICT DO NOTHING;
+        INSERT INTO node AS n (name, boot, state, devices, hw_seq, last_seen, version, address)
+        VALUES (e->>'node', e->>'boot', 'UP', COALESCE(e->'devices', '[]'), 0, clock_timestamp(),
+                COALESCE(e->>'version', ''), COALESCE(e->>'address', ''))
+        ON CONFLICT (name) DO UPDATE SET boot = EXCLUDED.boot, devices = EXCLUDED.devices, hw_seq = 0,
+            state = CASE WHEN n.state = 'DOWN' THEN 'UP' ELSE n.state END, last_seen = EXCLUDED.last_seen,
+            version = EXCLUDED.version, address = EXCLUDED.address;
+        INSERT INTO device (node, kind, idx, memory_bytes)
+        SELECT e->>'node', COALESCE(d->>'kind', 'cpu'), COALESCE((d->>'index')::int, 0), (d->>'memory_bytes')::bigint
+          FROM jsonb_array_elements(COALESCE(e->'devices', '[]')) d
+            ON CONFLICT (node, kind, idx) DO UPDATE SET memory_bytes = EXCLUDED.memory_bytes;
+        DELETE FROM device x WHERE x.node = e->>'node' AND NOT EXISTS (
+            SELECT 1 FROM jsonb_array_elements(COALESCE(e->'devices', '[]')) d
+             WHERE COALESCE(d->>'kind', 'cpu') = x.kind AND COALESCE((d->>'index')::int, 0) = x.idx);
         FOR lost IN SELECT fence FROM attempt WHERE node = e->>'node' AND boot <> e->>'boot' AND ended_at IS NULL LOOP
             PERFORM mull__end_attempt(lost, NULL, NULL, 'infra', 'the worker of node ' || (e->>'node') || ' was started again');
             p_out := jsonb_insert(p_out, '{ended,-1}', to_jsonb(lost), true);
@@ -746,18 +783,12 @@ BEGIN
             res := jsonb_set(res, ARRAY['resync', boot_], to_jsonb(hw + 1));
             CONTINUE;
         END IF;
-        IF e->>'type' = 'node_hello' THEN
-            INSERT INTO node_boot (boot, node) VALUES (boot_, e->>'node') ON CONFLICT DO NOTHING;
-            INSERT INTO node AS n (name, boot, state, devices, hw_seq, last_seen, version, address)
-            VALUES (e->>'node', boot_, 'UP', COALESCE(e->'devices', '[]'), 0, clock_timestamp(), e->>'version', e->>'address')
-            ON CONFLICT (name) DO UPDATE SET boot = EXCLUDED.boot, devices = EXCLUDED.devices, hw_seq = 0,
-                state = CASE WHEN n.state = 'DOWN' THEN 'UP' ELSE n.state END, last_seen = EXCLUDED.last_seen,
-                version = EXCLUDED.version, address = EXCLUDED.address;
-        END IF;
         IF p_careful THEN
             BEGIN
                 res := mull__apply_event(e, res);
-            EXCEPTION WHEN data_exception OR integrity_constraint_violation OR case_not_found THEN
+            EXCEPTION WHEN OTHERS THEN
+                -- Resources, deadlocks, shutdowns and a lost term are no fault of this event: the whole batch waits.
+                IF left(SQLSTATE, 2) IN ('40', '53', '55', '57', '58', 'XX', 'ML') THEN RAISE; END IF;
                 PERFORM mull__event(COALESCE(e->>'node', ''), 'event_refused', NULL, NULL, NULL,
                                     jsonb_build_object('boot', boot_, 'seq', seq, 'type', e->>'type', 'why', SQLERRM));
                 res := jsonb_set(res, '{refused}', to_jsonb((res->>'refused')::int + 1));
@@ -765,11 +796,23 @@ BEGIN
         ELSE
             res := mull__apply_event(e, res);
         END IF;
-        UPDATE node SET hw_seq = seq, last_seen = clock_timestamp() WHERE name = e->>'node';
+        UPDATE node SET hw_seq = seq, last_seen = clock_timestamp() WHERE name = e->>'node' AND boot = boot_;
         res := jsonb_set(res, ARRAY['acks', boot_], to_jsonb(seq));
         res := res #- ARRAY['resync', boot_];
     END LOOP;
     INSERT INTO stream_cursor (name, last_id) VALUES (p_stream, p_cursor)
     ON CONFLICT (name) DO UPDATE SET last_id = EXCLUDED.last_id;
     RETURN res;
+END $$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- Rights of the role that serves: rows of all tables, nothing of their shape. The list of migrations is not its own.
+
+DO $$ BEGIN
+    IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'mull_scheduler') THEN
+        GRANT USAGE ON SCHEMA public TO mull_scheduler;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO mull_scheduler;
+        REVOKE INSERT, UPDATE, DELETE ON schema_migration FROM mull_scheduler;
+        GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO mull_scheduler;
+    END IF;
 END $$;
