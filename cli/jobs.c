@@ -14,8 +14,12 @@
 void mull_emit(json_t *json) {
     int rc = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
     json_decref(json);
-    if (rc != 0 || fputc('\n', stdout) == EOF || fflush(stdout) != 0)
-        exit(mull_complain("cannot write output", "stdout", "check the disk or the pipe", "%s", strerror(errno)));
+    if (rc != 0 || fputc('\n', stdout) == EOF || fflush(stdout) != 0) exit(mull_output_failed());
+}
+
+int mull_output_failed(void) {
+    if (errno == EPIPE) return MULL_EXIT_FAILED; /* the reader has seen enough */
+    return mull_complain("cannot write output", "stdout", "check the disk", "%s", strerror(errno));
 }
 
 const char *mull_text(const json_t *o, const char *key) {

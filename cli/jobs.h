@@ -14,6 +14,8 @@ enum { MULL_WAIT_CANCELLED = 3, MULL_WAIT_OTHER = 4, MULL_WAIT_TIMEOUT = 124, MU
 
 /* One line of compact JSON on stdout; takes the reference. A failed write ends the process with status 1. */
 void mull_emit(json_t *json);
+/* Says why standard output cannot be written (errno; nothing for a reader that went away); MULL_EXIT_FAILED. */
+int mull_output_failed(void);
 /* Prints usage and returns nonzero unless text is a job id. */
 int mull_id_check(const char *cmd, const char *text);
 /* Opens the client or prints why not (NULL). */

@@ -1,5 +1,6 @@
 /* mull: the user's hand. One table of commands; everything else is in the file of each. */
 #include "cli/args.h"
+#include "cli/jobs.h"
 
 #include "schema/jobspec.h"
 
@@ -42,6 +43,13 @@ static int unknown(const char *word) {
     return mull_usage("", "unknown %s '%s'", what, word);
 }
 
+/* Output that could not be written is a failure, whatever the command thought. */
+static int written(int rc) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return rc;
+    int failed = mull_output_failed();
+    return rc ? rc : failed;
+}
+
 int main(int argc, char **argv) {
     setlocale(LC_CTYPE, "C.UTF-8"); /* widths of characters; everything else stays in the C locale */
     signal(SIGPIPE, SIG_IGN);
@@ -67,7 +75,7 @@ int main(int argc, char **argv) {
             mull_cmd_help(mull_commands[i]);
             return MULL_EXIT_OK;
         }
-        return mull_commands[i]->run(mull_commands[i], argc - 1, argv + 1);
+        return written(mull_commands[i]->run(mull_commands[i], argc - 1, argv + 1));
     }
     return unknown(name);
 }

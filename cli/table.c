@@ -49,22 +49,25 @@ static void widths_of(const mull_table *t, int width, int *w) {
     }
 }
 
+/* Blanks are owed until the next text, so that no line ends in them. */
 static void print_row(const mull_table *t, FILE *f, const int *w, char *const *cells, int width, bool color) {
-    int left = width > 0 ? width : 1 << 30;
+    int left = width > 0 ? width : 1 << 30, owed = 0;
     for (int c = 0; c < t->ncolumns && left > 0; c++) {
         const char *text = cells ? cells[c] : t->columns[c].title;
         char clean[2048];
         int room = w[c] < left ? w[c] : left;
         mull_text_clean(text, room, clean, sizeof clean);
         int pad = w[c] - mull_text_columns(clean);
-        bool last = c == t->ncolumns - 1;
         const char *on = cells && t->columns[c].state ? mull_state_color(text, color)
                          : !cells && color            ? "\033[1m"
                                                       : "";
-        if (t->columns[c].right && pad > 0) fprintf(f, "%*s", pad, "");
-        fprintf(f, "%s%s%s", on, clean, *on ? mull_color_reset(color) : "");
+        if (t->columns[c].right) owed += pad;
+        if (*clean) {
+            fprintf(f, "%*s%s%s%s", owed, "", on, clean, *on ? mull_color_reset(color) : "");
+            owed = 0;
+        }
+        owed += (t->columns[c].right ? 0 : pad) + GAP;
         left -= w[c] + GAP;
-        if (!last && left > 0) fprintf(f, "%*s", (t->columns[c].right ? 0 : pad) + GAP, "");
     }
     fputc('\n', f);
 }
