@@ -9,14 +9,16 @@ fail() {
     printf 'error: %s (%s): %s; %s\n' "$1" "$2" "$3" "$4" >&2
     exit "${5:-1}"
 }
-# build PRESET [CMAKE_FLAGS…]: configure when new, compile what changed. Quiet unless it fails.
+# build PRESET [CMAKE_FLAGS…]: configure when new, compile what changed ($targets only, if set). Quiet unless it fails.
 build() {
     preset=$1
     shift
     mkdir -p "$root/build"
     log=$root/build/$preset.log
     say "building ($preset, $jobs jobs)"
-    if ! (cd "$root" && cmake --preset "$preset" "$@" && cmake --build --preset "$preset" -j "$jobs") >"$log" 2>&1; then
+    # shellcheck disable=SC2086 # words
+    if ! (cd "$root" && cmake --preset "$preset" "$@" &&
+        cmake --build --preset "$preset" -j "$jobs" ${targets:+--target $targets}) >"$log" 2>&1; then
         grep -E 'error:|FAILED|CMake Error' "$log" | head -n 20 >&2
         fail "the build failed" "preset $preset" "the compiler's words are above" "read the whole log in $log"
     fi
