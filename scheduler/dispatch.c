@@ -106,6 +106,7 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
         free(p);
         return;
     }
+    bool refused = false;
     int rows = PQntuples(r->res), next = 0; /* rows come in the order of the items */
     for (size_t i = 0; i < p->n; i++) {
         const planned *it = &p->items[i];
@@ -115,6 +116,7 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
         } else { /* no longer pending, or the node has started anew */
             rename_holder(&l->queue, it->node, -it->job.id, 0);
             mull__refetch(l, &it->job.id, 1);
+            refused = true;
             continue;
         }
         mull_attempt a = {.fence = atoll(PQgetvalue(r->res, row, 2)),
@@ -133,6 +135,7 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
         l->stats.dispatched++;
     }
     free(p);
+    if (refused) mull__refetch_nodes(l);
     mull__kick(l);
 }
 

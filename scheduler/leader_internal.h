@@ -62,6 +62,7 @@ struct mull_leader {
 
     /* reconcile.c */
     bool reconciling;
+    uint64_t nodes_asked, nodes_answered;
     int64_t slice_after; /* pending ids up to here have been read in this round */
 };
 

@@ -207,11 +207,17 @@ static void put_nodes(mull_leader *l, const PGresult *res) {
 }
 
 static void on_nodes(const mull_pg_reply *r, void *arg) {
+    mull_lead_call *c = arg;
+    uint64_t mark = c->mark;
     mull_leader *l;
     void *data;
-    if (!mull__lead_current(arg, &l, &data)) return;
+    if (!mull__lead_current(c, &l, &data)) return;
     if (mull__lead_failed(l, r, "reading nodes")) return;
-    put_nodes(l, r->res);
+    /* Answers of several connections may overtake each other: an older question must not bring an old boot back. */
+    if (mark > l->nodes_answered) {
+        l->nodes_answered = mark;
+        put_nodes(l, r->res);
+    }
     if (l->state == MULL_LOADING)
         read_attempts(l);
     else
@@ -220,7 +226,13 @@ static void on_nodes(const mull_pg_reply *r, void *arg) {
 
 void mull__refetch_nodes(mull_leader *l) {
     const char *params[] = {l->term_text};
-    mull__lead_query(l, "SELECT * FROM mull_leader_nodes($1::bigint)", 1, params, on_nodes, NULL);
+    mull_lead_call *c = mull__lead_call(l, NULL);
+    if (!c) {
+        mull__step_down(l, "out of memory");
+        return;
+    }
+    c->mark = ++l->nodes_asked;
+    mull_pg_query(l->cfg.pg, "SELECT * FROM mull_leader_nodes($1::bigint)", 1, params, on_nodes, c);
 }
 
 /* ---- attempts under way ---- */

@@ -273,12 +273,17 @@ static void on_timer(uv_timer_t *t) {
         drop(c); /* took too long */
 }
 
+static void ignore_notice(void *arg, const char *message) {
+    (void)arg, (void)message;
+}
+
 static void connecting(conn *c) {
     unwatch(c); /* libpq may close this socket and open another under the same number */
     switch (PQconnectPoll(c->pg)) {
     case PGRES_POLLING_OK:
         uv_timer_stop(&c->timer);
         PQsetnonblocking(c->pg, 1);
+        PQsetNoticeProcessor(c->pg, ignore_notice, NULL);
         c->state = READY;
         c->wait_ms = RETRY_MIN_MS;
         if (c->pool->complained) mull_log(MULL_LOG_INFO, "PostgreSQL is back");
