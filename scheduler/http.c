@@ -6,6 +6,8 @@
  * have the response queued. */
 #include "scheduler/http.h"
 
+#include "schema/log.h"
+
 #include <microhttpd.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -477,6 +479,23 @@ int mull_req_peer_uid(const mull_req *req, uid_t *uid) {
     return 0;
 }
 
+/* MHD hands out texts that end at the first NUL: %00 becomes a byte that no path, number or name has. */
+static size_t unescape(void *cls, struct MHD_Connection *conn, char *s) {
+    (void)cls;
+    (void)conn;
+    size_t n = MHD_http_unescape(s);
+    for (size_t i = 0; i < n; i++)
+        if (!s[i]) s[i] = 1;
+    return n;
+}
+
+__attribute__((format(printf, 2, 0))) static void log_line(void *cls, const char *fmt, va_list ap) {
+    (void)cls;
+    char line[300];
+    vsnprintf(line, sizeof line, fmt, ap);
+    mull_log(MULL_LOG_DEBUG, "http: %s", line); /* what clients do wrong is their business */
+}
+
 /* ---- server ---- */
 
 mull_http *mull_http_create(uv_loop_t *loop, mull_http_handler handler, void *arg) {
@@ -500,6 +519,7 @@ int mull_http_listen(mull_http *h, int fd, bool is_unix, mull_err *err) {
     l->is_unix = is_unix;
     l->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, l,
+        MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
         on_connection, h, MHD_OPTION_PER_IP_CONNECTION_LIMIT, is_unix ? 0U : (unsigned)PER_IP,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,

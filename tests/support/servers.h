@@ -62,6 +62,8 @@ bool mull_wait_for(bool (*check)(void *arg), void *arg, int limit_ms);
 
 /* A blocking connection to a unix socket, or -1. */
 int mull_dial(const char *path);
+/* To a port of 127.0.0.1. */
+int mull_dial_tcp(int port);
 /* Sends raw bytes and reads until the peer closes, limit_ms pass or cap is full; returns the count, text NUL-ended. */
 size_t mull_raw(const char *path, const void *bytes, size_t len, char *out, size_t cap, int limit_ms);
 /* One HTTP request (Connection: close) over a unix socket. body may be NULL; type NULL means application/json. Returns
