@@ -31,7 +31,22 @@ static int finish(mull__sha *s, char hex[65]) {
     return MULL_OK;
 }
 
-/* Not in it: paths (the content counts), the shard size (it changes no answer), names and times of the job. */
+static int digest_json(const json_t *o, char hex[65], mull_error *err) {
+    char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    mull__sha *s = mull__sha_create();
+    int rc = text && s ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, "spec", "", "out of memory");
+    if (!rc) {
+        mull__sha_add(s, text, strlen(text));
+        finish(s, hex);
+    }
+    mull__sha_destroy(s);
+    free(text);
+    return rc;
+}
+
+/* Not in it: paths (the content counts), the shard size (it changes no answer), names and times of the job. The folders
+ * that media may come from decide which rows are errors, so a resumed run must have the same, but no id depends on
+ * where they lie. */
 int mull__digest_spec(mull__annotation *a, mull_error *err) {
     const mull_job *j = a->job;
     json_t *o = json_object(), *stop = json_array();
@@ -42,7 +57,6 @@ int mull__digest_spec(mull__annotation *a, mull_error *err) {
     json_object_set_new(o, "latents", int_or_null(j->latents));
     json_object_set_new(o, "max_new_tokens", int_or_null(j->max_new_tokens));
     json_object_set_new(o, "max_pixels", int_or_null(j->max_pixels));
-    json_object_set_new(o, "media_roots", j->media_roots ? json_deep_copy(j->media_roots) : json_array());
     json_object_set_new(o, "min_pixels", int_or_null(j->min_pixels));
     json_object_set_new(o, "mode", text_or_null(j->mode));
     json_object_set_new(o, "nframes", int_or_null(j->nframes));
@@ -54,16 +68,10 @@ int mull__digest_spec(mull__annotation *a, mull_error *err) {
     json_object_set_new(o, "temperature", real_or_null(j->temperature));
     json_object_set_new(o, "top_k", int_or_null(j->top_k));
     json_object_set_new(o, "top_p", real_or_null(j->top_p));
-    char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
-    mull__sha *s = mull__sha_create();
+    int rc = digest_json(o, a->ids_hex, err);
+    if (j->media_roots) json_object_set_new(o, "media_roots", json_deep_copy(j->media_roots));
+    if (!rc) rc = digest_json(o, a->spec_hex, err);
     json_decref(o);
-    int rc = text && s ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, "spec", "", "out of memory");
-    if (!rc) {
-        mull__sha_add(s, text, strlen(text));
-        finish(s, a->spec_hex);
-    }
-    mull__sha_destroy(s);
-    free(text);
     return rc;
 }
 
@@ -154,7 +162,7 @@ int mull__digest_model(mull__annotation *a, mull_error *err) {
     free(list);
     if (!rc) {
         finish(s, a->model_hex);
-        mull__sha_add(s, a->spec_hex, 64);
+        mull__sha_add(s, a->ids_hex, 64);
         mull__sha_add(s, a->model_hex, 64);
         finish(s, a->work_hex);
     }

@@ -15,7 +15,8 @@ typedef struct mull__annotation {
     char *model_name;    /* last part of the checkpoint's path */
     mull__roots roots;
     char input_hex[65], spec_hex[65], model_hex[65];
-    char work_hex[65]; /* of spec and model */
+    char ids_hex[65];  /* of the spec but for paths */
+    char work_hex[65]; /* of that and the model: what ids are made from */
     int64_t rows, shard_rows, shards;
     int64_t context; /* tokens of cache, 0: not decided yet */
     int64_t resumed; /* rows that were done before this start */

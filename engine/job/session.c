@@ -49,10 +49,10 @@ static void sampling(const mull_job *j, mull_session *s) {
     how->max_new_tokens = (int)j->max_new_tokens;
     how->seed = (uint64_t)j->seed;
     how->ignore_eos = j->ignore_eos;
-    if (!isnan(j->temperature)) how->temperature = j->temperature;
-    if (!isnan(j->top_p)) how->top_p = j->top_p;
+    how->temperature = j->temperature;
+    how->top_p = j->top_p;
+    how->top_k = (int)j->top_k;
     if (!isnan(j->repetition_penalty)) how->repetition_penalty = j->repetition_penalty;
-    if (j->top_k >= 0) how->top_k = (int)j->top_k;
     how->stop = j->stop;
     how->nstop = j->nstop;
 }

@@ -171,9 +171,9 @@ int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
                       .shard_rows = 1000,
                       .fps = NAN,
                       .max_new_tokens = 512,
-                      .top_k = -1,
-                      .temperature = NAN,
-                      .top_p = NAN,
+                      .top_k = 0,
+                      .temperature = 0,
+                      .top_p = 1,
                       .repetition_penalty = NAN};
     const char *kind = json_string_value(json_object_get(json, "kind"));
     const json_t *sampling = json_object_get(json, "sampling");

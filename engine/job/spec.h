@@ -9,7 +9,9 @@
 
 typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE } mull_job_kind;
 
-/* Strings and lists belong to json. Numbers that were not given are negative, floats NAN, strings NULL. */
+/* Strings and lists belong to json. Defaults are those of the front door (greedy, 512 tokens, 20 latents), so that a
+ * job by hand and one through the queue give the same bytes. Other numbers that were not given are negative, floats
+ * NAN (then the checkpoint decides), strings NULL. */
 typedef struct mull_job {
     json_t *json;
     mull_job_kind kind;
