@@ -4,6 +4,7 @@
  * One row in seven is bad in some way, and media are among them, so that errors and the vision tower are hit as well.
  * When in the job's life the kill comes is drawn from a seed, which is printed; MULL_FAULT_SEED replays it. */
 #include "tests/support/run.h"
+#include "tests/support/servers.h"
 
 #include <signal.h>
 #include <stdarg.h>

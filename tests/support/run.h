@@ -34,6 +34,5 @@ void mull_write_file(const char *path, const void *data, size_t len);
 /* A child (at any depth) of pid whose command line has this word; 0 when there is none. */
 pid_t mull_find_descendant(pid_t pid, const char *word);
 bool mull_pid_alive(pid_t pid); /* zombies are not */
-void mull_sleep_ms(int ms);
 
 #endif
