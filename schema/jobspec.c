@@ -40,9 +40,10 @@ typedef struct field {
 #define BIG 9007199254740992.0
 static const field sampling_fields[] = {
     {"max_new_tokens", T_INT, ALL, 1, 1 << 20, NULL, "512"},
-    {"temperature", T_NUMBER, ALL, 0, 100, NULL, "0"},
-    {"top_p", T_NUMBER, ALL, 1e-9, 1, NULL, "1"},
-    {"top_k", T_INT, ALL, 0, 1 << 24, NULL, "0"},
+    /* Without a value the checkpoint's generation_config.json decides, as it does by hand. */
+    {"temperature", T_NUMBER, ALL, 0, 100, NULL, NULL},
+    {"top_p", T_NUMBER, ALL, 1e-9, 1, NULL, NULL},
+    {"top_k", T_INT, ALL, 0, 1 << 24, NULL, NULL},
     {"repetition_penalty", T_NUMBER, ALL, 1e-3, 100, NULL, NULL},
     {"seed", T_INT, ALL, 0, BIG, NULL, "0"},
     {"stop", T_TEXTS, ALL, 0, 64, NULL, NULL},

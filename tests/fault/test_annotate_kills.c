@@ -19,7 +19,8 @@
 
 #include <cmocka.h>
 
-enum { ROWS = 240, JOB_SECONDS = 240 };
+/* Long enough to be disturbed on a fast machine: wait_for_the_middle fails when it is not. */
+enum { ROWS = 840, JOB_SECONDS = 240 };
 
 #define BIN(name) MULL_BIN_DIR "/" name
 
@@ -78,7 +79,7 @@ static int set_up(void **unused) {
     free(mull_run_ok((const char *[]){BIN("mull-engine"), "init", "--preset", "tiny", "--out", model, NULL}, 60));
     char *out = in_folder("reference");
     free(mull_run_ok((const char *[]){BIN("mull-engine"), "annotate", "--model", model, "--in", input, "--out", out,
-                                      "--max-new-tokens", "64", "--shard-rows", "50", "--media-root",
+                                      "--max-new-tokens", "200", "--shard-rows", "50", "--media-root",
                                       MULL_TEST_DATA "/media", NULL},
                      JOB_SECONDS));
     free(out);
@@ -121,7 +122,7 @@ static void wait_for_the_middle(const char *id) {
         if (ended) fail_msg("job %s ended as %s before it could be disturbed", id, s);
         json_decref(j);
         if (done > 0) {
-            mull_sleep_ms(rand() % 1500);
+            mull_sleep_ms(rand() % 800);
             return;
         }
         mull_sleep_ms(50);
@@ -149,7 +150,7 @@ static void kill_in_the_middle(const char *victim) {
     char out[600], id[64];
     snprintf(out, sizeof out, "%s/out-%s-%d", folder, victim, rand());
     json_t *job = mull_run_json((const char *[]){BIN("mull"), "submit", "annotate", "--model", model, "--in", input,
-                                                 "--out", out, "--max-new-tokens", "64", "--shard-rows", "50",
+                                                 "--out", out, "--max-new-tokens", "200", "--shard-rows", "50",
                                                  "--media-root", MULL_TEST_DATA "/media", "--json", NULL},
                                 30);
     snprintf(id, sizeof id, "%s", json_string_value(json_object_get(job, "id")));
