@@ -49,6 +49,8 @@ static const field FIELDS[] = {
     {"begin_ms", T_SKIP, 0, 0, 0},
     {"hold", T_SKIP, 0, 0, 0},
     {"retries", T_SKIP, 0, 0, 0},
+    {"attempt", T_SKIP, 0, 0, 0},
+    {"fence", T_SKIP, 0, 0, 0},
     {"array", T_SKIP, 0, 0, 0},
     {"created", T_SKIP, 0, 0, 0}, /* no part of the answer: the same work gives the same bytes whenever it is done */
     {"sampling", T_SKIP, 0, 0, 0},
