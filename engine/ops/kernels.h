@@ -28,6 +28,14 @@ typedef void (*mull_gemm_dot_fn)(int mr, int64_t k, const uint16_t *a, const uin
  * b [k4][32][4] signed. The caller removes the offset. */
 typedef void (*mull_gemm_i8_fn)(int mr, int64_t k4, const uint8_t *a, int64_t lda, const int8_t *b, int32_t *c);
 
+/* One step of AdamW, the same for all values of a call. */
+typedef struct mull_adamw {
+    float clip;                 /* what gradients are multiplied with first */
+    float keep;                 /* 1 - lr * weight decay */
+    float beta2, one_beta1, one_beta2;
+    float step, inv_root, eps; /* lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
+} mull_adamw;
+
 typedef struct mull_kernels {
     const char *name;
     int mr; /* rows of a full gemm block */
@@ -53,6 +61,21 @@ typedef struct mull_kernels {
      * *sum are carried; returns the factor that earlier sums must be multiplied with. */
     float (*softmax_step)(float *s, int n, float scale, float *max, float *sum);
     void (*scale_row)(float *x, int64_t n, float f);
+    /* Training (kernels_train_impl.h): y += a x; dx and dw accumulate, dw may be NULL; exp_sum is the sum of
+     * exp(mul x - sub), exp_scale puts scale exp(mul x - sub) in place (both for mul x <= sub up to rounding, a NaN comes
+     * through); softmax_backward makes dp = scale p (dp - d). row_max is NaN if any value is. */
+    void (*axpy)(float *y, const float *x, float a, int64_t n);
+    float (*dot)(const float *x, const float *y, int64_t n);
+    void (*rmsnorm_backward)(const float *x, int64_t d, const float *w, float eps, const float *dy, float *dx,
+                             float *dw);
+    void (*swiglu_backward)(const float *gate, const float *up, const float *dy, int64_t f, float *dgate, float *dup);
+    void (*gelu_backward)(const float *x, const float *dy, int64_t n, float *dx);
+    float (*row_max)(const float *x, int64_t n);
+    double (*exp_sum)(const float *x, int64_t n, float mul, float sub);
+    void (*exp_scale)(float *x, int64_t n, float mul, float sub, float scale);
+    void (*softmax_backward)(const float *p, float *dp, int64_t n, float d, float scale);
+    double (*square_sum)(const float *x, int64_t n);
+    void (*adamw)(float *w, const float *g, float *m, float *v, int64_t n, const mull_adamw *o);
     /* The roofs: the sum of the bytes' words (bytes a multiple of 4096), and multiply-adds on registers alone, which
      * return their FLOP. *sink takes a result, so that the work cannot be left out. */
     uint64_t (*read_sum)(const void *data, size_t bytes);

@@ -7,9 +7,10 @@
 #include "engine/ops/kernels.h"
 #include "engine/ops/simd.h"
 #include "engine/core/dtype.h"
-#ifdef MULL_VNNI
+#if MULL_VL > 4
 #include <immintrin.h>
 #endif
+#include <stdbool.h>
 
 #define NV (MULL_NR / MULL_VL)
 
@@ -346,6 +347,8 @@ static void scale_row(float *x, int64_t n, float f) {
     for (; i < n; i++) x[i] *= f;
 }
 
+#include "engine/ops/kernels_train_impl.h"
+
 /* ---- roofs */
 static uint64_t read_sum(const void *data, size_t bytes) {
     typedef uint64_t vq __attribute__((vector_size(4 * MULL_VL)));
@@ -421,6 +424,17 @@ const mull_kernels MULL_TABLE = {
     .rope = rope,
     .softmax_step = softmax_step,
     .scale_row = scale_row,
+    .axpy = axpy,
+    .dot = dot,
+    .rmsnorm_backward = rmsnorm_backward,
+    .swiglu_backward = swiglu_backward,
+    .gelu_backward = gelu_backward,
+    .row_max = row_max,
+    .exp_sum = exp_sum,
+    .exp_scale = exp_scale,
+    .softmax_backward = softmax_backward,
+    .square_sum = square_sum,
+    .adamw = adamw,
     .read_sum = read_sum,
     .peak_f32 = peak_f32,
     .peak_i8 = peak_i8,
