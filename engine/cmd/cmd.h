@@ -18,6 +18,7 @@
     X("plan-media", plan_media, "the resize and frame formulas alone, JSONL on stdin")                                 \
     X("forward", forward, "run a case file, write the oracle's tensors")                                               \
     X("generate", generate, "answer one prompt")                                                                       \
+    X("grad", grad, "loss and every gradient of a training case")                                                      \
     X("annotate", annotate, "answer a file of prompts")                                                                \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \
     X("run", run, "run a job spec from stdin, events on fd 3 (what the worker starts)")

@@ -271,7 +271,7 @@ static size_t matrix_bytes(const mull_model *m) {
         const mull_vision_block *b = &w->vision.blocks[i];
         n += bytes_of(b->qkv) + bytes_of(b->proj) + bytes_of(b->gate_up) + bytes_of(b->down);
     }
-    for (int i = 0; i < m->config.layers; i++) {
+    for (int i = 0; w->layers && i < m->config.layers; i++) {
         const mull_lm_layer *y = &w->layers[i];
         n += bytes_of(y->qkv) + bytes_of(y->o) + bytes_of(y->gate_up) + bytes_of(y->down);
     }
@@ -314,7 +314,7 @@ int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **o
         l.vision_type = l.type == MULL_WEIGHT_INT8 ? MULL_WEIGHT_BF16 : l.type;
         l.m->type = l.type;
         load_vision(&l);
-        if (!l.nomem) load_lm(&l);
+        if (!l.nomem && !(opts && opts->vision_only)) load_lm(&l);
         if (l.nomem)
             rc = mull_fail(err, MULL_ENOMEM, WHAT, dir, "use --dtype bf16 or int8, or a machine with more memory",
                            "the weights do not fit into memory");

@@ -30,8 +30,8 @@ typedef void (*mull_gemm_i8_fn)(int mr, int64_t k4, const uint8_t *a, int64_t ld
 
 /* One step of AdamW, the same for all values of a call. */
 typedef struct mull_adamw {
-    float clip;                 /* what gradients are multiplied with first */
-    float keep;                 /* 1 - lr * weight decay */
+    float clip; /* what gradients are multiplied with first */
+    float keep; /* 1 - lr * weight decay */
     float beta2, one_beta1, one_beta2;
     float step, inv_root, eps; /* lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
 } mull_adamw;
@@ -62,8 +62,8 @@ typedef struct mull_kernels {
     float (*softmax_step)(float *s, int n, float scale, float *max, float *sum);
     void (*scale_row)(float *x, int64_t n, float f);
     /* Training (kernels_train_impl.h): y += a x; dx and dw accumulate, dw may be NULL; exp_sum is the sum of
-     * exp(mul x - sub), exp_scale puts scale exp(mul x - sub) in place (both for mul x <= sub up to rounding, a NaN comes
-     * through); softmax_backward makes dp = scale p (dp - d). row_max is NaN if any value is. */
+     * exp(mul x - sub), exp_scale puts scale exp(mul x - sub) in place (both for mul x <= sub up to rounding, a NaN
+     * comes through); softmax_backward makes dp = scale p (dp - d). row_max is NaN if any value is. */
     void (*axpy)(float *y, const float *x, float a, int64_t n);
     float (*dot)(const float *x, const float *y, int64_t n);
     void (*rmsnorm_backward)(const float *x, int64_t d, const float *w, float eps, const float *dy, float *dx,

@@ -1,0 +1,55 @@
+/* The language model forward and backward over packed sequences, by hand, layer by layer: no graph is recorded. All
+ * activations lie in one arena that is planned from the largest batch; a batch that fits allocates nothing.
+ *
+ * One step: mull_net_forward; mull_net_gather the rows that a loss needs; losses add to mull_net_dh; mull_net_backward.
+ * Gradients accumulate (+=) in the parameters' float32 arena. Not thread-safe. */
+#ifndef MULL_ENGINE_TRAIN_NET_H
+#define MULL_ENGINE_TRAIN_NET_H
+
+#include "engine/data/recipe.h"
+#include "engine/train/params.h"
+
+typedef struct mull_net mull_net;
+
+/* One packed batch of T rows. Borrowed during forward and backward. */
+typedef struct mull_net_batch {
+    int64_t rows;
+    const int32_t *ids;           /* [T] */
+    const int32_t *pos;           /* [3, T]: t, h, w */
+    const float *const *features; /* [T]: the row's input instead of its embedding; NULL entries, or NULL */
+    float *const *d_features;     /* [T]: where the gradient of such a row is written, or NULL */
+    const int32_t *cu;            /* [nseq + 1] borders of the sequences */
+    int nseq;
+} mull_net_batch;
+
+typedef struct mull_net_opts {
+    mull_recompute recompute; /* what the backward computes again instead of keeping: nothing, attention, layers */
+    float lora_scale;         /* alpha / rank */
+} mull_net_opts;
+
+/* params, c and pool are borrowed. Nothing is allocated for activations before mull_net_reserve. */
+int mull_net_create(const mull_config *c, mull_params *params, mull_pool *pool, const mull_net_opts *opts,
+                    mull_net **out, mull_error *err);
+void mull_net_destroy(mull_net *n);
+/* Room for batches of so many rows of which loss_rows take part in a loss; keeps more if there is more. */
+int mull_net_reserve(mull_net *n, int64_t rows, int64_t loss_rows, mull_error *err);
+/* Bytes of the arena for such a batch, without a net: what a plan prints. */
+size_t mull_net_plan(const mull_config *c, mull_recompute recompute, int64_t rows, int64_t loss_rows);
+size_t mull_net_bytes(const mull_net *n);
+
+void mull_net_forward(mull_net *n, const mull_net_batch *b);
+/* Final-norm hidden states of the rows named, [count, hidden]; a row may come twice. dh [count, hidden] starts at 0. */
+void mull_net_gather(mull_net *n, const int32_t *rows, int64_t count);
+const float *mull_net_hidden(const mull_net *n);
+float *mull_net_dh(mull_net *n);
+/* The backward of everything from dh on. */
+void mull_net_backward(mull_net *n, const mull_net_batch *b);
+
+/* Log-probabilities of targets under the head, for gathered rows [0, count), at this temperature: logp [count].
+ * slope (NULL: no gradient) gives d loss / d logp of row i; dh and the head's gradient accumulate. Logits exist for a
+ * chunk of rows at a time, never for all. */
+typedef double (*mull_net_slope)(void *ctx, int64_t i, double logp);
+void mull_net_head(mull_net *n, const int32_t *targets, int64_t count, double temperature, mull_net_slope slope,
+                   void *ctx, double *logp);
+
+#endif

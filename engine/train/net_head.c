@@ -1,0 +1,57 @@
+/* Head and cross-entropy in one; see mull_net_head. For a chunk of rows: logits, their log-sum, and in their place the
+ * gradient coef (onehot - softmax) / temperature, then the two products back. Nothing of size [rows, vocabulary] lives
+ * longer than a chunk. */
+#include "engine/ops/gemm.h"
+#include "engine/ops/kernels.h"
+#include "engine/train/net_internal.h"
+
+#include <assert.h>
+#include <math.h>
+
+typedef struct chunk {
+    const mull_kernels *kn;
+    float *logits;
+    int64_t vocab, rows, row0;
+    const int32_t *targets;
+    double temperature;
+    mull_net_slope slope;
+    void *ctx;
+    double *logp;
+} chunk;
+
+static void row_task(void *ctx, int part, int parts) {
+    chunk *k = ctx;
+    float mul = (float)(1 / k->temperature);
+    for (int64_t r = k->rows * part / parts; r < k->rows * (part + 1) / parts; r++) {
+        float *x = k->logits + r * k->vocab;
+        int64_t i = k->row0 + r;
+        float top = k->kn->row_max(x, k->vocab) * mul;
+        double sum = k->kn->exp_sum(x, k->vocab, mul, top), lse = (double)top + log(sum);
+        k->logp[i] = (double)x[k->targets[i]] * mul - lse;
+        if (!k->slope) continue;
+        double coef = k->slope(k->ctx, i, k->logp[i]) / k->temperature;
+        /* exp(x - top) / sum rather than exp(x - lse): lse would lose its last digits to float32. */
+        k->kn->exp_scale(x, k->vocab, mul, top, (float)(-coef / sum));
+        x[k->targets[i]] += (float)coef;
+    }
+}
+
+void mull_net_head(mull_net *n, const int32_t *targets, int64_t count, double temperature, mull_net_slope slope,
+                   void *ctx, double *logp) {
+    assert(count <= n->ngathered);
+    int64_t h = n->c->hidden, v = n->c->vocab;
+    mull_dtype type;
+    const void *w = mull__data(n->head, &type);
+    /* Chunks of even height. */
+    int64_t chunks = n->chunk ? (count + n->chunk - 1) / n->chunk : 0,
+            rows = chunks ? (count + chunks - 1) / chunks : 0;
+    for (int64_t r = 0; r < count; r += rows) {
+        int64_t k = count - r < rows ? count - r : rows;
+        chunk c = {mull_kernels_get(), n->logits, v, k, r, targets, temperature, slope, ctx, logp};
+        mull_linear(n->pool, n->h + r * h, k, h, w, type, h, v, NULL, n->logits, v, false);
+        mull_pool_run(k * v < 16384 ? NULL : n->pool, row_task, &c, (int)(k < 64 ? k : 64));
+        if (!slope) continue;
+        mull_linear_dx(n->pool, n->logits, k, v, w, type, h, v, n->dh + r * h, h, true);
+        if (n->head->g) mull_linear_dw(n->pool, n->logits, k, v, n->h + r * h, h, h, v, n->head->g);
+    }
+}
