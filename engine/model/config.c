@@ -171,6 +171,13 @@ static void read_tokens(reader *r, mull_config *c) {
     c->latent_start = token(r, "latent_start_id", -1);
     c->latent_end = token(r, "latent_end_id", -1);
     c->latent_image = token(r, "imagelatent_token_id", -1);
+    /* The release's checkpoints name none of them: it appended them behind Qwen's 151665 entries. */
+    if (c->latent_pad < 0 && c->latent_start < 0 && c->latent_end < 0 && c->latent_image < 0 && c->vocab >= 151669) {
+        c->latent_pad = 151665;
+        c->latent_start = 151666;
+        c->latent_end = 151667;
+        c->latent_image = 151668;
+    }
 }
 
 /* One id or a list of ids. */

@@ -1,5 +1,6 @@
 /* Products of plain row-major matrices, as training needs them: weights change every step, so nothing is packed ahead.
- * Every output is one chain of multiply-adds in ascending k, so it does not depend on the number of threads. */
+ * Every output is one fixed sequence of
+ * additions, so it does not depend on the number of threads. */
 #ifndef MULL_ENGINE_OPS_GEMM_H
 #define MULL_ENGINE_OPS_GEMM_H
 
