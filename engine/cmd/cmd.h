@@ -20,6 +20,7 @@
     X("generate", generate, "answer one prompt")                                                                       \
     X("grad", grad, "loss and every gradient of a training case")                                                      \
     X("reward", reward, "score completions against solutions, JSONL on stdin")                                         \
+    X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \
     X("annotate", annotate, "answer a file of prompts")                                                                \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \
     X("run", run, "run a job spec from stdin, events on fd 3 (what the worker starts)")
