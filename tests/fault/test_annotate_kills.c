@@ -20,7 +20,7 @@
 #include <cmocka.h>
 
 /* Long enough to be disturbed on a fast machine: wait_for_the_middle fails when it is not. */
-enum { ROWS = 840, JOB_SECONDS = 240 };
+enum { ROWS = 2400, JOB_SECONDS = 240 };
 
 #define BIN(name) MULL_BIN_DIR "/" name
 
@@ -122,7 +122,7 @@ static void wait_for_the_middle(const char *id) {
         if (ended) fail_msg("job %s ended as %s before it could be disturbed", id, s);
         json_decref(j);
         if (done > 0) {
-            mull_sleep_ms(rand() % 800);
+            mull_sleep_ms(rand() % 400);
             return;
         }
         mull_sleep_ms(50);
