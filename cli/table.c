@@ -57,7 +57,7 @@ static void print_row(const mull_table *t, FILE *f, const int *w, char *const *c
         char clean[2048];
         int room = w[c] < left ? w[c] : left;
         mull_text_clean(text, room, clean, sizeof clean);
-        int pad = w[c] - mull_text_columns(clean);
+        int pad = room - mull_text_columns(clean); /* a cut column is as wide as what is left */
         const char *on = cells && t->columns[c].state ? mull_state_color(text, color)
                          : !cells && color            ? "\033[1m"
                                                       : "";
