@@ -4,10 +4,10 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char LONGEST[] = "/pg/.s.PGSQL.5432";
+enum { LONGEST = sizeof "/pg/.s.PGSQL.5432" - 1 }; /* of the paths below run */
 
 bool mull_paths_fit(const char *run) {
-    return strlen(run) + sizeof LONGEST - 1 <= MULL_SOCKET_PATH_MAX && !strchr(run, ',');
+    return strlen(run) + LONGEST <= MULL_SOCKET_PATH_MAX && !strchr(run, ',');
 }
 
 void mull_paths_set_run(mull_state_dir *d, const char *run) {

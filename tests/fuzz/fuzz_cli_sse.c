@@ -17,6 +17,7 @@ static int on_event(const char *event, const json_t *data, void *arg) {
     return 0;
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!size) return 0;
     mull_sse s = {.cb = on_event};
