@@ -1,0 +1,18 @@
+/* What the files of checkpoints share. */
+#ifndef MULL_ENGINE_TRAIN_CHECKPOINT_INTERNAL_H
+#define MULL_ENGINE_TRAIN_CHECKPOINT_INTERNAL_H
+
+#include "engine/train/checkpoint.h"
+
+#include <jansson.h>
+
+/* A synced file of the folder. */
+int mull__checkpoint_put(const char *dir, const char *name, const void *data, size_t len, mull_error *err);
+/* Takes the reference; NULL is out of memory. */
+int mull__checkpoint_json(const char *dir, const char *name, json_t *v, mull_error *err);
+/* The folder with its files; 0, or -1 with errno. */
+int mull__checkpoint_remove(const char *dir);
+int mull__optimizer_save(const char *dir, const mull_params *p, mull_error *err);
+int mull__optimizer_load(const char *dir, mull_params *p, mull_error *err);
+
+#endif

@@ -1,0 +1,238 @@
+/* The optimiser's file and the state of a run; the format is in checkpoint.h. Reading treats the file as foreign:
+ * names, places and lengths are checked against the parameters before a value is taken. */
+#include "engine/core/buf.h"
+#include "engine/model/safetensors.h"
+#include "engine/train/checkpoint_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zstd.h>
+
+static const char NAME[] = "optimizer-00000-of-00001.zst", MAGIC[] = "MULLOPT1";
+static const char *const SAVE = "cannot save the checkpoint", *const LOAD = "cannot resume";
+enum { HEADER_MAX = 64 << 20 };
+
+/* ---- writing */
+typedef struct writer {
+    FILE *f;
+    ZSTD_CCtx *z;
+    char *buf;
+    size_t cap;
+    const char *path;
+    mull_error *err;
+} writer;
+
+static int put(writer *w, const void *data, size_t len, ZSTD_EndDirective mode) {
+    ZSTD_inBuffer in = {data, len, 0};
+    for (;;) {
+        ZSTD_outBuffer out = {w->buf, w->cap, 0};
+        size_t left = ZSTD_compressStream2(w->z, &out, &in, mode);
+        if (ZSTD_isError(left))
+            return mull_fail(w->err, MULL_EINTERNAL, SAVE, w->path, NULL, "zstd: %s", ZSTD_getErrorName(left));
+        if (out.pos && fwrite(w->buf, 1, out.pos, w->f) != out.pos)
+            return mull_fail_errno(w->err, errno, SAVE, w->path, "free space; earlier checkpoints are whole");
+        if (mode == ZSTD_e_end ? left == 0 : in.pos == in.size) return MULL_OK;
+    }
+}
+
+static json_t *header(const mull_params *p) {
+    json_t *params = json_array();
+    for (size_t i = 0; i < p->n; i++)
+        if (p->list[i].at >= 0)
+            json_array_append_new(params, json_pack("{s:s,s:I,s:I}", "name", p->list[i].name, "at",
+                                                    (json_int_t)p->list[i].at, "count", (json_int_t)p->list[i].count));
+    json_t *arrays = json_pack("[s,s]", "exp_avg", "exp_avg_sq");
+    if (p->half) json_array_append_new(arrays, json_string("master"));
+    return json_pack("{s:i,s:i,s:i,s:I,s:I,s:I,s:o,s:o}", "version", 1, "rank", 0, "world", 1, "trained",
+                     (json_int_t)p->trained, "lo", (json_int_t)0, "hi", (json_int_t)p->trained, "arrays", arrays,
+                     "params", params);
+}
+
+int mull__optimizer_save(const char *dir, const mull_params *p, mull_error *err) {
+    char *path = mull_path_join(dir, NAME);
+    json_t *h = header(p);
+    char *text = h ? json_dumps(h, JSON_COMPACT) : NULL;
+    writer w = {.cap = ZSTD_CStreamOutSize(), .path = path, .err = err};
+    w.buf = malloc(w.cap);
+    w.z = ZSTD_createCCtx();
+    int rc = MULL_OK;
+    if (!path || !text || !w.buf || !w.z) {
+        rc = mull_fail(err, MULL_ENOMEM, SAVE, NAME, NULL, "out of memory");
+        goto out;
+    }
+    ZSTD_CCtx_setParameter(w.z, ZSTD_c_compressionLevel, 1);
+    ZSTD_CCtx_setParameter(w.z, ZSTD_c_checksumFlag, 1);
+    if (!(w.f = fopen(path, "wbe"))) {
+        rc = mull_fail_errno(err, errno, SAVE, path, "check the folder");
+        goto out;
+    }
+    uint64_t len = strlen(text);
+    unsigned char size[8];
+    for (int i = 0; i < 8; i++) size[i] = (unsigned char)(len >> 8 * i);
+    size_t bytes = (size_t)p->trained * sizeof(float);
+    rc = put(&w, MAGIC, 8, ZSTD_e_continue);
+    if (!rc) rc = put(&w, size, 8, ZSTD_e_continue);
+    if (!rc) rc = put(&w, text, len, ZSTD_e_continue);
+    if (!rc) rc = put(&w, p->m, bytes, ZSTD_e_continue);
+    if (!rc) rc = put(&w, p->v, bytes, ZSTD_e_continue);
+    for (size_t i = 0; p->half && i < p->n && !rc; i++)
+        if (p->list[i].at >= 0) rc = put(&w, p->list[i].w, (size_t)p->list[i].count * sizeof(float), ZSTD_e_continue);
+    if (!rc) rc = put(&w, NULL, 0, ZSTD_e_end);
+    if (!rc && (fflush(w.f) || fsync(fileno(w.f)))) rc = mull_fail_errno(err, errno, SAVE, path, "free space");
+out:
+    if (w.f) fclose(w.f);
+    ZSTD_freeCCtx(w.z);
+    free(w.buf);
+    free(text);
+    json_decref(h);
+    free(path);
+    return rc;
+}
+
+/* ---- reading */
+typedef struct reader {
+    FILE *f;
+    ZSTD_DCtx *z;
+    char *buf;
+    size_t cap;
+    ZSTD_inBuffer in;
+    const char *path;
+    mull_error *err;
+} reader;
+
+static int broken(reader *r, const char *why) {
+    return mull_fail(r->err, MULL_EFORMAT, LOAD, r->path, "resume from an earlier checkpoint", "%s", why);
+}
+
+static int take(reader *r, void *data, size_t len) {
+    ZSTD_outBuffer out = {data, len, 0};
+    while (out.pos < len) {
+        if (r->in.pos == r->in.size) {
+            r->in = (ZSTD_inBuffer){r->buf, fread(r->buf, 1, r->cap, r->f), 0};
+            if (!r->in.size) return broken(r, "the file is cut short");
+        }
+        size_t rc = ZSTD_decompressStream(r->z, &out, &r->in);
+        if (ZSTD_isError(rc)) return broken(r, ZSTD_getErrorName(rc));
+    }
+    return MULL_OK;
+}
+
+/* The frame must end here: its checksum is only then known to be right. */
+static int finish(reader *r) {
+    char one;
+    for (;;) {
+        ZSTD_outBuffer out = {&one, 1, 0};
+        size_t rc = ZSTD_decompressStream(r->z, &out, &r->in);
+        if (ZSTD_isError(rc)) return broken(r, ZSTD_getErrorName(rc));
+        if (out.pos) return broken(r, "the file is longer than its header says");
+        if (rc == 0) return MULL_OK;
+        if (r->in.pos == r->in.size) {
+            r->in = (ZSTD_inBuffer){r->buf, fread(r->buf, 1, r->cap, r->f), 0};
+            if (!r->in.size) return broken(r, "the file is cut short");
+        }
+    }
+}
+
+static int check_header(reader *r, const json_t *h, const mull_params *p, bool *master) {
+    const json_t *params = json_object_get(h, "params");
+    size_t n = 0;
+    if (json_integer_value(json_object_get(h, "version")) != 1) return broken(r, "it has another version than 1");
+    if (json_integer_value(json_object_get(h, "trained")) != p->trained ||
+        json_integer_value(json_object_get(h, "lo")) != 0 || json_integer_value(json_object_get(h, "hi")) != p->trained)
+        return broken(r, "it was made with other trained tensors (freeze, lora_rank or lora_targets differ)");
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->list[i].at < 0) continue;
+        const json_t *q = json_array_get(params, n++);
+        const char *name = json_string_value(json_object_get(q, "name"));
+        if (!name || strcmp(name, p->list[i].name) || json_integer_value(json_object_get(q, "at")) != p->list[i].at)
+            return broken(r, "it was made with other trained tensors (freeze, lora_rank or lora_targets differ)");
+    }
+    *master = json_array_size(json_object_get(h, "arrays")) == 3;
+    return MULL_OK;
+}
+
+int mull__optimizer_load(const char *dir, mull_params *p, mull_error *err) {
+    char *path = mull_path_join(dir, NAME), *text = NULL;
+    reader r = {.cap = ZSTD_DStreamInSize(), .path = path, .err = err};
+    json_t *h = NULL;
+    r.buf = malloc(r.cap);
+    r.z = ZSTD_createDCtx();
+    int rc = path && r.buf && r.z ? MULL_OK : mull_fail(err, MULL_ENOMEM, LOAD, NAME, NULL, "out of memory");
+    if (!rc && !(r.f = fopen(path, "rbe")))
+        rc = mull_fail_errno(err, errno, LOAD, path, "resume from a folder that mull-engine train wrote");
+    unsigned char start[16];
+    if (!rc) rc = take(&r, start, sizeof start);
+    uint64_t len = 0;
+    for (int i = 0; i < 8; i++) len |= (uint64_t)start[8 + i] << 8 * i;
+    if (!rc && (memcmp(start, MAGIC, 8) || len > HEADER_MAX)) rc = broken(&r, "it is no optimiser state of mull");
+    if (!rc && !(text = malloc((size_t)len + 1))) rc = mull_fail(err, MULL_ENOMEM, LOAD, NAME, NULL, "out of memory");
+    if (!rc) rc = take(&r, text, (size_t)len);
+    if (!rc && !(h = json_loadb(text, (size_t)len, 0, NULL))) rc = broken(&r, "its header is no JSON");
+    bool master = false;
+    size_t bytes = (size_t)p->trained * sizeof(float);
+    if (!rc) rc = check_header(&r, h, p, &master);
+    if (!rc) rc = take(&r, p->m, bytes);
+    if (!rc) rc = take(&r, p->v, bytes);
+    for (size_t i = 0; master && i < p->n && !rc; i++)
+        if (p->list[i].at >= 0) rc = take(&r, p->list[i].w, (size_t)p->list[i].count * sizeof(float));
+    if (!rc) rc = finish(&r);
+    if (!rc && master) mull_params_round(NULL, p);
+    if (r.f) fclose(r.f);
+    ZSTD_freeDCtx(r.z);
+    json_decref(h);
+    free(text);
+    free(r.buf);
+    free(path);
+    return rc;
+}
+
+static int load_adapter(const char *dir, mull_params *p, mull_error *err) {
+    bool any = false;
+    for (size_t i = 0; i < p->n; i++) any |= p->list[i].adapter;
+    if (!any) return MULL_OK;
+    char *path = mull_path_join(dir, "adapter_model.safetensors");
+    mull_safetensors *f = NULL;
+    int rc =
+        path ? mull_safetensors_open(path, &f, err) : mull_fail(err, MULL_ENOMEM, LOAD, dir, NULL, "out of memory");
+    for (size_t i = 0; i < p->n && !rc; i++) {
+        mull_param *q = &p->list[i];
+        const mull_tensor_info *t = q->adapter ? mull_safetensors_find(f, q->name) : NULL;
+        if (!q->adapter) continue;
+        if (!t || t->count != q->count || t->dtype != MULL_F32)
+            rc = mull_fail(err, MULL_EFORMAT, LOAD, path, "use the lora_rank and lora_targets of the run",
+                           "it has no fitting %s", q->name);
+        else
+            memcpy(q->w, t->data, (size_t)t->count * sizeof(float));
+    }
+    if (!rc) mull_params_round(NULL, p);
+    mull_safetensors_close(f);
+    free(path);
+    return rc;
+}
+
+int mull_checkpoint_load(const char *dir, mull_params *p, mull_train_state *s, mull_error *err) {
+    char *path = mull_path_join(dir, "trainer_state.json");
+    json_error_t je;
+    json_t *j = path ? json_load_file(path, 0, &je) : NULL, *at = json_object_get(j, "position");
+    int rc = MULL_OK;
+    if (!j || json_integer_value(json_object_get(j, "version")) != 1)
+        rc = mull_fail(err, MULL_EFORMAT, LOAD, path ? path : dir, "resume from a folder that mull-engine train wrote",
+                       "%s", j ? "it has another version than 1" : je.text);
+    if (!rc)
+        *s = (mull_train_state){.step = json_integer_value(json_object_get(j, "global_step")),
+                                .applied = json_integer_value(json_object_get(j, "applied")),
+                                .skipped = json_integer_value(json_object_get(j, "skipped")),
+                                .loss_mean = json_number_value(json_object_get(j, "loss_mean")),
+                                .loss_var = json_number_value(json_object_get(j, "loss_var")),
+                                .position = {.step = json_integer_value(json_object_get(at, "step")),
+                                             .drawn = json_integer_value(json_object_get(at, "drawn")),
+                                             .bad = json_integer_value(json_object_get(at, "bad")),
+                                             .skipped = json_integer_value(json_object_get(at, "skipped"))}};
+    if (!rc) rc = load_adapter(dir, p, err);
+    if (!rc) rc = mull__optimizer_load(dir, p, err);
+    json_decref(j);
+    free(path);
+    return rc;
+}

@@ -1,0 +1,290 @@
+/* The training loop; see trainer.h. */
+#include "engine/train/trainer.h"
+
+#include "engine/model/weights.h"
+#include "engine/ops/roof.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static const char *const WHAT = "cannot train";
+enum { SKIPPED_MAX = 100 }; /* steps without a finite gradient, one after the other, that end a run */
+
+struct mull_trainer {
+    const mull_recipe *r;
+    const char *out, *model; /* model: what base files are copied from */
+    int64_t steps;
+    mull_model *tower;
+    mull_params params;
+    mull_net *net;
+    mull_pack pack;
+    mull_loss_work work;
+    mull_optim_opts optim;
+    mull_train_state state;
+    double roof; /* FLOP/s, 0: not measured yet */
+    int64_t skipped_row;
+};
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static const char *text(const char *s) {
+    return s ? s : "";
+}
+
+static int unsupported(const mull_recipe *r, mull_error *err) {
+    if (r->kind == MULL_GRPO)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "mmlatent_rl_mode", "train sft, stage1 or stage2",
+                         "this build has the GRPO losses (mull-engine grad) but no rollouts inside training yet");
+    if (!r->freeze_vision)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true",
+                         "this build trains with a frozen vision tower only");
+    if (r->lora_dropout > 0)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "lora_dropout", "set lora_dropout: 0", "there is no dropout");
+    return MULL_OK;
+}
+
+static mull_params_opts params_opts(const mull_recipe *r) {
+    return (mull_params_opts){.freeze = r->freeze,
+                              .moments = true,
+                              .half = r->bf16,
+                              .lora_rank = r->lora_rank,
+                              .lora_targets = r->lora_targets,
+                              .seed = (uint64_t)r->seed};
+}
+
+void mull_trainer_set_steps(mull_trainer *t, int64_t steps) {
+    const mull_recipe *r = t->r;
+    t->steps = steps;
+    t->optim = (mull_optim_opts){.schedule = (mull_schedule)r->lr_scheduler_type,
+                                 .lr = r->learning_rate,
+                                 .beta1 = r->adam_beta1,
+                                 .beta2 = r->adam_beta2,
+                                 .eps = r->adam_epsilon,
+                                 .weight_decay = r->weight_decay,
+                                 .max_grad_norm = r->max_grad_norm,
+                                 .warmup = r->warmup_steps,
+                                 .total = steps};
+    if (!t->optim.warmup) t->optim.warmup = (int64_t)ceil(r->warmup_ratio * (double)steps);
+}
+
+int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_error *err) {
+    const mull_recipe *r = o->recipe;
+    *out = NULL;
+    int rc = unsupported(r, err);
+    if (!rc && !*text(r->model_path))
+        rc = mull_fail(err, MULL_EARG, WHAT, "model_path", "name a checkpoint folder", "no model was given");
+    if (rc) return rc;
+    mull_trainer *t = calloc(1, sizeof *t);
+    if (!t) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    t->r = r;
+    t->out = o->out;
+    /* The tower is frozen and adapters leave the base alone: what is not trained comes from the model's own folder,
+     * also when a checkpoint, which retention may remove, gives the rest. */
+    t->model = r->model_path;
+    const char *weights = o->resume && !r->lora_rank ? o->resume : t->model;
+    mull_trainer_set_steps(t, o->steps);
+    mull_model_opts load = {
+        .weights = r->bf16 ? MULL_WEIGHT_BF16 : MULL_WEIGHT_F32, .threads = o->threads, .vision_only = true};
+    mull_params_opts po = params_opts(r);
+    mull_net_opts no = {.recompute = (mull_recompute)r->recompute};
+    if (r->lora_rank) no.lora_scale = (float)(r->lora_alpha / (double)r->lora_rank);
+    rc = mull_model_load(t->model, &load, &t->tower, err);
+    if (!rc) rc = mull_params_load(weights, mull_model_config(t->tower), &po, &t->params, err);
+    if (!rc && o->resume) rc = mull_checkpoint_load(o->resume, &t->params, &t->state, err);
+    if (!rc)
+        rc = mull_net_create(mull_model_config(t->tower), &t->params, mull_model_pool(t->tower), &no, &t->net, err);
+    if (!rc && mkdir(o->out, 0777) && errno != EEXIST)
+        rc = mull_fail_errno(err, errno, WHAT, o->out, "check the folder above it");
+    if (rc)
+        mull_trainer_destroy(t);
+    else
+        *out = t;
+    return rc;
+}
+
+void mull_trainer_destroy(mull_trainer *t) {
+    if (!t) return;
+    mull_net_destroy(t->net);
+    mull_params_fini(&t->params);
+    mull_pack_fini(&t->pack);
+    mull_loss_work_fini(&t->work);
+    mull_model_destroy(t->tower);
+    free(t);
+}
+
+const mull_config *mull_trainer_config(const mull_trainer *t) {
+    return mull_model_config(t->tower);
+}
+const mull_train_state *mull_trainer_state(const mull_trainer *t) {
+    return &t->state;
+}
+const mull_params *mull_trainer_params(const mull_trainer *t) {
+    return &t->params;
+}
+
+/* ---- a step */
+/* Multiply-adds of the language model for a token, without attention's own: two products back for each one forward. */
+static double flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, int nseq, const int32_t *cu) {
+    const mull_config *c = mull_trainer_config(t);
+    double h = c->hidden, q = (double)c->heads * c->head_dim, kv = (double)c->kv_heads * c->head_dim,
+           per = c->layers * (h * (q + 2 * kv) + q * h + 3.0 * h * c->intermediate), attention = 0;
+    for (int s = 0; s < nseq; s++) {
+        double n = cu[s + 1] - cu[s];
+        attention += c->layers * n * n / 2 * q * 2;
+    }
+    return 6 * (per * (double)rows + h * c->vocab * (double)loss_rows + attention);
+}
+
+static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, mull_step *st, double *work,
+                     mull_error *err) {
+    mull_pack_source tower = mull_pack_tower(t->tower);
+    mull_ce_opts ce = {.norm = (mull_loss_norm)t->r->loss_norm, .stage1 = t->r->kind == MULL_STAGE1, .backward = true};
+    int rc = mull_pack_build(&t->pack, mull_trainer_config(t), b, &tower, err);
+    int64_t loss_rows = rc ? 0 : mull_loss_rows(&t->pack);
+    if (!rc) rc = mull_net_reserve(t->net, b->rows, loss_rows, err);
+    if (rc) return rc;
+    mull_net_forward(t->net, &t->pack.net);
+    rc = mull_loss_ce(t->net, &t->pack, &ce, &t->work, sum, NULL, NULL, err);
+    if (!rc) mull_net_backward(t->net, &t->pack.net);
+    st->tokens += b->rows;
+    *work += flops(t, b->rows, loss_rows, b->nseq, b->cu);
+    return rc;
+}
+
+/* A spike: more than six deviations, and half again, above the running mean of some thirty steps. */
+static bool spike(mull_train_state *s, double loss) {
+    if (!isfinite(loss)) return true;
+    bool warm = s->step >= 20;
+    bool is = warm && loss > s->loss_mean + 6 * sqrt(s->loss_var) && loss > 1.5 * s->loss_mean;
+    double d = loss - s->loss_mean, a = s->step == 0 ? 1 : 1.0 / 30;
+    if (s->step == 0)
+        s->loss_mean = loss;
+    else if (!is) {
+        s->loss_mean += a * d;
+        s->loss_var = (1 - a) * (s->loss_var + a * d * d);
+    }
+    return is;
+}
+
+static int one_step(mull_trainer *t, const mull_train_source *src, const mull_train_hooks *hooks, mull_step *st,
+                    mull_error *err) {
+    mull_loss_sum sum = {0};
+    double start = now(), work = 0;
+    *st = (mull_step){.cos = NAN};
+    mull_params_zero_grad(&t->params);
+    for (bool last = false; !last;) {
+        mull_batch b = {0};
+        if (hooks->stop && hooks->stop(hooks->ctx)) return MULL_ECANCELLED;
+        int rc = src->next(src->ctx, &b, err);
+        if (rc) return rc;
+        last = b.last;
+        rc = one_batch(t, &b, &sum, st, &work, err);
+        src->release(src->ctx, &b);
+        if (rc) return rc;
+    }
+    double weight = sum.weight > 0 ? sum.weight : 1;
+    mull_optim_result o;
+    mull_optim_step(mull_model_pool(t->tower), &t->params, &t->optim, t->state.step, 1 / weight, &t->state.applied, &o);
+    st->loss = sum.loss / weight;
+    st->ce = sum.ce_weight > 0 ? sum.ce / sum.ce_weight : 0;
+    if (sum.cosines) st->cos = sum.cos / (double)sum.cosines;
+    st->spike = spike(&t->state, st->loss);
+    st->grad_norm = o.grad_norm;
+    st->lr = o.lr;
+    st->clip = o.clip;
+    st->skipped = o.skipped;
+    st->samples = sum.samples;
+    st->counted = sum.tokens;
+    st->step = ++t->state.step;
+    t->state.position = src->position(src->ctx);
+    t->state.skipped += o.skipped;
+    t->skipped_row = o.skipped ? t->skipped_row + 1 : 0;
+    st->skipped_so_far = t->state.skipped;
+    st->seconds = now() - start;
+    if (!t->roof) t->roof = mull_roof_flops(mull_model_pool(t->tower), MULL_WEIGHT_F32);
+    st->mfu = t->roof > 0 && st->seconds > 0 ? work / st->seconds / t->roof : 0;
+    return MULL_OK;
+}
+
+static int save(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err) {
+    char path[4096];
+    mull_checkpoint_opts o = {.base = t->model,
+                              .lora_alpha = t->r->lora_alpha,
+                              .lora_rank = t->r->lora_rank,
+                              .lora_targets = t->r->lora_targets};
+    int rc = mull_checkpoint_save(t->out, mull_trainer_config(t), &t->params, &t->state, &o, path, sizeof path, err);
+    if (rc) return rc;
+    if (hooks->checkpoint) hooks->checkpoint(hooks->ctx, t->state.step, path);
+    return mull_checkpoint_retain(t->out, t->r->save_total_limit, err);
+}
+
+int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *src, const mull_train_hooks *hooks,
+                     mull_error *err) {
+    int64_t saved = t->state.step;
+    int rc = MULL_OK;
+    if (until > t->steps) until = t->steps;
+    while (!rc && t->state.step < until) {
+        mull_step st;
+        rc = one_step(t, src, hooks, &st, err);
+        if (rc) break;
+        if (hooks->step) hooks->step(hooks->ctx, &st);
+        if (t->skipped_row >= SKIPPED_MAX)
+            return mull_fail(err, MULL_EFORMAT, WHAT, "gradients", "lower learning_rate, or look at the data",
+                             "%d steps in a row had no finite gradient and were skipped", SKIPPED_MAX);
+        if (t->r->save_steps > 0 && t->state.step % t->r->save_steps == 0) {
+            rc = save(t, hooks, err);
+            saved = t->state.step;
+        }
+    }
+    if ((rc == MULL_OK || rc == MULL_ECANCELLED) && t->state.step > saved) {
+        int failed = save(t, hooks, err);
+        if (failed) return failed;
+    }
+    if (rc == MULL_ECANCELLED)
+        mull_fail(err, rc, "training was stopped", t->out, "run it again with resume_from_checkpoint: true",
+                  "a checkpoint of step %lld was saved", (long long)t->state.step);
+    return rc;
+}
+
+int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, mull_train_plan *out, mull_error *err) {
+    mull_weight_spec *s = NULL;
+    size_t n = 0;
+    *out = (mull_train_plan){0};
+    int rc = mull_weights_list(c, &s, &n, err);
+    if (rc) return rc;
+    int64_t language = 0;
+    for (size_t i = 0; i < n; i++) {
+        int64_t count = 1;
+        for (int d = 0; d < s[i].ndim; d++) count *= s[i].shape[d];
+        out->parameters += count;
+        if (!strncmp(s[i].name, "visual.", 7)) {
+            out->tower += (size_t)count * (r->bf16 ? 2 : 4);
+            continue;
+        }
+        language += count;
+        if (!r->lora_rank && !mull_params_match(r->freeze, s[i].name)) out->trained += count;
+        if (r->lora_rank && s[i].ndim == 2 && strstr(s[i].name, "_proj")) {
+            const char *dot = strstr(s[i].name, ".weight");
+            char module[96], *last;
+            snprintf(module, sizeof module, "%.*s", (int)(dot - s[i].name), s[i].name);
+            last = strrchr(module, '.') + 1;
+            if (!*text(r->lora_targets) || mull_params_match(r->lora_targets, last))
+                out->trained += r->lora_rank * (s[i].shape[0] + s[i].shape[1]);
+        }
+    }
+    free(s);
+    out->weights = (size_t)language * (r->bf16 ? 6 : 4);
+    out->gradients = (size_t)out->trained * 4;
+    out->moments = (size_t)out->trained * 8;
+    out->activations = mull_net_plan(c, (mull_recompute)r->recompute, rows, rows);
+    out->total = out->weights + out->gradients + out->moments + out->activations + out->tower;
+    return MULL_OK;
+}
