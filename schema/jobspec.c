@@ -32,7 +32,7 @@ typedef struct field {
     const char *name;
     field_type type;
     int kinds;
-    double lo, hi;        /* T_INT, T_NUMBER; T_TEXT: hi bytes at most */
+    double lo, hi;        /* T_INT, T_NUMBER; T_TEXT: bytes */
     const char *words;    /* T_WORD: "a|b" */
     const char *fallback; /* JSON, NULL: none */
 } field;
@@ -53,12 +53,12 @@ static const field sampling_fields[] = {
 
 static const field fields[] = {
     {"kind", T_WORD, ALL, 0, 0, "generate|annotate|train|eval|rollout", NULL},
-    {"name", T_TEXT, ALL, 0, 100, NULL, NULL},
-    {"team", T_TEXT, ALL, 0, 64, NULL, "\"default\""},
+    {"name", T_TEXT, ALL, 1, 100, NULL, NULL},
+    {"team", T_TEXT, ALL, 1, 63, NULL, "\"default\""},
     {"priority", T_INT, ALL, -100, 100, NULL, "0"},
     {"time_limit", T_DURATION, ALL, 0, 0, NULL, NULL},
     {"gpus", T_INT, ALL, 0, 4096, NULL, "0"},
-    {"key", T_TEXT, ALL, 0, 200, NULL, NULL},
+    {"key", T_TEXT, ALL, 1, 200, NULL, NULL},
     {"after", T_AFTER, ALL, 0, 0, NULL, NULL},
     {"begin", T_BEGIN, ALL, 0, 0, NULL, NULL},
     {"hold", T_BOOL, ALL, 0, 0, NULL, "false"},
@@ -204,6 +204,8 @@ static void check_value(checker *c, const field *f, const char *path, const json
     case T_TEXT:
         if (!json_is_string(v) || json_string_length(v) > (size_t)f->hi)
             COMPLAIN(c, path, NULL, "must be a text of at most %.0f bytes", f->hi);
+        else if (json_string_length(v) < (size_t)f->lo)
+            COMPLAIN(c, path, NULL, "must not be empty");
         break;
     case T_PATH:
         if (!json_is_string(v) || json_string_value(v)[0] != '/' || json_string_length(v) > 4000)

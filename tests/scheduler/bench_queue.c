@@ -1,0 +1,245 @@
+/* What the queue does in a second: real PostgreSQL with fsync, real Redis, the real scheduler, all on this machine; the
+ * clients and the worker are played by this program. One JSON line a measurement on stdout.
+ *   bench_queue [jobs]     default 20000 */
+#include "scheduler/policy/policy.h"
+#include "tests/scheduler/flow.h"
+
+#include <fcntl.h>
+#include <hiredis/hiredis.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum { CLIENTS = 64, DEVICES = 100 };
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+static double quantile(double *v, size_t n, double q) {
+    qsort(v, n, sizeof *v, by_value);
+    return n ? v[(size_t)((double)(n - 1) * q)] : 0;
+}
+
+typedef struct client {
+    int fd;
+    double from;
+    char in[2000];
+    size_t got;
+} client;
+
+/* Every client submits, waits for the answer, submits again. Returns submits/s. */
+static double submit_many(flow *f, size_t jobs, double *latency) {
+    static client clients[CLIENTS];
+    char body[400], request[700];
+    snprintf(body, sizeof body, "{\"kind\":\"generate\",\"model\":\"%s\",\"prompt\":\"hi\"}", f->model);
+    size_t len =
+        (size_t)snprintf(request, sizeof request, "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
+                         strlen(body), body);
+    struct pollfd p[CLIENTS];
+    size_t sent = 0, done = 0;
+    double begin = now();
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = (client){.fd = mull_dial(f->sock)};
+        p[i] = (struct pollfd){clients[i].fd, POLLIN, 0};
+        if (sent++ >= jobs) continue;
+        clients[i].from = now();
+        if (send(clients[i].fd, request, len, 0) != (ssize_t)len) abort();
+    }
+    while (done < jobs) {
+        poll(p, CLIENTS, 1000);
+        for (int i = 0; i < CLIENTS; i++) {
+            client *c = &clients[i];
+            if (!(p[i].revents & POLLIN)) continue;
+            ssize_t k = recv(c->fd, c->in + c->got, sizeof c->in - 1 - c->got, 0);
+            if (k <= 0) abort();
+            c->got += (size_t)k;
+            c->in[c->got] = 0;
+            if (!strstr(c->in, "\"}")) continue;
+            if (strncmp(c->in, "HTTP/1.1 201", 12) != 0) {
+                fprintf(stderr, "%s\n", c->in);
+                exit(1);
+            }
+            latency[done++] = now() - c->from;
+            c->got = 0;
+            if (sent >= jobs) continue;
+            sent++;
+            c->from = now();
+            if (send(c->fd, request, len, 0) != (ssize_t)len) abort();
+        }
+    }
+    double took = now() - begin;
+    for (int i = 0; i < CLIENTS; i++) close(clients[i].fd);
+    return (double)jobs / took;
+}
+
+typedef struct nodes {
+    redisContext *in, *out;
+    int n;
+    char key[16][80], last[16][40];
+    long long seq[16];
+} nodes;
+
+static void say_event(nodes *w, int node, const char *type, const char *members) {
+    char m[8000];
+    snprintf(
+        m, sizeof m,
+        "{\"v\":1,\"type\":\"%s\",\"node\":\"bench-%d\",\"boot\":\"bench-%d\",\"seq\":%lld,\"at\":1790000000000,%s}",
+        type, node, node, ++w->seq[node], members);
+    const char *argv[] = {"XADD", "mull:events", "*", "m", m};
+    redisAppendCommandArgv(w->out, 5, argv, NULL);
+}
+
+static void drain(nodes *w, int n) {
+    for (void *r; n-- > 0 && redisGetReply(w->out, &r) == REDIS_OK;) freeReplyObject(r);
+}
+
+static void join(nodes *w, flow *f, int n) {
+    memset(w, 0, sizeof *w);
+    w->n = n;
+    w->in = redisConnectUnix(f->s.redis_sock);
+    w->out = redisConnectUnix(f->s.redis_sock);
+    char devices[6000] = "\"devices\":[";
+    for (int i = 0; i < DEVICES; i++)
+        sprintf(devices + strlen(devices), "%s{\"kind\":\"cpu\",\"index\":%d}", i ? "," : "", i);
+    strcat(devices, "]");
+    for (int i = 0; i < n; i++) {
+        snprintf(w->key[i], sizeof w->key[i], "mull:inbox:bench-%d", i);
+        strcpy(w->last[i], "0-0");
+        say_event(w, i, "node_hello", devices);
+    }
+    drain(w, n);
+}
+
+/* Every start is answered by started and ended at once, until jobs starts have been seen. when (may be NULL) gets the
+ * moment of each by its order. Returns the moment of the last. */
+static double work(nodes *w, size_t jobs, double *when) {
+    size_t seen = 0;
+    double t = now();
+    const char *argv[64] = {"XREAD", "COUNT", "500", "BLOCK", "1000", "STREAMS"};
+    for (int n = 0; n < w->n; n++) {
+        argv[6 + n] = w->key[n];
+        argv[6 + w->n + n] = w->last[n];
+    }
+    while (seen < jobs) {
+        redisReply *r = redisCommandArgv(w->in, 6 + 2 * w->n, argv, NULL);
+        int sent = 0;
+        t = now();
+        for (size_t k = 0; r && r->type == REDIS_REPLY_ARRAY && k < r->elements; k++) {
+            int node = atoi(strrchr(r->element[k]->element[0]->str, '-') + 1);
+            redisReply *entries = r->element[k]->element[1];
+            for (size_t i = 0; i < entries->elements; i++) {
+                snprintf(w->last[node], sizeof w->last[node], "%s", entries->element[i]->element[0]->str);
+                json_t *m = json_loads(entries->element[i]->element[1]->element[1]->str, 0, NULL);
+                if (strcmp(text_of(m, "type"), "start") == 0) {
+                    char ids[200], end[400];
+                    snprintf(ids, sizeof ids, "\"job\":\"%s\",\"attempt\":%d,\"fence\":%lld,\"pid\":1",
+                             text_of(m, "job"), (int)json_integer_value(json_object_get(m, "attempt")),
+                             (long long)json_integer_value(json_object_get(m, "fence")));
+                    snprintf(end, sizeof end, "%s,\"exit_code\":0,\"exit_signal\":null,\"class\":\"ok\"", ids);
+                    say_event(w, node, "attempt_started", ids);
+                    say_event(w, node, "attempt_ended", end);
+                    sent += 2;
+                    if (when) when[seen] = t;
+                    seen++;
+                }
+                json_decref(m);
+            }
+        }
+        freeReplyObject(r);
+        drain(w, sent);
+    }
+    return t;
+}
+
+/* One pass over pending jobs and nodes of which half are busy; the median of several. */
+static void pass(size_t pending, size_t n) {
+    enum { ROUNDS = 11, MOST = 512 };
+    mull_policy_job *jobs = calloc(pending, sizeof *jobs);
+    mull_policy_node *all = calloc(n, sizeof *all);
+    uint32_t *scratch = calloc(pending, sizeof *scratch);
+    uint8_t *reasons = calloc(pending, 1);
+    mull_policy_decision d[MOST];
+    double took[ROUNDS];
+    size_t decided = 0;
+    for (int r = 0; r < ROUNDS; r++) {
+        for (size_t i = 0; i < pending; i++)
+            jobs[i] = (mull_policy_job){.id = (int64_t)i + 1,
+                                        .priority = (int32_t)(i * 7919 % 201) - 100,
+                                        .gpus = (int32_t)(i % 9),
+                                        .avoid_node = -1};
+        for (size_t i = 0; i < n; i++)
+            all[i] = (mull_policy_node){
+                .free_cpu = 8, .total_cpu = 16, .free_cuda = (int32_t)(i % 9), .total_cuda = 8, .up = true};
+        mull_policy_in in = {jobs, pending, all, n, 1};
+        mull_policy_out out = {.decisions = d, .max_decisions = MOST, .reasons = reasons, .scratch = scratch};
+        double t = now();
+        mull_policy_run(&in, &out);
+        took[r] = (now() - t) * 1e3;
+        decided = out.decision_count;
+    }
+    printf("{\"bench\":\"pass\",\"pending\":%zu,\"nodes\":%zu,\"started\":%zu,\"ms\":%.3g,\"target_ms\":50}\n", pending,
+           n, decided, quantile(took, ROUNDS, 0.5));
+    free(jobs), free(all), free(scratch), free(reasons);
+}
+
+static double cpu_of(pid_t pid) {
+    char path[64];
+    unsigned long user = 0, sys = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *in = fopen(path, "r");
+    if (in && fscanf(in, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &sys) != 2)
+        user = sys = 0;
+    if (in) fclose(in);
+    return (double)(user + sys) / (double)sysconf(_SC_CLK_TCK);
+}
+
+int main(int argc, char **argv) {
+    size_t jobs = argc > 1 ? (size_t)atoll(argv[1]) : 20000;
+    if (jobs < 1000 || jobs > 10000000) {
+        fprintf(stderr, "error: wrong usage (bench_queue): jobs is a number from 1000; see ops/bench.d/queue --help\n");
+        return 2;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    pass(100000, 1000);
+    pass(1000000, 1000);
+    flow f;
+    flow_start(&f, MULL_DURABLE);
+    double *v = calloc(jobs, sizeof *v), *start = calloc(jobs, sizeof *start);
+    double cpu = cpu_of(f.scheduler);
+    double rate = submit_many(&f, jobs, v);
+    printf("{\"bench\":\"submit\",\"jobs\":%zu,\"clients\":%d,\"per_s\":%.0f,\"p50_ms\":%.3g,\"p99_ms\":%.3g,"
+           "\"scheduler_cpu_s\":%.3g,\"target_per_s\":2000}\n",
+           jobs, CLIENTS, rate, quantile(v, jobs, 0.5) * 1e3, quantile(v, jobs, 0.99) * 1e3, cpu_of(f.scheduler) - cpu);
+    nodes w;
+    cpu = cpu_of(f.scheduler);
+    double t = now();
+    join(&w, &f, 10);
+    double end = work(&w, jobs, NULL);
+    printf("{\"bench\":\"dispatch\",\"jobs\":%zu,\"nodes\":10,\"slots\":%d,\"per_s\":%.0f,\"scheduler_cpu_s\":%.3g,"
+           "\"target_per_s\":5000}\n",
+           jobs, 10 * DEVICES, (double)jobs / (end - t), cpu_of(f.scheduler) - cpu);
+    mull_sleep_ms(3000); /* the ends are recorded */
+    /* With capacity free, one at a time: from the answer of the submit to the start at the worker. */
+    enum { ALONE = 500 };
+    double late[ALONE], first[1];
+    for (int i = 0; i < ALONE; i++) {
+        flow_submit(&f, "");
+        double from = now();
+        work(&w, 1, first);
+        late[i] = (first[0] - from) * 1e3;
+        if (late[i] < 0) late[i] = 0;
+    }
+    printf("{\"bench\":\"latency\",\"jobs\":%d,\"p50_ms\":%.3g,\"p99_ms\":%.3g,\"target_p99_ms\":10}\n", ALONE,
+           quantile(late, ALONE, 0.5), quantile(late, ALONE, 0.99));
+    flow_stop(&f);
+    free(v), free(start);
+    return 0;
+}
