@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_COUNT = 256, BLOCK_MS = 1000, RETRY_MS = 300 };
+enum { READ_COUNT = 500, BLOCK_MS = 1000, RETRY_MS = 300 };
 
 static void read_events(mull_leader *l);
 static void read_ready(mull_leader *l);

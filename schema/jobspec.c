@@ -166,7 +166,7 @@ static void check_after(checker *c, const char *path, const json_t *v) {
     char head[32] = "";
     if (s) snprintf(head, sizeof head, "%.*s", colon ? (int)(colon - s) : 31, s);
     if (!ok)
-        COMPLAIN(c, path, s && !find(fields, head) ? mull_nearest(head, words, 3) : NULL,
+        COMPLAIN(c, path, s && *head ? mull_nearest(head, words, 3) : NULL,
                  "must be afterok:ID, afterany:ID or afterfail:ID, more ids after further colons");
 }
 

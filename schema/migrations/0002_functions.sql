@@ -84,6 +84,15 @@ BEGIN
     END IF;
 END $$;
 
+-- The same for statements that only read: no lock, so nothing is written and there is no commit to wait for.
+CREATE FUNCTION mull__read_term(p_term bigint) RETURNS void LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM 1 FROM leader WHERE id = 1 AND term = p_term;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'term % is not current', p_term USING ERRCODE = 'ML001';
+    END IF;
+END $$;
+
 ---------------------------------------------------------------------------------------------------------------------
 -- Front door (any replica, no term)
 
@@ -387,16 +396,14 @@ END $$;
 ---------------------------------------------------------------------------------------------------------------------
 -- Leader: reading
 
--- Pending jobs for the leader's memory: the given ids, or (p_ids NULL) a slice of ids above p_after. A dependency that
--- can never be met cancels the job here, so that nobody waits for it for ever; that may end others in turn, which the
--- next slice sees.
+-- Pending jobs for the leader's memory: the given ids, or (p_ids NULL) a slice of ids above p_after.
 CREATE FUNCTION mull_pending(p_term bigint, p_ids bigint[], p_after bigint, p_limit int)
 RETURNS TABLE (id bigint, priority int, gpus int, hold boolean, eligible_ms bigint, dep text, avoid_node text,
                reason text)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM mull__check_term(p_term);
+    PERFORM mull__read_term(p_term);
     RETURN QUERY
         SELECT j.id, j.priority, j.gpus, j.hold,
                COALESCE(ceil(extract(epoch FROM greatest(j.begin_at, j.not_before)) * 1000), 0)::bigint,
@@ -434,7 +441,7 @@ RETURNS TABLE (fence bigint, job bigint, attempt int, node text, boot text, star
                time_limit_s bigint, deadline_ms bigint, devices jsonb, spec text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM mull__check_term(p_term);
+    PERFORM mull__read_term(p_term);
     RETURN QUERY
         SELECT a.fence, a.job, a.attempt, a.node, a.boot, a.started_at IS NOT NULL, j.cancel_requested,
                COALESCE(j.time_limit_s, 0)::bigint,
@@ -446,7 +453,7 @@ END $$;
 -- Running attempts that a user asked to stop.
 CREATE FUNCTION mull_cancels(p_term bigint) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM mull__check_term(p_term);
+    PERFORM mull__read_term(p_term);
     RETURN QUERY SELECT a.fence FROM attempt a JOIN job j ON j.id = a.job
                   WHERE a.ended_at IS NULL AND j.cancel_requested;
 END $$;
@@ -455,7 +462,7 @@ CREATE FUNCTION mull_leader_nodes(p_term bigint)
 RETURNS TABLE (name text, boot text, state text, devices jsonb) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM mull__check_term(p_term);
+    PERFORM mull__read_term(p_term);
     RETURN QUERY SELECT n.name, n.boot, n.state, n.devices FROM node n ORDER BY n.name;
 END $$;
 
@@ -468,40 +475,49 @@ $$;
 
 -- Starts jobs: {"job","node","boot","devices"} each. A job that is no longer pending (cancelled, held meanwhile) or
 -- whose node has another boot by now is left out of the answer.
+-- One statement for the whole batch; the rows come in the order of the items.
 CREATE FUNCTION mull_dispatch(p_term bigint, p_items jsonb)
 RETURNS TABLE (job bigint, attempt int, fence bigint, time_limit_s bigint, spec text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
-DECLARE
-    item jsonb;
-    j job%ROWTYPE;
 BEGIN
     PERFORM mull__check_term(p_term);
-    FOR item IN SELECT * FROM jsonb_array_elements(p_items) LOOP
-        UPDATE job SET state = 'RUNNING', reason = '', attempt = job.attempt + 1, node = item->>'node',
+    RETURN QUERY
+    WITH item AS (
+        SELECT ord, (x->>'job')::bigint AS job, x->>'node' AS node, x->>'boot' AS boot, x->'devices' AS devices
+          FROM jsonb_array_elements(p_items) WITH ORDINALITY AS t(x, ord)),
+    started AS (
+        UPDATE job SET state = 'RUNNING', reason = '', attempt = job.attempt + 1, node = i.node,
                        started_at = COALESCE(job.started_at, clock_timestamp()), not_before = NULL
-         WHERE id = (item->>'job')::bigint AND state = 'PENDING' AND NOT hold
-           AND EXISTS (SELECT 1 FROM node n WHERE n.name = item->>'node' AND n.boot = item->>'boot' AND n.state = 'UP')
-        RETURNING * INTO j;
-        CONTINUE WHEN NOT FOUND;
+          FROM item i JOIN node n ON n.name = i.node AND n.boot = i.boot AND n.state = 'UP'
+         WHERE job.id = i.job AND job.state = 'PENDING' AND NOT job.hold
+        RETURNING job.id, job.attempt, job.submitted_at, COALESCE(job.time_limit_s, 0)::bigint AS limit_s, i.ord, i.node,
+                  i.boot, i.devices),
+    made AS (
         INSERT INTO attempt (job, attempt, fence, node, boot, state, term, created_at, devices, progress_before)
-        VALUES (j.id, j.attempt, nextval('fence_seq'), j.node, item->>'boot', 'STARTING', p_term, clock_timestamp(),
-                item->'devices', COALESCE((SELECT p.done FROM progress p WHERE p.job = j.id), 0))
-        RETURNING attempt.fence INTO fence;
-        PERFORM mull__event('scheduler', 'dispatch', j.id, j.attempt, fence, jsonb_build_object('node', j.node));
-        job := j.id;
-        attempt := j.attempt;
-        time_limit_s := COALESCE(j.time_limit_s, 0);
-        spec := mull__start_spec(j.id);
-        RETURN NEXT;
-    END LOOP;
+        SELECT s.id, s.attempt, nextval('fence_seq'), s.node, s.boot, 'STARTING', p_term, clock_timestamp(), s.devices,
+               COALESCE((SELECT p.done FROM progress p WHERE p.job = s.id), 0)
+          FROM started s
+        RETURNING attempt.job, attempt.attempt, attempt.fence, attempt.node),
+    audit AS (
+        INSERT INTO event (at, actor, kind, job, attempt, fence, detail)
+        SELECT clock_timestamp(), 'scheduler', 'dispatch', m.job, m.attempt, m.fence, jsonb_build_object('node', m.node)
+          FROM made m)
+    SELECT m.job, m.attempt, m.fence, s.limit_s,
+           (js.spec::jsonb || jsonb_build_object('job', m.job::text,
+                'created', floor(extract(epoch FROM s.submitted_at))::bigint))::text
+      FROM made m JOIN started s ON s.id = m.job JOIN job_spec js ON js.job = m.job
+     ORDER BY s.ord;
 END $$;
 
 -- Reasons of pending jobs, in two arrays of equal length.
 CREATE FUNCTION mull_set_reasons(p_term bigint, p_ids bigint[], p_reasons text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM mull__check_term(p_term);
-    UPDATE job SET reason = r.reason FROM unnest(p_ids, p_reasons) AS r(id, reason)
-     WHERE job.id = r.id AND job.state = 'PENDING' AND job.reason <> r.reason;
+    -- A row that somebody is just changing gets a reason of its own soon: waiting for it could deadlock with a dispatch.
+    UPDATE job SET reason = r.reason
+      FROM unnest(p_ids, p_reasons) AS r(id, reason)
+      JOIN (SELECT id FROM job WHERE id = ANY (p_ids) AND state = 'PENDING' FOR UPDATE SKIP LOCKED) mine USING (id)
+     WHERE job.id = r.id AND job.reason <> r.reason;
 END $$;
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -765,14 +781,18 @@ BEGIN
             END IF;
             CONTINUE;
         END IF;
-        hw := 0;
-        SELECT n.hw_seq INTO hw FROM node n WHERE n.name = e->>'node' AND n.boot = boot_;
-        IF NOT FOUND THEN
-            hw := 0;
-            -- A boot that another one has replaced has nothing more to say.
-            IF EXISTS (SELECT 1 FROM node_boot b WHERE b.boot = boot_) THEN
-                res := jsonb_set(res, '{stale}', to_jsonb((res->>'stale')::int + 1));
-                CONTINUE;
+        -- Boots of this batch are in acks; their node rows are written once, at the end: a row that is updated for each
+        -- event grows a chain of dead versions that every later look has to walk.
+        hw := (res #>> ARRAY['acks', boot_])::bigint;
+        IF hw IS NULL THEN
+            SELECT n.hw_seq INTO hw FROM node n WHERE n.name = e->>'node' AND n.boot = boot_;
+            IF NOT FOUND THEN
+                hw := 0;
+                -- A boot that another one has replaced has nothing more to say.
+                IF EXISTS (SELECT 1 FROM node_boot b WHERE b.boot = boot_) THEN
+                    res := jsonb_set(res, '{stale}', to_jsonb((res->>'stale')::int + 1));
+                    CONTINUE;
+                END IF;
             END IF;
         END IF;
         IF seq <= hw THEN
@@ -796,10 +816,11 @@ BEGIN
         ELSE
             res := mull__apply_event(e, res);
         END IF;
-        UPDATE node SET hw_seq = seq, last_seen = clock_timestamp() WHERE name = e->>'node' AND boot = boot_;
         res := jsonb_set(res, ARRAY['acks', boot_], to_jsonb(seq));
-        res := res #- ARRAY['resync', boot_];
+        IF res->'resync' ? boot_ THEN res := res #- ARRAY['resync', boot_]; END IF;
     END LOOP;
+    UPDATE node SET hw_seq = a.value::bigint, last_seen = clock_timestamp()
+      FROM jsonb_each_text(res->'acks') a WHERE node.boot = a.key AND node.hw_seq < a.value::bigint;
     INSERT INTO stream_cursor (name, last_id) VALUES (p_stream, p_cursor)
     ON CONFLICT (name) DO UPDATE SET last_id = EXCLUDED.last_id;
     RETURN res;
