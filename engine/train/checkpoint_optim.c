@@ -98,6 +98,7 @@ typedef struct reader {
     char *buf;
     size_t cap;
     ZSTD_inBuffer in;
+    bool done; /* the frame has ended */
     const char *path;
     mull_error *err;
 } reader;
@@ -106,15 +107,22 @@ static int broken(reader *r, const char *why) {
     return mull_fail(r->err, MULL_EFORMAT, LOAD, r->path, "resume from an earlier checkpoint", "%s", why);
 }
 
+/* Some of the output, reading more input only when what zstd holds back is not enough. */
+static int pull(reader *r, ZSTD_outBuffer *out) {
+    size_t before = out->pos, rc = ZSTD_decompressStream(r->z, out, &r->in);
+    if (ZSTD_isError(rc)) return broken(r, ZSTD_getErrorName(rc));
+    r->done = rc == 0;
+    if (r->done || out->pos > before || r->in.pos < r->in.size) return MULL_OK;
+    r->in = (ZSTD_inBuffer){r->buf, fread(r->buf, 1, r->cap, r->f), 0};
+    return r->in.size ? MULL_OK : broken(r, "the file is cut short");
+}
+
 static int take(reader *r, void *data, size_t len) {
     ZSTD_outBuffer out = {data, len, 0};
     while (out.pos < len) {
-        if (r->in.pos == r->in.size) {
-            r->in = (ZSTD_inBuffer){r->buf, fread(r->buf, 1, r->cap, r->f), 0};
-            if (!r->in.size) return broken(r, "the file is cut short");
-        }
-        size_t rc = ZSTD_decompressStream(r->z, &out, &r->in);
-        if (ZSTD_isError(rc)) return broken(r, ZSTD_getErrorName(rc));
+        if (r->done) return broken(r, "the file is shorter than its header says");
+        int rc = pull(r, &out);
+        if (rc) return rc;
     }
     return MULL_OK;
 }
@@ -122,17 +130,13 @@ static int take(reader *r, void *data, size_t len) {
 /* The frame must end here: its checksum is only then known to be right. */
 static int finish(reader *r) {
     char one;
-    for (;;) {
+    while (!r->done) {
         ZSTD_outBuffer out = {&one, 1, 0};
-        size_t rc = ZSTD_decompressStream(r->z, &out, &r->in);
-        if (ZSTD_isError(rc)) return broken(r, ZSTD_getErrorName(rc));
+        int rc = pull(r, &out);
+        if (rc) return rc;
         if (out.pos) return broken(r, "the file is longer than its header says");
-        if (rc == 0) return MULL_OK;
-        if (r->in.pos == r->in.size) {
-            r->in = (ZSTD_inBuffer){r->buf, fread(r->buf, 1, r->cap, r->f), 0};
-            if (!r->in.size) return broken(r, "the file is cut short");
-        }
     }
+    return MULL_OK;
 }
 
 static int check_header(reader *r, const json_t *h, const mull_params *p, bool *master) {

@@ -1,0 +1,28 @@
+/* A training run from a recipe: data, model, loop. What `mull-engine train` and a job of kind train share. */
+#ifndef MULL_ENGINE_TRAIN_SESSION_H
+#define MULL_ENGINE_TRAIN_SESSION_H
+
+#include "engine/train/trainer.h"
+
+#include <jansson.h>
+
+typedef struct mull_train_session_opts {
+    const char *config; /* path of the YAML */
+    const char *const *sets;
+    size_t nsets;
+    const char *out;
+    int64_t max_steps; /* 0: the recipe's */
+    int threads;
+    bool dry_run; /* only the plan */
+} mull_train_session_opts;
+
+typedef struct mull_train_session_hooks {
+    mull_train_hooks run;
+    void (*note)(void *ctx, const char *level, const char *text); /* one line for a person */
+    void (*start)(void *ctx, const json_t *plan);                 /* the resolved plan, before the first step */
+} mull_train_session_hooks;
+
+/* MULL_ECANCELLED when it was stopped and saved. */
+int mull_train_session(const mull_train_session_opts *o, const mull_train_session_hooks *h, mull_error *err);
+
+#endif
