@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CONNECT_MS = 5000, CALL_MS = 120000, QUIET_S = 60, BODY_MAX = 256 << 20 };
+enum { CONNECT_MS = 5000, CALL_MS = 30000, QUIET_S = 60, BODY_MAX = 256 << 20 };
 
 struct mull_client {
     CURL *curl;
@@ -195,7 +195,7 @@ int mull_client_refused(const mull_reply *r, const json_t *lines, const char *fi
         return exit_status;
     }
     const char *todo = r->status == 401   ? "set MULL_TOKEN to a valid token"
-                       : r->status == 503 ? "try again, or look at it with: mull doctor"
+                       : r->status == 503 ? "look at it with: mull doctor"
                        : r->status == 404 ? "mull ps lists jobs"
                                           : NULL;
     char where[64];
