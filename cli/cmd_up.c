@@ -174,7 +174,12 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     }
     if (rc < 0)
         return mull_complain("cannot start", l.dir.root, "try mull down first", "another mull up or down never ended");
-    if (rc == MULL_EXIT_OK && mull_local_find(&l, l.dir.root, &err) == 0) report(&l, o.json);
+    if (rc == MULL_EXIT_OK && mull_local_find(&l, l.dir.root, &err) == 0) {
+        if (mull_local_devices(&l) == 0)
+            fprintf(stderr, "warning: the worker found no devices, so no job can start; mull down, then mull up "
+                            "--devices cpu:1\n");
+        report(&l, o.json);
+    }
     return rc;
 }
 

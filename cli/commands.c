@@ -4,8 +4,9 @@
 #define COMMANDS(X)                                                                                                    \
     X(up)                                                                                                              \
     X(down)                                                                                                            \
-    X(doctor) X(submit) X(ps) X(show) X(why) X(logs) X(wait) X(cancel) X(hold) X(release) X(requeue) X(metrics)        \
-        X(node) X(queue) X(top) X(completion)
+    X(doctor)                                                                                                          \
+    X(submit) X(ps) X(show) X(why) X(logs) X(wait) X(cancel) X(hold) X(release) X(requeue) X(metrics) X(node) X(queue) \
+        X(top) X(completion)
 
 #define X(name) extern const mull_cmd mull_cmd_##name;
 COMMANDS(X)

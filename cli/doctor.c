@@ -188,7 +188,7 @@ void mull_doctor_machine(mull_doctor *d) {
 /* ---- what runs */
 static void nodes(mull_doctor *d) {
     json_t *body = NULL;
-    size_t i, up = 0, total = 0;
+    size_t i, up = 0, total = 0, devices = 0;
     const json_t *n;
     char names[600] = "";
     if (mull_probe_http(d->local->dir.socket, "/v1/nodes", &body) != 200) {
@@ -199,6 +199,7 @@ static void nodes(mull_doctor *d) {
     json_array_foreach(json_object_get(body, "nodes"), i, n) {
         bool down = !strcmp(mull_text(n, "state"), "DOWN");
         up += !down;
+        if (!down) devices += json_array_size(json_object_get(n, "devices"));
         total++;
         size_t used = strlen(names);
         snprintf(names + used, sizeof names - used, "%s%s %s", used ? ", " : "", mull_text(n, "name"),
@@ -211,6 +212,9 @@ static void nodes(mull_doctor *d) {
                                  : MULL_FINDING_OK,
                     up == 0 ? "see log/worker.log; mull up starts the worker" : NULL, "%zu of %zu up%s%s", up, total,
                     *names ? ": " : "", names);
+    if (up && devices == 0)
+        mull_doctor_say(d, "devices", MULL_FINDING_FAIL, "mull down, then mull up --devices cpu:1",
+                        "no worker offers any, so no job can start");
 }
 
 static bool process(mull_doctor *d, const char *name) {

@@ -58,6 +58,8 @@ json_t *mull_local_json(const mull_local *l);
 /* Starting and looking at one service (services.c). */
 int mull_service_start(const mull_local *l, mull_service s, mull_err *err); /* its pid or negative */
 bool mull_service_ready(const mull_local *l, mull_service s);
+/* How many devices this machine's worker offers, -1 when nobody can say. */
+int mull_local_devices(const mull_local *l);
 int mull_local_migrate(const mull_local *l, mull_err *err);
 /* Stops everything that runs, in order, each within its limit and then by force. reap: they may be children. False:
  * something could not be stopped. */

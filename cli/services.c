@@ -95,6 +95,18 @@ static bool node_is_up(const mull_local *l) {
     return up;
 }
 
+int mull_local_devices(const mull_local *l) {
+    json_t *body = NULL;
+    int count = -1;
+    size_t i;
+    const json_t *n;
+    if (mull_probe_http(l->dir.socket, "/v1/nodes", &body) == 200)
+        json_array_foreach(json_object_get(body, "nodes"), i, n) if (!strcmp(mull_text(n, "name"), l->node)) count =
+            (int)json_array_size(json_object_get(n, "devices"));
+    json_decref(body);
+    return count;
+}
+
 bool mull_service_ready(const mull_local *l, mull_service s) {
     switch (s) {
     case MULL_REDIS:
