@@ -313,6 +313,26 @@ int mull_checkpoint_save(const char *out, const mull_config *c, const mull_param
     return rc;
 }
 
+int mull__checkpoint_export(const char *base, const mull_config *c, const mull_params *p, const char *out,
+                            mull_error *err) {
+    size_t len = strlen(out);
+    while (len > 1 && out[len - 1] == '/') len--;
+    char *tmp = malloc(len + 8);
+    if (!tmp) return mull_fail(err, MULL_ENOMEM, WHAT, out, NULL, "out of memory");
+    snprintf(tmp, len + 8, "%.*s.tmp", (int)len, out);
+    mull__checkpoint_remove(tmp);
+    int rc = mkdir(tmp, 0777) ? fail(err, tmp) : MULL_OK;
+    if (!rc) rc = copy_files(base, tmp, p->half != NULL, err);
+    if (!rc) rc = put_model(tmp, base, c, p, err);
+    if (!rc && sync_dir(tmp)) rc = fail(err, tmp);
+    if (!rc && rename(tmp, out))
+        rc =
+            mull_fail_errno(err, errno, "cannot write the model", out, "name a folder that does not exist or is empty");
+    if (rc) mull__checkpoint_remove(tmp);
+    free(tmp);
+    return rc;
+}
+
 static int64_t number_of(const char *name) {
     char *end;
     if (strncmp(name, "checkpoint-", 11) || name[11] < '0' || name[11] > '9') return -1;

@@ -13,6 +13,11 @@ int mull__checkpoint_json(const char *dir, const char *name, json_t *v, mull_err
 /* The folder with its files; 0, or -1 with errno. */
 int mull__checkpoint_remove(const char *dir);
 int mull__optimizer_save(const char *dir, const mull_params *p, mull_error *err);
+/* The adapters among p, if there are any, from a folder in PEFT's layout. */
+int mull__adapter_load(const char *dir, mull_params *p, mull_error *err);
+/* A model folder without a run's state. */
+int mull__checkpoint_export(const char *base, const mull_config *c, const mull_params *p, const char *out,
+                            mull_error *err);
 int mull__optimizer_load(const char *dir, mull_params *p, mull_error *err);
 
 #endif

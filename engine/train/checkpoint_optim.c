@@ -192,7 +192,7 @@ int mull__optimizer_load(const char *dir, mull_params *p, mull_error *err) {
     return rc;
 }
 
-static int load_adapter(const char *dir, mull_params *p, mull_error *err) {
+int mull__adapter_load(const char *dir, mull_params *p, mull_error *err) {
     bool any = false;
     for (size_t i = 0; i < p->n; i++) any |= p->list[i].adapter;
     if (!any) return MULL_OK;
@@ -234,7 +234,7 @@ int mull_checkpoint_load(const char *dir, mull_params *p, mull_train_state *s, m
                                              .drawn = json_integer_value(json_object_get(at, "drawn")),
                                              .bad = json_integer_value(json_object_get(at, "bad")),
                                              .skipped = json_integer_value(json_object_get(at, "skipped"))}};
-    if (!rc) rc = load_adapter(dir, p, err);
+    if (!rc) rc = mull__adapter_load(dir, p, err);
     if (!rc) rc = mull__optimizer_load(dir, p, err);
     json_decref(j);
     free(path);

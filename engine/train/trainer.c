@@ -101,7 +101,7 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     if (!rc && o->resume) rc = mull_checkpoint_load(o->resume, &t->params, &t->state, err);
     if (!rc)
         rc = mull_net_create(mull_model_config(t->tower), &t->params, mull_model_pool(t->tower), &no, &t->net, err);
-    if (!rc && mkdir(o->out, 0777) && errno != EEXIST)
+    if (!rc && o->out && mkdir(o->out, 0777) && errno != EEXIST)
         rc = mull_fail_errno(err, errno, WHAT, o->out, "check the folder above it");
     if (rc)
         mull_trainer_destroy(t);
@@ -210,6 +210,7 @@ static int one_step(mull_trainer *t, const mull_train_source *src, const mull_tr
     st->skipped_so_far = t->state.skipped;
     st->seconds = now() - start;
     if (!t->roof) t->roof = mull_roof_flops(mull_model_pool(t->tower), MULL_WEIGHT_F32);
+    st->flops = work;
     st->mfu = t->roof > 0 && st->seconds > 0 ? work / st->seconds / t->roof : 0;
     return MULL_OK;
 }
@@ -239,18 +240,19 @@ int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *sr
         if (t->skipped_row >= SKIPPED_MAX)
             return mull_fail(err, MULL_EFORMAT, WHAT, "gradients", "lower learning_rate, or look at the data",
                              "%d steps in a row had no finite gradient and were skipped", SKIPPED_MAX);
-        if (t->r->save_steps > 0 && t->state.step % t->r->save_steps == 0) {
+        if (t->out && t->r->save_steps > 0 && t->state.step % t->r->save_steps == 0) {
             rc = save(t, hooks, err);
             saved = t->state.step;
         }
     }
-    if ((rc == MULL_OK || rc == MULL_ECANCELLED) && t->state.step > saved) {
+    if ((rc == MULL_OK || rc == MULL_ECANCELLED) && t->out && t->state.step > saved) {
         int failed = save(t, hooks, err);
         if (failed) return failed;
     }
     if (rc == MULL_ECANCELLED)
-        mull_fail(err, rc, "training was stopped", t->out, "run it again with resume_from_checkpoint: true",
-                  "a checkpoint of step %lld was saved", (long long)t->state.step);
+        mull_fail(err, rc, "training was stopped", t->out ? t->out : "",
+                  "run it again with resume_from_checkpoint: true", "a checkpoint of step %lld was saved",
+                  (long long)t->state.step);
     return rc;
 }
 

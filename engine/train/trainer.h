@@ -18,9 +18,10 @@ typedef struct mull_train_source {
 typedef struct mull_step {
     int64_t step;                                            /* from 1 */
     double loss, ce, cos, grad_norm, lr, clip, seconds, mfu; /* cos: NAN without cosines; mfu: share of the roof */
-    int64_t tokens, samples, counted;                        /* rows, samples and counted tokens of the step */
-    bool skipped;                                            /* the gradient was not finite: nothing was changed */
-    bool spike;                                              /* the loss is far above its recent mean */
+    double flops;                     /* of the products and attention, the frozen tower's left out */
+    int64_t tokens, samples, counted; /* rows, samples and counted tokens of the step */
+    bool skipped;                     /* the gradient was not finite: nothing was changed */
+    bool spike;                       /* the loss is far above its recent mean */
     int64_t skipped_so_far;
 } mull_step;
 
@@ -37,7 +38,7 @@ typedef struct mull_trainer mull_trainer;
  */
 typedef struct mull_trainer_opts {
     const mull_recipe *recipe;
-    const char *out, *resume;
+    const char *out, *resume; /* out NULL: no checkpoints */
     int threads;
     int64_t steps; /* of the whole run: what the schedule ends at */
 } mull_trainer_opts;

@@ -4,6 +4,8 @@
 
 #include "tests/engine/own_case.h"
 
+#include "engine/train/lora.h"
+
 enum { CASES = 4, ROWS = 40 };
 
 /* Ids below the special ones of model `own`, labels on two thirds of them. */
@@ -272,6 +274,18 @@ static void lora(void **state) {
     json_decref(config);
     mull_buf_fini(&text);
     free(newest);
+    /* The merged model by itself has the loss that the next step sees with adapters. */
+    char adapter[96];
+    snprintf(adapter, sizeof adapter, "%s/checkpoint-6", f.out[0]);
+    if (mull_lora_merge_folder(f.dir, adapter, f.out[2], false, &err)) fail_msg("%s: %s", err.where, err.why);
+    assert_int_equal(steps(u, &s, 7, &again), 0);
+    mull_recipe plain = run_recipe(f.out[2], MULL_SFT);
+    mull_trainer *m = trainer_open(&(mull_trainer_opts){.recipe = &plain, .threads = 2, .steps = 1});
+    step_log merged = {0};
+    assert_int_equal(steps(m, &s, 1, &merged), 0);
+    assert_true(fabs(merged.at[0].loss - again.at[again.n - 1].loss) <= 1e-5);
+    assert_true(fabs(merged.at[0].loss - log.at[0].loss) > 1e-3);
+    mull_trainer_destroy(m);
     mull_params_fini(&base);
     mull_trainer_destroy(t);
     mull_trainer_destroy(u);
