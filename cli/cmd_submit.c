@@ -284,30 +284,31 @@ static int submit(const json_t *spec, const json_t *lines, const char *file, con
     return rc;
 }
 
-static int run_submit(const mull_cmd *cmd, int argc, char **argv) {
-    opts o = {.spec = json_object()};
+static int checked_submit(const mull_cmd *cmd, int argc, char **argv, opts *o, json_t *lines, json_t **spec) {
     int words;
     const char *file = NULL;
+    MULL_PARSE(cmd, argc, argv, o, &words);
+    if (!words) return mull_usage(cmd->name, "what? give a spec file, generate or annotate");
+    if (words != 1) return mull_usage(cmd->name, "unexpected word '%s'", argv[2]);
+    int rc = o->messages ? add_messages(o->spec, o->messages) : MULL_EXIT_OK;
+    if (!rc) rc = begin_spec(cmd, argv[1], o->spec, lines, spec, &file);
+    if (rc) return rc;
+    absolute_paths(*spec);
+    mull_diags d;
+    json_t *checked = mull_jobspec_check(*spec, &d);
+    if (!checked) return refuse(&d, lines, file);
+    if (o->dry_run)
+        mull_emit(json_incref(checked));
+    else
+        rc = submit(*spec, lines, file, o);
+    json_decref(checked);
+    return rc;
+}
+
+static int run_submit(const mull_cmd *cmd, int argc, char **argv) {
+    opts o = {.spec = json_object()};
     json_t *spec = NULL, *lines = json_object();
-    MULL_PARSE(cmd, argc, argv, &o, &words);
-    if (words != 1) {
-        if (!words) return mull_usage(cmd->name, "what? give a spec file, generate or annotate");
-        return mull_usage(cmd->name, "unexpected word '%s'", argv[2]);
-    }
-    int rc = o.messages ? add_messages(o.spec, o.messages) : MULL_EXIT_OK;
-    if (!rc) rc = begin_spec(cmd, argv[1], o.spec, lines, &spec, &file);
-    if (!rc) {
-        absolute_paths(spec);
-        mull_diags d;
-        json_t *checked = mull_jobspec_check(spec, &d);
-        if (!checked)
-            rc = refuse(&d, lines, file);
-        else if (o.dry_run)
-            mull_emit(json_incref(checked));
-        else
-            rc = submit(spec, lines, file, &o);
-        json_decref(checked);
-    }
+    int rc = checked_submit(cmd, argc, argv, &o, lines, &spec);
     json_decref(spec);
     json_decref(lines);
     json_decref(o.spec);
