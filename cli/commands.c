@@ -1,11 +1,10 @@
 /* The commands in the order of help. */
 #include "cli/args.h"
 
-/* clang-format off: it moves this list with every run */
-#define COMMANDS(X)                                                                                                    \
-    X(up)                                                                                                              \
-    X(down) X(doctor) X(submit) X(ps) X(show) X(why) X(logs) X(wait) X(cancel) X(hold) X(release) X(requeue)           \
-        X(metrics) X(node) X(queue) X(top) X(completion)
+/* clang-format off */
+#define COMMANDS(X) \
+    X(up) X(down) X(doctor) X(submit) X(ps) X(show) X(why) X(logs) X(wait) \
+    X(cancel) X(hold) X(release) X(requeue) X(metrics) X(node) X(queue) X(top) X(completion)
 /* clang-format on */
 
 #define X(name) extern const mull_cmd mull_cmd_##name;
