@@ -22,6 +22,7 @@
     X("merge", merge, "a LoRA adapter into its base model")                                                            \
     X("reward", reward, "score completions against solutions, JSONL on stdin")                                         \
     X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \
+    X("eval", eval, "evaluate a model on tasks, resumable")                                                            \
     X("annotate", annotate, "answer a file of prompts")                                                                \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \
     X("run", run, "run a job spec from stdin, events on fd 3 (what the worker starts)")
