@@ -18,15 +18,40 @@ static const char USAGE[] =
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|none   --latents 20\n"
     "  --min-pixels 200704   --max-pixels 12845056   --nframes 32 | --fps F\n"
     "  --dtype auto|f32|bf16|int8   --threads N   --device cpu   --batch 16   --quiet\n\n"
-    "DIR of --data holds a folder for each task (its name or the dataset's): JSON lines or parquet as downloaded, media\n"
+    "DIR of --data holds a folder for each task (its name or the dataset's): JSON lines or parquet as downloaded, "
+    "media\n"
     "in the rows or beside them. Writes OUT/results.json (lmms-eval's shape, with confidence intervals) and\n"
     "OUT/samples_TASK.jsonl. Killed at any time it goes on where it was when started again.\n\n"
     "Tasks:";
 
 enum {
-    O_MODEL = 256, O_TASKS, O_DATA, O_OUT, O_LIMIT, O_STYLE, O_OPTIONS, O_CIRCULAR, O_SHUFFLE, O_COMPAT, O_MAX_NEW,
-    O_TEMPERATURE, O_SEED, O_BOOTSTRAP, O_FORMAT, O_MODE, O_LATENTS, O_MIN, O_MAX, O_NFRAMES, O_FPS, O_DTYPE, O_THREADS,
-    O_DEVICE, O_BATCH, O_QUIET, O_HELP
+    O_MODEL = 256,
+    O_TASKS,
+    O_DATA,
+    O_OUT,
+    O_LIMIT,
+    O_STYLE,
+    O_OPTIONS,
+    O_CIRCULAR,
+    O_SHUFFLE,
+    O_COMPAT,
+    O_MAX_NEW,
+    O_TEMPERATURE,
+    O_SEED,
+    O_BOOTSTRAP,
+    O_FORMAT,
+    O_MODE,
+    O_LATENTS,
+    O_MIN,
+    O_MAX,
+    O_NFRAMES,
+    O_FPS,
+    O_DTYPE,
+    O_THREADS,
+    O_DEVICE,
+    O_BATCH,
+    O_QUIET,
+    O_HELP
 };
 
 static const struct option LONG[] = {{"model", 1, 0, O_MODEL},

@@ -81,16 +81,17 @@ static void append(run *r, int64_t row, mull__kind kind, int64_t in, int64_t out
 static void failed(run *r, int64_t row, const mull_error *why) {
     char text[sizeof *why + 64];
     mull_error_line(why, text, sizeof text);
-    append(r, row, MULL_KIND_ERROR, 0, 0, json_pack("{s:I, s:o}", "doc_id", (json_int_t)row, "error", mull_json_text(text, strlen(text))));
+    append(r, row, MULL_KIND_ERROR, 0, 0,
+           json_pack("{s:I, s:o}", "doc_id", (json_int_t)row, "error", mull_json_text(text, strlen(text))));
 }
 
 static json_t *sample(const slot *t, const mull_result *res, const json_t *reply, const mull_scored *sc) {
-    json_t *line = json_pack(
-        "{s:I, s:O, s:s, s:O, s:O, s:f, s:O, s:s, s:I, s:I, s:f, s:[[O]], s:[O]}", "doc_id", (json_int_t)t->row, "doc",
-        t->doc, "prompt", t->prompt, "reply", reply, "clean", sc->clean, "score", sc->score, "category", sc->category,
-        "finish_reason", res->finish == MULL_FINISH_STOP ? "stop" : "length", "prompt_tokens",
-        (json_int_t)res->prompt_tokens, "output_tokens", (json_int_t)res->n, "latency_ms", mull_clock_ms() - t->started,
-        "resps", reply, "filtered_resps", sc->clean);
+    json_t *line = json_pack("{s:I, s:O, s:s, s:O, s:O, s:f, s:O, s:s, s:I, s:I, s:f, s:[[O]], s:[O]}", "doc_id",
+                             (json_int_t)t->row, "doc", t->doc, "prompt", t->prompt, "reply", reply, "clean", sc->clean,
+                             "score", sc->score, "category", sc->category, "finish_reason",
+                             res->finish == MULL_FINISH_STOP ? "stop" : "length", "prompt_tokens",
+                             (json_int_t)res->prompt_tokens, "output_tokens", (json_int_t)res->n, "latency_ms",
+                             mull_clock_ms() - t->started, "resps", reply, "filtered_resps", sc->clean);
     if (line) json_object_update(line, sc->cleaned);
     return line;
 }
@@ -182,8 +183,14 @@ static void submit(run *r, int64_t row) {
     t->row = row;
     int rc = prepare(r, t, &err);
     if (!rc) {
-        mull_request q = {.id = i, .ids = t->ids.data, .n = t->ids.len, .media = t->list, .nmedia = t->nmedia, .sampling = sampling(r)};
-        q.sampling.seed = r->o->seed * UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)row; /* a row's own, whatever the batch */
+        mull_request q = {.id = i,
+                          .ids = t->ids.data,
+                          .n = t->ids.len,
+                          .media = t->list,
+                          .nmedia = t->nmedia,
+                          .sampling = sampling(r)};
+        q.sampling.seed =
+            r->o->seed * UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)row; /* a row's own, whatever the batch */
         rc = mull_infer_submit(r->f, &q, &err);
     }
     if (rc) {
@@ -223,8 +230,8 @@ static int answer_all(run *r, mull_error *err) {
 static json_t *spec_of(const run *r) {
     const mull_eval_opts *o = r->o;
     mull_sampling how = sampling(r);
-    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:b, s:s, s:i, s:f, s:f, s:f, s:I, s:i, s:i, s:i, s:I, s:I, s:i, s:f}", "task",
-                     r->task->name, "model", o->model_name, "data", mull_source_folder(r->source), "rows",
+    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:b, s:s, s:i, s:f, s:f, s:f, s:I, s:i, s:i, s:i, s:I, s:I, s:i, s:f}",
+                     "task", r->task->name, "model", o->model_name, "data", mull_source_folder(r->source), "rows",
                      (json_int_t)r->rows, "prompt_mode", mull_prompt_style_name(r->prompt.style), "vsibench_options",
                      r->prompt.vsibench_options, "compat", o->compat == MULL_COMPAT_RELEASE ? "release" : "ours",
                      "max_new_tokens", how.max_new_tokens, "temperature", how.temperature, "top_p", how.top_p,
@@ -249,8 +256,8 @@ static int check_spec(run *r, mull_error *err) {
         before = json_loadb(old.data ? old.data : "", old.len, 0, NULL);
         if (!json_equal(before, spec))
             rc = mull_fail(err, MULL_EARG, "cannot go on with an evaluation", r->task->name,
-                           "choose another --out, or remove the folder",
-                           "another one lies there: %.800s", old.data ? old.data : "");
+                           "choose another --out, or remove the folder", "another one lies there: %.800s",
+                           old.data ? old.data : "");
     }
     json_decref(before);
     json_decref(spec);
@@ -291,13 +298,15 @@ static int read_samples(run *r, int out, mull_tally *tally, mull_error *err) {
         json_t *o = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, NULL);
         const char *category = json_string_value(json_object_get(o, "category"));
         if (!category || mull_tally_add_score(tally, category, json_number_value(json_object_get(o, "score"))))
-            rc = mull_fail(err, MULL_EFORMAT, WHAT, name, "remove the folder and evaluate again", "a sample cannot be read");
+            rc = mull_fail(err, MULL_EFORMAT, WHAT, name, "remove the folder and evaluate again",
+                           "a sample cannot be read");
         json_decref(o);
     }
     free(line);
     fclose(f);
     for (int64_t i = 0; i < r->shard->counts.errors && !rc; i++)
-        if (mull_tally_add_score(tally, "error", 0)) rc = mull_fail(err, MULL_ENOMEM, WHAT, name, NULL, "out of memory");
+        if (mull_tally_add_score(tally, "error", 0))
+            rc = mull_fail(err, MULL_ENOMEM, WHAT, name, NULL, "out of memory");
     return rc;
 }
 
@@ -320,11 +329,11 @@ static int sum_up(run *r, int out, json_t *results, mull_error *err) {
         json_object_set_new(json_object_get(results, "group_scores"), name, mull_tally_groups(&tally));
         json_object_set_new(json_object_get(results, "confidence"), name,
                             json_pack("{s:s, s:o, s:f, s:o, s:o, s:i}", "metric", r->task->metric, "estimate",
-                                      number(ci.estimate), "level", 0.95, "low", number(ci.low), "high", number(ci.high),
-                                      "rounds", r->o->bootstrap));
+                                      number(ci.estimate), "level", 0.95, "low", number(ci.low), "high",
+                                      number(ci.high), "rounds", r->o->bootstrap));
         json_object_set_new(json_object_get(results, "n-samples"), name,
-                            json_pack("{s:I, s:I, s:I}", "original", (json_int_t)mull_source_count(r->source), "effective",
-                                      (json_int_t)r->rows, "errors", (json_int_t)r->shard->counts.errors));
+                            json_pack("{s:I, s:I, s:I}", "original", (json_int_t)mull_source_count(r->source),
+                                      "effective", (json_int_t)r->rows, "errors", (json_int_t)r->shard->counts.errors));
         json_object_set_new(json_object_get(results, "configs"), name, spec_of(r));
         json_object_set_new(json_object_get(results, "versions"), name, json_integer(0));
     }
@@ -338,8 +347,8 @@ static int open_dir(int at, const char *name, mull_error *err) {
     return fd >= 0 ? fd : mull_fail_errno(err, errno, WHAT, name, "check --out");
 }
 
-static int run_task(const mull_eval_opts *o, mull_session *s, mull_source *source, const mull_task *t, int out, int state,
-                    json_t *results, mull_error *err) {
+static int run_task(const mull_eval_opts *o, mull_session *s, mull_source *source, const mull_task *t, int out,
+                    int state, json_t *results, mull_error *err) {
     run *r = calloc(1, sizeof *r);
     if (!r) return mull_fail(err, MULL_ENOMEM, WHAT, t->name, NULL, "out of memory");
     *r = (run){.o = o, .s = s, .task = t, .source = source, .prompt = o->prompt, .err = err};
@@ -369,9 +378,10 @@ static int write_results(int out, json_t *results, mull_error *err) {
 
 int mull_evaluate(const mull_eval_opts *o, mull_session *s, json_t **results, mull_error *err) {
     mull_source **sources = calloc(o->ntasks + 1, sizeof *sources);
-    int rc = sources ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, o->data, NULL, "out of memory"), out = -1, state = -1;
-    *results = json_pack("{s:{}, s:{}, s:{}, s:{}, s:{}, s:{}, s:s}", "results", "group_scores", "confidence", "n-samples",
-                         "configs", "versions", "model_name", o->model_name);
+    int rc = sources ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, o->data, NULL, "out of memory"), out = -1,
+        state = -1;
+    *results = json_pack("{s:{}, s:{}, s:{}, s:{}, s:{}, s:{}, s:s}", "results", "group_scores", "confidence",
+                         "n-samples", "configs", "versions", "model_name", o->model_name);
     if (!*results && !rc) rc = mull_fail(err, MULL_EARG, WHAT, "--model", NULL, "the name is no UTF-8");
     for (size_t i = 0; i < o->ntasks && !rc; i++) {
         rc = mull_source_open(o->tasks[i], o->data, o->ntasks == 1, &sources[i], err);
@@ -380,8 +390,10 @@ int mull_evaluate(const mull_eval_opts *o, mull_session *s, json_t **results, mu
     if (!rc) rc = (out = open_dir(AT_FDCWD, o->out, err)) < 0 ? out : MULL_OK;
     if (!rc) rc = (state = open_dir(out, ".mull-eval", err)) < 0 ? state : MULL_OK;
     if (!rc && flock(state, LOCK_EX | LOCK_NB))
-        rc = mull_fail(err, MULL_EIO, WHAT, o->out, "wait for it, or choose another --out", "another evaluation runs there");
-    for (size_t i = 0; i < o->ntasks && !rc; i++) rc = run_task(o, s, sources[i], o->tasks[i], out, state, *results, err);
+        rc = mull_fail(err, MULL_EIO, WHAT, o->out, "wait for it, or choose another --out",
+                       "another evaluation runs there");
+    for (size_t i = 0; i < o->ntasks && !rc; i++)
+        rc = run_task(o, s, sources[i], o->tasks[i], out, state, *results, err);
     if (!rc) rc = write_results(out, *results, err);
     for (size_t i = 0; sources && i < o->ntasks; i++) mull_source_close(sources[i]);
     free(sources);

@@ -14,7 +14,7 @@ typedef struct mull_eval_opts {
     const char *data, *out;
     const mull_task **tasks;
     size_t ntasks;
-    int64_t limit;      /* rows a task, 0: all */
+    int64_t limit; /* rows a task, 0: all */
     bool style_given;
     mull_prompt_opts prompt; /* style: latents with Mull tokens, else sft, unless style_given */
     bool circular, shuffle;
@@ -22,8 +22,8 @@ typedef struct mull_eval_opts {
     int64_t max_new_tokens; /* 0: the task's */
     double temperature;     /* negative: the task's */
     uint64_t seed;
-    int batch;      /* 0: 16 */
-    int bootstrap;  /* rounds */
+    int batch;     /* 0: 16 */
+    int bootstrap; /* rounds */
     const char *model_name;
     bool (*stopped)(void *ctx); /* may be NULL */
     void (*progress)(void *ctx, const char *task, int64_t done, int64_t total, int64_t tokens);

@@ -320,8 +320,7 @@ int mull_source_get(mull_source *s, int64_t i, json_t **doc, mull_error *err) {
     const json_t *answers = rc ? NULL : json_object_get(*doc, "answers");
     if (!rc && s->order[i] % 2 && json_is_array(answers)) {
         json_t *reversed = json_array();
-        for (size_t k = json_array_size(answers); k-- > 0;)
-            json_array_append(reversed, json_array_get(answers, k));
+        for (size_t k = json_array_size(answers); k-- > 0;) json_array_append(reversed, json_array_get(answers, k));
         json_object_set_new(*doc, "answers", reversed);
     }
     return rc;

@@ -15,8 +15,8 @@ void mull_source_close(mull_source *s);
 /* Rows in the order in which the release walks them: SAT twice (answers reversed), VSI-Bench shuffled, SITE-Bench
  * without rows of more than four images. circular, shuffle: switches of the first two. */
 int mull_source_arrange(mull_source *s, bool circular, bool shuffle, mull_error *err);
-int64_t mull_source_count(const mull_source *s);   /* after arranging */
-int64_t mull_source_rows(const mull_source *s);    /* in the files */
+int64_t mull_source_count(const mull_source *s); /* after arranging */
+int64_t mull_source_rows(const mull_source *s);  /* in the files */
 const char *mull_source_folder(const mull_source *s);
 /* Row i in that order, a new reference. Bytes of images are data URLs in it. */
 int mull_source_get(mull_source *s, int64_t i, json_t **doc, mull_error *err);

@@ -15,7 +15,8 @@ static char *there(const char *dir, const char *name) {
     return NULL;
 }
 
-/* A relative path starts at the rows' file, the dataset's folder or the data folder, in it or in its usual subfolders. */
+/* A relative path starts at the rows' file, the dataset's folder or the data folder, in it or in its usual subfolders.
+ */
 static char *resolve(const mull_source *s, const char *name) {
     static const char *const SUB[] = {"", "images/", "videos/", "data/", "test/", "val/", "train/"};
     const char *sat = strstr(name, "SAT_new/"), *last = strrchr(s->parts[0].path, '/');
@@ -84,7 +85,8 @@ static int add_video(const mull_source *s, json_t *parts, const json_t *doc, mul
         snprintf(key, sizeof key, "%.*s", (int)(end - p - 1), p + 1);
         const char *v = json_string_value(json_object_get(doc, key));
         rc = v ? mull_buf_puts(&name, v)
-               : mull_fail(err, MULL_EFORMAT, WHAT, key, "download the dataset again", "the column is missing or no text");
+               : mull_fail(err, MULL_EFORMAT, WHAT, key, "download the dataset again",
+                           "the column is missing or no text");
         p = end + 1;
     }
     if (!rc) rc = add(s, parts, "video", name.data ? name.data : "", err);

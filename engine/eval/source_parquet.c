@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#if MULL_HAVE_PARQUET
+#if defined(MULL_HAVE_PARQUET) && MULL_HAVE_PARQUET
 
 #include "engine/data/parquet.h"
 

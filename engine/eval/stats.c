@@ -34,16 +34,15 @@ int mull_bootstrap(const mull_task *t, const mull_tally *tally, int rounds, mull
     mull_tally sample = *tally;
     double *values = malloc((size_t)rounds * sizeof *values), sum = 0, squares = 0;
     sample.marks = malloc(tally->n * sizeof *sample.marks);
-    int rc = values && sample.marks ? MULL_OK
-                                    : mull_fail(err, MULL_ENOMEM, "cannot bootstrap", NULL, NULL, "out of memory");
+    int rc =
+        values && sample.marks ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot bootstrap", NULL, NULL, "out of memory");
     uint64_t state = 42;
     for (int r = 0; r < rounds && !rc; r++) {
         for (size_t i = 0; i < tally->n; i++) sample.marks[i] = tally->marks[below(&state, tally->n)];
         values[r] = mull_tally_headline(t, &sample);
         sum += values[r];
     }
-    for (int r = 0; r < rounds && !rc; r++)
-        squares += (values[r] - sum / rounds) * (values[r] - sum / rounds);
+    for (int r = 0; r < rounds && !rc; r++) squares += (values[r] - sum / rounds) * (values[r] - sum / rounds);
     if (!rc) {
         qsort(values, (size_t)rounds, sizeof *values, by_value);
         out->stderr_ = sqrt(squares / (rounds - 1));
@@ -81,7 +80,8 @@ static double sign_flips(const double *d, size_t n, int rounds, double seen, uin
 }
 
 int mull_compare_paired(const double *a, const double *b, size_t n, int rounds, mull_paired *out, mull_error *err) {
-    double *d = malloc((n + 1) * sizeof *d), *means = malloc((size_t)(rounds > 0 ? rounds : 1) * sizeof *means), sum = 0;
+    double *d = malloc((n + 1) * sizeof *d), *means = malloc((size_t)(rounds > 0 ? rounds : 1) * sizeof *means),
+           sum = 0;
     uint64_t state = 42;
     *out = (mull_paired){.n = n, .a = NAN, .b = NAN, .diff = NAN, .low = NAN, .high = NAN, .exact = true, .p = 1};
     if (!d || !means) {

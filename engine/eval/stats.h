@@ -13,12 +13,12 @@ typedef struct mull_interval {
 int mull_bootstrap(const mull_task *t, const mull_tally *tally, int rounds, mull_interval *out, mull_error *err);
 
 typedef struct mull_paired {
-    size_t n;            /* rows in both */
-    double a, b, diff;   /* means, b - a */
-    double low, high;    /* 95 % of diff, paired bootstrap */
+    size_t n;              /* rows in both */
+    double a, b, diff;     /* means, b - a */
+    double low, high;      /* 95 % of diff, paired bootstrap */
     size_t only_a, only_b; /* right in one run alone; 0 when a score is not 0 or 1 */
-    bool exact;          /* p is McNemar's exact one; else of a sign-flip permutation test */
-    double p;            /* two-sided */
+    bool exact;            /* p is McNemar's exact one; else of a sign-flip permutation test */
+    double p;              /* two-sided */
 } mull_paired;
 
 /* a[n], b[n]: scores of the same rows. */
