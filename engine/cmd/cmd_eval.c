@@ -271,6 +271,7 @@ int mull_cmd_eval(int argc, char **argv) {
     char *path = realpath(j.how.model, NULL), *name = path ? strrchr(path, '/') : NULL;
     j.o.tasks = j.tasks;
     j.o.model_name = name && name[1] ? name + 1 : j.how.model;
+    j.o.model_path = path;
     j.o.ctx = &j;
     struct sigaction act = {.sa_handler = on_signal};
     sigaction(SIGTERM, &act, NULL);

@@ -231,14 +231,15 @@ static json_t *spec_of(const run *r) {
     const mull_eval_opts *o = r->o;
     mull_sampling how = sampling(r);
     return json_pack("{s:s, s:s, s:s, s:I, s:s, s:b, s:s, s:i, s:f, s:f, s:f, s:I, s:i, s:i, s:i, s:I, s:I, s:i, s:f}",
-                     "task", r->task->name, "model", o->model_name, "data", mull_source_folder(r->source), "rows",
-                     (json_int_t)r->rows, "prompt_mode", mull_prompt_style_name(r->prompt.style), "vsibench_options",
-                     r->prompt.vsibench_options, "compat", o->compat == MULL_COMPAT_RELEASE ? "release" : "ours",
-                     "max_new_tokens", how.max_new_tokens, "temperature", how.temperature, "top_p", how.top_p,
-                     "repetition_penalty", how.repetition_penalty, "seed", (json_int_t)o->seed, "prompt_format",
-                     (int)r->s->render.format, "assistant_mode", (int)r->s->render.mode, "latents",
-                     r->s->render.latents, "min_pixels", (json_int_t)r->s->limits.min_pixels, "max_pixels",
-                     (json_int_t)r->s->limits.max_pixels, "nframes", r->s->limits.nframes, "fps", r->s->limits.fps);
+                     "task", r->task->name, "model", o->model_path ? o->model_path : o->model_name, "data",
+                     mull_source_folder(r->source), "rows", (json_int_t)r->rows, "prompt_mode",
+                     mull_prompt_style_name(r->prompt.style), "vsibench_options", r->prompt.vsibench_options, "compat",
+                     o->compat == MULL_COMPAT_RELEASE ? "release" : "ours", "max_new_tokens", how.max_new_tokens,
+                     "temperature", how.temperature, "top_p", how.top_p, "repetition_penalty", how.repetition_penalty,
+                     "seed", (json_int_t)o->seed, "prompt_format", (int)r->s->render.format, "assistant_mode",
+                     (int)r->s->render.mode, "latents", r->s->render.latents, "min_pixels",
+                     (json_int_t)r->s->limits.min_pixels, "max_pixels", (json_int_t)r->s->limits.max_pixels, "nframes",
+                     r->s->limits.nframes, "fps", r->s->limits.fps);
 }
 
 static int check_spec(run *r, mull_error *err) {

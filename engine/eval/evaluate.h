@@ -22,10 +22,10 @@ typedef struct mull_eval_opts {
     int64_t max_new_tokens; /* 0: the task's */
     double temperature;     /* negative: the task's */
     uint64_t seed;
-    int batch;     /* 0: 16 */
-    int bootstrap; /* rounds */
-    const char *model_name;
-    bool (*stopped)(void *ctx); /* may be NULL */
+    int batch;                           /* 0: 16 */
+    int bootstrap;                       /* rounds */
+    const char *model_name, *model_path; /* as results name it; what makes it this very one */
+    bool (*stopped)(void *ctx);          /* may be NULL */
     void (*progress)(void *ctx, const char *task, int64_t done, int64_t total, int64_t tokens);
     void *ctx;
 } mull_eval_opts;
