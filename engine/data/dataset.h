@@ -3,9 +3,11 @@
 #ifndef MULL_ENGINE_DATA_DATASET_H
 #define MULL_ENGINE_DATA_DATASET_H
 
-#include "engine/core/error.h"
+#include "engine/core/buf.h"
 #include "engine/data/recipe.h"
 #include "engine/media/media.h"
+
+enum { MULL_OPTIONS_MAX = 26 };
 
 /* A medium before it is decoded: a path, or bytes. */
 typedef struct mull_source {
@@ -16,19 +18,32 @@ typedef struct mull_source {
     int side; /* resize to side x side (Lanczos) before anything else; 0: as it is */
 } mull_source;
 
-/* One sample as text. Strings are owned. */
+/* Text in which some stretches are special tokens (latents); the rest is never parsed for special tokens, whatever it
+ * spells. */
+typedef struct mull_span {
+    size_t at, len;
+} mull_span;
+typedef struct mull_text {
+    mull_buf s;
+    mull_span *special; /* rising */
+    size_t nspecial, cap;
+} mull_text;
+
+/* One sample as text. Everything is owned but subset. */
 typedef struct mull_example {
     mull_set set;
-    int64_t index;      /* in the dataset */
-    const char *subset; /* Zebra-CoT: its name, borrowed from the dataset; else NULL */
-    int64_t row;        /* in the subset */
-    char *problem_type, *question, *process, *solution;
-    char *answer;                   /* the assistant's text as the mode wants it */
+    int64_t index;            /* in the dataset */
+    const char *subset;       /* Zebra-CoT: its name, borrowed from the dataset; else NULL */
+    int64_t row;              /* in the subset */
+    const char *problem_type; /* static: "multiple choice", "numerical", "OCR", "free-form", "regression" */
+    char *solution;
+    mull_text question;             /* the user's text, template included */
+    mull_text answer;               /* the assistant's text as the mode wants it */
     mull_source *media, *reasoning; /* reasoning: stage 1 only, one for each <|latent_image|> */
     size_t nmedia, nreasoning;
-    int order[32]; /* SAT: option k is answers[order[k]] */
+    int order[MULL_OPTIONS_MAX]; /* SAT: option k is answers[order[k]] */
     int norder;
-    json_t *messages; /* Messages: as given; the rest is then empty */
+    json_t *messages; /* Messages: as given, media in order of appearance; question and answer are then empty */
 } mull_example;
 
 typedef struct mull_dataset mull_dataset;

@@ -54,7 +54,7 @@ typedef struct mull_recipe {
     int64_t gradient_accumulation_steps, per_device_train_batch_size, save_steps, max_steps, warmup_steps,
         logging_steps;
     int64_t max_prompt_length, max_completion_length, num_generations, save_total_limit, seed;
-    int64_t max_pixels;        /* of images; 0: the budget of the recipe */
+    int64_t max_pixels;        /* accepted; the release ignores it too, see image_max_pixels */
     int64_t lr_scheduler_type; /* mull_schedule */
     bool gradient_checkpointing, bf16, len_control;
     double temperature, top_p, epsilon; /* GRPO rollouts and clip */
@@ -74,6 +74,7 @@ typedef struct mull_recipe {
     int64_t loader_threads;     /* 0: as many as fit */
     double max_bad_share;       /* of the samples drawn; more fail the job */
     int64_t video_max_frames;   /* 16 */
+    int64_t image_max_pixels;   /* of training images: 256*28*28 */
     char *feature_cache;        /* folder of vision features; "": none */
     int64_t feature_cache_bytes;
     char *freeze;      /* comma-separated patterns of parameter names */

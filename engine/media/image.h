@@ -58,6 +58,14 @@ bool mull_simd_has(mull_simd s);
 int mull_resize_pillow(const mull_image *in, int out_w, int out_h, mull_filter filter, mull_simd simd, mull_image *out,
                        mull_error *err);
 
+/* Decodes and resizes to w x h as Pillow does in the picture's own mode: palettes and bits by nearest neighbour, alpha
+ * premultiplied. white: RGBA ends over white, else its alpha is dropped. */
+int mull_image_decode_resized(const void *data, size_t len, int64_t max_pixels, const char *where, int w, int h,
+                              mull_filter filter, bool white, mull_image *out, mull_error *err);
+/* PNG or WebP to [h, w, 4], malloc'ed; size gets w and h (its pixels are scratch). */
+int mull__decode_alpha(const void *data, size_t len, int64_t max_pixels, const char *where, uint8_t **rgba,
+                       mull_image *size, mull_error *err);
+
 /* torchvision's antialiased bicubic on float32 of uint8 frames: no rounding between the passes, then round to even and
  * clamp. The plan holds the weights and the scratch of one geometry, so that a video pays for them once. */
 typedef struct mull_resize_float mull_resize_float;

@@ -67,34 +67,41 @@ static int finish(const uint8_t *frames, int t, int flags, mull_media *out, mull
     return rc;
 }
 
-static int load_image(const void *data, size_t len, const char *where, const mull_media_limits *l, int flags,
-                      mull_media *out, mull_error *err) {
-    mull_image im, resized = {0};
+/* im: decoded, freed here. */
+static int image_media(mull_image *im, const char *where, const mull_media_limits *l, int flags, mull_media *out,
+                       mull_error *err) {
+    mull_image resized = {0};
     out->kind = MULL_MEDIA_IMAGE;
-    snprintf(out->format, sizeof out->format, "%s", mull_image_format_name(mull_image_sniff(data, len)));
-    int rc = mull_image_decode(data, len, l->max_source_pixels, where, &im, err);
-    if (rc) return rc;
-    out->width = im.w;
-    out->height = im.h;
+    out->width = im->w;
+    out->height = im->h;
     int64_t lo = l->min_pixels ? l->min_pixels : l->image_min_pixels ? l->image_min_pixels : MULL_IMAGE_MIN_PIXELS;
     int64_t hi = l->max_pixels ? l->max_pixels : l->image_max_pixels ? l->image_max_pixels : MULL_IMAGE_MAX_PIXELS;
     /* One bound given by the user moves a default on its other side out of the way. */
     if (lo > hi && !l->min_pixels) lo = hi;
     if (lo > hi && !l->max_pixels) hi = lo;
     int64_t h, w;
-    rc = mull_smart_resize(im.h, im.w, lo, hi, &h, &w, err);
+    int rc = mull_smart_resize(im->h, im->w, lo, hi, &h, &w, err);
     if (rc) goto done;
     out->resized_h = (int)h;
     out->resized_w = (int)w;
-    rc = hash_once(flags & MULL_MEDIA_HASHES, im.px, (size_t)im.w * (size_t)im.h * 3, out->rgb_sha256, err);
-    if (!rc) rc = mull_resize_pillow(&im, (int)w, (int)h, MULL_BICUBIC, MULL_SIMD_AUTO, &resized, err);
-    mull_image_fini(&im); /* the source is done with before the patches are made */
+    rc = hash_once(flags & MULL_MEDIA_HASHES, im->px, (size_t)im->w * (size_t)im->h * 3, out->rgb_sha256, err);
+    if (!rc) rc = mull_resize_pillow(im, (int)w, (int)h, MULL_BICUBIC, MULL_SIMD_AUTO, &resized, err);
+    mull_image_fini(im); /* the source is done with before the patches are made */
     if (!rc) rc = finish(resized.px, 1, flags, out, err);
 done:
-    mull_image_fini(&im);
+    mull_image_fini(im);
     mull_image_fini(&resized);
     if (rc && err && !err->where[0]) snprintf(err->where, sizeof err->where, "%s", where);
     return rc;
+}
+
+static int load_image(const void *data, size_t len, const char *where, const mull_media_limits *l, int flags,
+                      mull_media *out, mull_error *err) {
+    mull_image im;
+    out->kind = MULL_MEDIA_IMAGE;
+    snprintf(out->format, sizeof out->format, "%s", mull_image_format_name(mull_image_sniff(data, len)));
+    int rc = mull_image_decode(data, len, l->max_source_pixels, where, &im, err);
+    return rc ? rc : image_media(&im, where, l, flags, out, err);
 }
 
 #if MULL_HAVE_MEDIA
@@ -198,6 +205,15 @@ static int check_kind(mull_media_kind asked, bool image, const char *where, mull
     return mull_fail(err, MULL_EFORMAT, what, where,
                      image ? "pass it as an image" : "pass it as a video, or fix the file",
                      image ? "a video was asked for and this is an image" : "an image was asked for and this is none");
+}
+
+int mull_media_load_pixels(mull_image *im, const char *format, const char *where, const mull_media_limits *limits,
+                           int flags, mull_media *out, mull_error *err) {
+    memset(out, 0, sizeof *out);
+    snprintf(out->format, sizeof out->format, "%s", format);
+    int rc = image_media(im, where, limits ? limits : &no_limits, flags, out, err);
+    if (rc) mull_media_fini(out);
+    return rc;
 }
 
 int mull_media_load_bytes(const void *data, size_t len, const char *where, mull_media_kind kind,

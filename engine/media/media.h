@@ -52,6 +52,10 @@ int mull_media_load_file(const char *path, mull_media_kind kind, const mull_medi
                          mull_media *out, mull_error *err);
 int mull_media_load_bytes(const void *data, size_t len, const char *where, mull_media_kind kind,
                           const mull_media_limits *limits, int flags, mull_media *out, mull_error *err);
+/* From pixels that are there already; im is used up, whatever comes out. format as in mull_media. */
+struct mull_image;
+int mull_media_load_pixels(struct mull_image *im, const char *format, const char *where,
+                           const mull_media_limits *limits, int flags, mull_media *out, mull_error *err);
 void mull_media_fini(mull_media *m);
 
 /* The formulas alone. smart_resize: factor 28, see MODEL.md "Images". */

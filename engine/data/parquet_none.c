@@ -1,0 +1,42 @@
+/* parquet.h in a build without Arrow: every call says what is missing. */
+#include "engine/data/parquet.h"
+
+#if !MULL_HAVE_PARQUET
+bool mull_parquet_available(void) {
+    return false;
+}
+
+int mull_parquet_open(const char *path, const char *const *columns, size_t ncolumns, mull_parquet **out,
+                      mull_error *err) {
+    (void)columns, (void)ncolumns;
+    *out = NULL;
+    return mull_fail(
+        err, MULL_EUNSUPPORTED, "cannot read parquet", path,
+        "run ops/deps and build again (cmake finds the library then), or pass -DMULL_WITH_PARQUET=ON to see "
+        "why it was not found",
+        "this build has no parquet reader");
+}
+
+void mull_parquet_close(mull_parquet *p) {
+    (void)p;
+}
+int64_t mull_parquet_rows(const mull_parquet *p) {
+    (void)p;
+    return 0;
+}
+int mull_parquet_columns(const mull_parquet *p) {
+    (void)p;
+    return 0;
+}
+const char *mull_parquet_column_name(const mull_parquet *p, int i) {
+    (void)p, (void)i;
+    return "";
+}
+int mull_parquet_read(mull_parquet *p, int64_t i, mull_row *out, mull_error *err) {
+    (void)p, (void)i;
+    *out = (mull_row){0};
+    return mull_fail(err, MULL_EUNSUPPORTED, "cannot read parquet", NULL, NULL, "this build has no parquet reader");
+}
+#else
+typedef int mull_parquet_is_in_parquet_cc; /* ISO C wants something in a file */
+#endif
