@@ -173,7 +173,9 @@ int mull__table_read(mull__table *t, int64_t i, mull_row *out, mull_error *err) 
     int64_t row = i - t->first[lo];
     mull_parquet *p = take(t, lo, row);
     int rc = MULL_OK;
-    if (!p) rc = mull_parquet_open(t->paths[lo], (const char *const *)t->columns, t->ncolumns, &p, err);
+    if (!p)
+        rc =
+            mull_parquet_open(t->paths[lo], t->ncolumns ? (const char *const *)t->columns : NULL, t->ncolumns, &p, err);
     if (rc) return rc;
     rc = mull_parquet_read(p, row, out, err);
     give(t, p, lo, row + 1);
