@@ -25,7 +25,7 @@ const int64_t BATCH_ROWS = 4;            // decoded at a time
 const int64_t STREAM_BYTES = 256 * 1024; // read ahead a column
 const int DEPTH_MAX = 16;                // of nested lists and structs
 
-// A row's memory: blocks with the address of the next one in front (mull_row_fini walks them).
+// A row's memory: blocks with the address of the next one in front (mull_row_free walks them).
 struct Arena {
     void *head = nullptr;
     void *take(size_t n) {
@@ -51,7 +51,7 @@ struct Arena {
     void drop() {
         mull_row r = {};
         r.memory = head;
-        mull_row_fini(&r);
+        mull_row_free(&r);
         head = nullptr;
     }
 };

@@ -59,7 +59,7 @@ int mull_parquet_read(mull_parquet *p, int64_t i, mull_row *out, mull_error *err
 
 /* These two are plain C (row.c). NULL when there is no such item. */
 const mull_cell *mull_cell_find(const mull_cell *c, const char *name);
-void mull_row_fini(mull_row *r);
+void mull_row_free(mull_row *r);
 
 #ifdef __cplusplus
 }

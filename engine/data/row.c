@@ -12,7 +12,7 @@ const mull_cell *mull_cell_find(const mull_cell *c, const char *name) {
 }
 
 /* A row's memory is a chain of blocks, the next one's address in front of each. */
-void mull_row_fini(mull_row *r) {
+void mull_row_free(mull_row *r) {
     for (void *block = r->memory; block;) {
         void *next;
         memcpy(&next, block, sizeof next);

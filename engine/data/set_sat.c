@@ -160,6 +160,6 @@ int mull__sat_get(mull_dataset *d, int64_t i, uint64_t key, mull_example *e, mul
     if (rc) return rc;
     rc = compose(d, &row.top, key, e, err);
     if (!rc) rc = read_images(d, &row.top, e, err);
-    mull_row_fini(&row);
+    mull_row_free(&row);
     return rc;
 }

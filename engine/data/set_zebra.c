@@ -250,6 +250,6 @@ int mull__zebra_get(mull_dataset *d, int64_t i, uint64_t key, mull_example *e, m
     for (size_t m = 0; !rc && m < e->nmedia; m++) e->media[m].side = e->nmedia > FEW ? SMALL : LARGE;
     for (size_t m = 0; !rc && m < e->nreasoning; m++) e->reasoning[m].side = SMALL;
     if (!rc) rc = compose(d, &row.top, e, err);
-    mull_row_fini(&row);
+    mull_row_free(&row);
     return rc;
 }

@@ -63,7 +63,7 @@ int mull__parquet_get(mull__part *p, int64_t row, json_t **out, mull_error *err)
     int rc = mull_parquet_read(p->parquet, row, &r, err);
     if (rc) return rc;
     *out = cell_json(&r.top);
-    mull_row_fini(&r);
+    mull_row_free(&r);
     return *out ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot read the dataset", p->path, NULL, "out of memory");
 }
 
