@@ -195,12 +195,14 @@ static void put_nodes(mull_leader *l, const PGresult *res) {
     for (int i = 0; i < PQntuples(res); i++) {
         mull_device devices[MULL_MAX_DEVICES];
         size_t n = parse_devices(PQgetvalue(res, i, 3), devices);
+        int32_t known = mull_queue_find_node(&l->queue, PQgetvalue(res, i, 0));
+        bool new_boot = known < 0 || strcmp(l->queue.nodes[known].boot, PQgetvalue(res, i, 1)) != 0;
         int32_t at = mull_queue_put_node(&l->queue, PQgetvalue(res, i, 0), PQgetvalue(res, i, 1), devices, n);
         if (at < 0) continue;
         mull_node *node = &l->queue.nodes[at];
         const char *state = PQgetvalue(res, i, 2);
         bool up = strcmp(state, "DOWN") != 0;
-        if (up && !node->up) node->seen_ms = mull__now(l);
+        if (up && (new_boot || !node->up)) node->seen_ms = mull__now(l);
         node->up = up;
         node->drained = strncmp(state, "DRAIN", 5) == 0;
     }
@@ -348,6 +350,12 @@ void mull__lost(mull_leader *l, const int64_t *fences, size_t n, const char *mes
     free(text);
 }
 
+/* A hello may have crossed with a dispatch; see mull_orphans. */
+static void end_orphans(mull_leader *l) {
+    const char *params[] = {l->term_text};
+    mull__lead_query(l, "SELECT * FROM mull_orphans($1::bigint)", 1, params, on_lost, NULL);
+}
+
 void mull__check_deadlines(mull_leader *l) {
     uint64_t now = mull__now(l);
     int64_t unix_now = mull__unix_ms();
@@ -399,6 +407,7 @@ void mull__reconcile(mull_leader *l) {
     if (l->state != MULL_LEADING || l->dispatching || l->reconciling) return;
     l->last_reconcile_ms = mull__now(l);
     mull__refetch_nodes(l);
+    end_orphans(l);
     read_attempts(l);
     read_slice(l);
     if (l->slice_after || l->queue.job_count > MULL_PENDING_SLICE / 2) read_newest(l);

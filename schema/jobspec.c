@@ -270,18 +270,24 @@ static void check_object(checker *c, const field *table, const json_t *o, const 
 
 static void fill(json_t *o, const field *table, int kind) {
     for (; table->name; table++) {
-        const json_t *v = json_object_get(o, table->name);
-        if (json_is_null(v)) {
-            json_object_del(o, table->name);
-            v = NULL;
-        }
-        if (!v && table->fallback && (table->kinds & kind))
+        if (!json_object_get(o, table->name) && table->fallback && (table->kinds & kind))
             json_object_set_new(o, table->name, json_loads(table->fallback, JSON_DECODE_ANY, NULL));
     }
 }
 
 static void need(checker *c, const char *key) {
     if (!json_object_get(c->out, key)) mull__diag(c->diags, key, 0, NULL, "is missing");
+}
+
+/* A key that is null is as if it were not there: for what is missing and for what excludes each other too. */
+static void drop_nulls(json_t *o) {
+    const char *key;
+    void *next;
+    json_t *v;
+    json_object_foreach_safe(o, next, key, v) {
+        if (json_is_null(v)) json_object_del(o, key);
+    }
+    if (json_is_object(json_object_get(o, "sampling"))) drop_nulls(json_object_get(o, "sampling"));
 }
 
 static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags) {
@@ -294,6 +300,7 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         mull__diag(diags, "", 0, NULL, "out of memory");
         return NULL;
     }
+    drop_nulls(c.out);
     const char *kind = json_string_value(json_object_get(spec, "kind"));
     if (kind && !strcmp(kind, "generate"))
         c.kind = GENERATE;

@@ -221,7 +221,8 @@ static void json_lines(json_walk *w, const char *path, int depth) {
         }
         w->p++;
     } else
-        while (w->p < w->end && !strchr(",]} \t\r\n", *w->p)) w->p++;
+        do w->p++; /* at least one byte, whatever it is: jansson takes a NUL behind a number for white space */
+        while (w->p < w->end && (!*w->p || !strchr(",]} \t\r\n", *w->p)));
 }
 
 static bool json_depth_ok(const char *s, size_t n) {

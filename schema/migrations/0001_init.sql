@@ -62,7 +62,7 @@ CREATE TABLE job (
     not_before timestamptz,                  -- pause before a retry
     UNIQUE (team, client_key)
 ) WITH (fillfactor = 80);                    -- room for state changes in the same page
-CREATE INDEX job_open ON job (state, priority DESC, id) WHERE state IN ('PENDING', 'RUNNING');
+CREATE INDEX job_pending ON job (id) WHERE state = 'PENDING';
 CREATE INDEX job_team ON job (team, id DESC);
 
 CREATE TABLE job_spec (

@@ -404,14 +404,22 @@ LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM mull__read_term(p_term);
-    RETURN QUERY
+    -- Two statements: one condition for both would be planned for neither, and read the whole table for a handful of ids.
+    IF p_ids IS NULL THEN
+        RETURN QUERY
         SELECT j.id, j.priority, j.gpus, j.hold,
                COALESCE(ceil(extract(epoch FROM greatest(j.begin_at, j.not_before)) * 1000), 0)::bigint,
-               mull__dependency(j.depends), CASE WHEN j.infra_failures > 0 THEN j.node END,
-               j.reason
-          FROM job j
-         WHERE j.state = 'PENDING' AND (p_ids IS NULL AND j.id > p_after OR j.id = ANY (p_ids))
-         ORDER BY j.id LIMIT p_limit;
+               CASE WHEN j.depends = '' THEN 'met' ELSE mull__dependency(j.depends) END,
+               CASE WHEN j.infra_failures > 0 THEN j.node END, j.reason
+          FROM job j WHERE j.state = 'PENDING' AND j.id > p_after ORDER BY j.id LIMIT p_limit;
+    ELSE
+        RETURN QUERY
+        SELECT j.id, j.priority, j.gpus, j.hold,
+               COALESCE(ceil(extract(epoch FROM greatest(j.begin_at, j.not_before)) * 1000), 0)::bigint,
+               CASE WHEN j.depends = '' THEN 'met' ELSE mull__dependency(j.depends) END,
+               CASE WHEN j.infra_failures > 0 THEN j.node END, j.reason
+          FROM job j WHERE j.id = ANY (p_ids) AND j.state = 'PENDING' ORDER BY j.id;
+    END IF;
 END $$;
 
 CREATE FUNCTION mull_cancel_unmeetable(p_term bigint, p_ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
@@ -590,6 +598,24 @@ BEGIN
     PERFORM mull__check_term(p_term);
     FOREACH f IN ARRAY p_fences LOOP
         IF mull__end_attempt(f, NULL, NULL, 'infra', p_message) THEN RETURN NEXT f; END IF;
+    END LOOP;
+END $$;
+
+-- Ends attempts on boots that are gone: one that was dispatched in the very moment in which its worker started again or
+-- its node was declared down is seen by neither of the two transactions. Returns the fences that ended.
+CREATE FUNCTION mull_orphans(p_term bigint) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+DECLARE
+    f bigint;
+BEGIN
+    PERFORM mull__read_term(p_term);
+    IF NOT EXISTS (SELECT 1 FROM attempt a JOIN node n ON n.name = a.node
+                    WHERE a.ended_at IS NULL AND (a.boot <> n.boot OR n.state = 'DOWN')) THEN
+        RETURN;
+    END IF;
+    PERFORM mull__check_term(p_term);
+    FOR f IN SELECT a.fence FROM attempt a JOIN node n ON n.name = a.node
+              WHERE a.ended_at IS NULL AND (a.boot <> n.boot OR n.state = 'DOWN') ORDER BY a.fence LOOP
+        IF mull__end_attempt(f, NULL, NULL, 'infra', 'the worker that had it is gone') THEN RETURN NEXT f; END IF;
     END LOOP;
 END $$;
 
