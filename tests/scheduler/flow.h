@@ -191,19 +191,6 @@ static inline void heartbeat(by_hand *w, const char *attempts) {
     say_as(w, 0, "node_heartbeat", m);
 }
 
-static inline void worker_hello(by_hand *w, flow *f, const char *node, const char *boot, int cpus) {
-    memset(w, 0, sizeof *w);
-    w->f = f;
-    snprintf(w->node, sizeof w->node, "%s", node);
-    snprintf(w->boot, sizeof w->boot, "%s", boot);
-    strcpy(w->last, "0-0");
-    char devices[4096] = "\"devices\":[";
-    for (int i = 0; i < cpus; i++)
-        sprintf(devices + strlen(devices), "%s{\"kind\":\"cpu\",\"index\":%d}", i ? "," : "", i);
-    strcat(devices, "]");
-    say(w, "node_hello", devices);
-}
-
 /* The next inbox message of this type within the limit, others are passed over; NULL when none comes. */
 static inline json_t *hear(by_hand *w, const char *type, int limit_ms) {
     long long until = mull_now_ms() + limit_ms;
@@ -226,6 +213,23 @@ static inline json_t *hear(by_hand *w, const char *type, int limit_ms) {
         json_decref(m);
     } while (mull_now_ms() < until);
     return NULL;
+}
+
+static inline void worker_hello(by_hand *w, flow *f, const char *node, const char *boot, int cpus) {
+    memset(w, 0, sizeof *w);
+    w->f = f;
+    snprintf(w->node, sizeof w->node, "%s", node);
+    snprintf(w->boot, sizeof w->boot, "%s", boot);
+    strcpy(w->last, "0-0");
+    char devices[4096] = "\"devices\":[";
+    for (int i = 0; i < cpus; i++)
+        sprintf(devices + strlen(devices), "%s{\"kind\":\"cpu\",\"index\":%d}", i ? "," : "", i);
+    strcat(devices, "]");
+    say(w, "node_hello", devices);
+    /* Only then: a job submitted now may not go to the worker that this one replaces. */
+    json_t *m = hear(w, "ack", 20000);
+    assert_non_null(m);
+    json_decref(m);
 }
 
 typedef struct attempt {
