@@ -24,6 +24,7 @@
     X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \
     X("eval", eval, "evaluate a model on tasks, resumable")                                                            \
     X("annotate", annotate, "answer a file of prompts")                                                                \
+    X("puzzles", puzzles, "draw a dataset of spatial puzzles")                                                         \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \
     X("run", run, "run a job spec from stdin, events on fd 3 (what the worker starts)")
 
