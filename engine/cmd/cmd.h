@@ -19,6 +19,7 @@
     X("forward", forward, "run a case file, write the oracle's tensors")                                               \
     X("generate", generate, "answer one prompt")                                                                       \
     X("grad", grad, "loss and every gradient of a training case")                                                      \
+    X("train", train, "train what a recipe says")                                                                      \
     X("merge", merge, "a LoRA adapter into its base model")                                                            \
     X("reward", reward, "score completions against solutions, JSONL on stdin")                                         \
     X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \

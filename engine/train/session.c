@@ -1,0 +1,159 @@
+/* A training run from a recipe; see session.h. */
+#include "engine/train/session.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const WHAT = "cannot train";
+
+typedef struct session {
+    const mull_train_session_opts *o;
+    const mull_train_session_hooks *h;
+    mull_recipe recipe;
+    bool has_recipe;
+    mull_tokenizer *tokenizer;
+    mull_builder builder;
+    mull_mix *mix;
+    mull_loader *loader;
+    mull_trainer *trainer;
+    char *resume;
+    int64_t steps;
+    mull_error *err;
+} session;
+
+static void note(const session *s, const char *level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void note(const session *s, const char *level, const char *fmt, ...) {
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (s->h->note) s->h->note(s->h->run.ctx, level, text);
+}
+
+static int load_recipe(session *s) {
+    mull_recipe_report report = {0};
+    int rc = mull_recipe_load(s->o->config, s->o->sets, s->o->nsets, &s->recipe, &report, s->err);
+    s->has_recipe = !rc;
+    for (size_t i = 0; i < report.n; i++) {
+        const mull_recipe_note *n = &report.notes[i];
+        if (!n->error) note(s, "note", "%s%s%s", n->key, *n->key ? ": " : "", n->message);
+    }
+    mull_recipe_report_fini(&report);
+    return rc;
+}
+
+/* "": no; "true": the newest of the output folder; else a folder. */
+static int find_resume(session *s) {
+    const char *r = s->recipe.resume_from_checkpoint;
+    if (!*r || !strcmp(r, "false") || !strcmp(r, "False")) return MULL_OK;
+    if (!strcmp(r, "true") || !strcmp(r, "True")) {
+        s->resume = mull_checkpoint_newest(s->o->out);
+        if (!s->resume) note(s, "note", "there is no checkpoint in %s yet: training starts from model_path", s->o->out);
+        return MULL_OK;
+    }
+    s->resume = strdup(r);
+    return s->resume ? MULL_OK : mull_fail(s->err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+}
+
+static void left_out(void *ctx, const mull_draw *d, bool bad, const mull_error *why) {
+    const session *s = ctx;
+    char line[2048];
+    mull_error_line(why, line, sizeof line);
+    note(s, bad ? "warning" : "note", "%s %lld is left out: %s", mull_set_name(d->set), (long long)d->index, line);
+}
+
+static int64_t rows_of(const mull_recipe *r) {
+    return r->pack_tokens ? r->pack_tokens : r->max_length ? r->max_length : 4096;
+}
+
+static int64_t memory_bytes(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (int64_t)pages * size : 0;
+}
+
+static int plan(session *s) {
+    const mull_recipe *r = &s->recipe;
+    mull_train_plan p;
+    mull_config c = {0};
+    int rc = mull_config_load(r->model_path, &c, s->err);
+    if (!rc) rc = mull_trainer_plan(r, &c, rows_of(r), &p, s->err);
+    mull_config_fini(&c);
+    if (rc) return rc;
+    json_t *j =
+        json_pack("{s:o,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I},s:I}", "recipe", mull_recipe_json(r), "parameters",
+                  (json_int_t)p.parameters, "trainable", (json_int_t)p.trained, "steps", (json_int_t)s->steps, "memory",
+                  "weights", (json_int_t)p.weights, "gradients", (json_int_t)p.gradients, "moments",
+                  (json_int_t)p.moments, "activations", (json_int_t)p.activations, "vision_tower", (json_int_t)p.tower,
+                  "total", (json_int_t)p.total, "batch_tokens", (json_int_t)rows_of(r));
+    if (j && s->h->start) s->h->start(s->h->run.ctx, j);
+    json_decref(j);
+    int64_t have = memory_bytes();
+    if (have > 0 && (int64_t)p.total > have)
+        return mull_fail(s->err, MULL_ENOMEM, WHAT, "memory",
+                         "lower pack_tokens or max_length, set recompute: layer, freeze more, or set lora_rank",
+                         "it needs %.1f GB and the machine has %.1f GB", (double)p.total / 1e9, (double)have / 1e9);
+    return MULL_OK;
+}
+
+static int next(void *ctx, mull_batch *b, mull_error *err) {
+    return mull_loader_next(((session *)ctx)->loader, b, err);
+}
+static void release(void *ctx, mull_batch *b) {
+    (void)ctx;
+    mull_batch_fini(b);
+}
+static mull_position position(void *ctx) {
+    return mull_loader_position(((session *)ctx)->loader);
+}
+
+static int open_all(session *s) {
+    const mull_recipe *r = &s->recipe;
+    mull_error *err = s->err;
+    int rc = mull_tokenizer_load(r->model_path, &s->tokenizer, err);
+    if (!rc) rc = mull_builder_init(&s->builder, r, s->tokenizer, err);
+    if (!rc) rc = mull_mix_open(r, &s->mix, err);
+    if (!rc && !s->o->dry_run)
+        rc = mull_trainer_create(
+            &(mull_trainer_opts){
+                .recipe = r, .out = s->o->out, .resume = s->resume, .threads = s->o->threads, .steps = 1},
+            &s->trainer, err);
+    mull_loader_opts lo = {.note = left_out, .ctx = s};
+    if (!rc && s->trainer) lo.start = mull_trainer_state(s->trainer)->position;
+    if (!rc) rc = mull_loader_open(r, s->mix, &s->builder, &lo, &s->loader, err);
+    if (rc) return rc;
+    s->steps = s->o->max_steps > 0 ? s->o->max_steps
+               : r->max_steps > 0  ? r->max_steps
+                                   : (int64_t)ceil(r->num_train_epochs * (double)mull_loader_steps(s->loader));
+    if (s->steps < 1) s->steps = 1;
+    if (s->trainer) mull_trainer_set_steps(s->trainer, s->steps);
+    return MULL_OK;
+}
+
+int mull_train_session(const mull_train_session_opts *o, const mull_train_session_hooks *h, mull_error *err) {
+    session s = {.o = o, .h = h, .err = err};
+    int rc = load_recipe(&s);
+    if (!rc && !*s.recipe.model_path)
+        rc = mull_fail(err, MULL_EARG, WHAT, "model_path", "name a checkpoint folder", "no model was given");
+    if (!rc) rc = find_resume(&s);
+    if (!rc) rc = open_all(&s);
+    if (!rc) rc = plan(&s);
+    if (!rc && s.resume)
+        note(&s, "note", "going on from %s at step %lld of %lld", s.resume,
+             s.trainer ? (long long)mull_trainer_state(s.trainer)->step : 0, (long long)s.steps);
+    if (!rc && s.trainer) {
+        mull_train_source src = {next, release, position, &s};
+        rc = mull_trainer_run(s.trainer, s.steps, &src, &h->run, err);
+    }
+    mull_loader_close(s.loader);
+    mull_trainer_destroy(s.trainer);
+    mull_mix_close(s.mix);
+    mull_tokenizer_destroy(s.tokenizer);
+    if (s.has_recipe) mull_recipe_fini(&s.recipe);
+    free(s.resume);
+    return rc;
+}
