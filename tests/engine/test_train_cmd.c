@@ -1,0 +1,176 @@
+/* mull-engine train as a process: a recipe with text and pictures, killed and stopped on the way, ends as an
+ * undisturbed run does, byte for byte; what it wrote answers. */
+#include "tests/engine/trainer_util.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { STEPS = 14 };
+
+typedef struct place {
+    char dir[64], model[96], config[96], log[96];
+} place;
+
+/* Starts mull-engine with a NULL-ended list, standard output to the log. */
+static pid_t start(const place *p, const char *const *args) {
+    unlink(p->log);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid) return pid;
+    int fd = open(p->log, O_WRONLY | O_CREAT | O_TRUNC, 0666), none = open("/dev/null", O_WRONLY);
+    dup2(fd, STDOUT_FILENO);
+    dup2(none, STDERR_FILENO);
+    execv(MULL_BIN_DIR "/mull-engine", (char *const *)(uintptr_t)args);
+    _exit(127);
+}
+
+static int finish(pid_t pid) {
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+static int run(const place *p, const char *const *args) {
+    int status = finish(start(p, args));
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void put(const char *path, const char *text) {
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void place_init(place *p) {
+    char rows[96], image[] = MULL_TEST_DATA "/media/shapes.png", text[4096] = "", line[512];
+    snprintf(p->dir, sizeof p->dir, "/tmp/mull_traincmd_XXXXXX");
+    assert_non_null(mkdtemp(p->dir));
+    snprintf(p->model, sizeof p->model, "%s/model", p->dir);
+    snprintf(p->config, sizeof p->config, "%s/c.yaml", p->dir);
+    snprintf(p->log, sizeof p->log, "%s/log", p->dir);
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", p->dir);
+    assert_int_equal(run(p, (const char *[]){"mull-engine", "init", "--preset", "tiny", "--out", p->model, NULL}), 0);
+    for (int i = 0; i < 9; i++) {
+        bool picture = MULL_HAVE_MEDIA && i % 3 == 0;
+        snprintf(
+            line, sizeof line,
+            "{\"messages\":[{\"role\":\"user\",\"content\":[%s%s%s{\"type\":\"text\",\"text\":\"How many is %d?\"}]},"
+            "{\"role\":\"assistant\",\"content\":\"<answer>%d</answer>\"}]}\n",
+            picture ? "{\"type\":\"image\",\"image\":\"" : "", picture ? image : "", picture ? "\"}," : "", i, i);
+        strcat(text, line);
+    }
+    put(rows, text);
+    snprintf(text, sizeof text,
+             "model_path: %s\nfreeze_vision: True\nlearning_rate: 0.002\nper_device_train_batch_size: 2\n"
+             "gradient_accumulation_steps: 2\nsave_steps: 3\nsave_total_limit: 2\npack_tokens: 512\nmax_steps: %d\n"
+             "train_dataset_args:\n  mix_datas:\n    Messages: 1.0\n  messages_location: %s\n",
+             p->model, STEPS, rows);
+    put(p->config, text);
+}
+
+static json_t *last_line(const place *p, int *lines) {
+    FILE *f = fopen(p->log, "r");
+    assert_non_null(f);
+    char line[8192];
+    json_t *j = NULL;
+    for (*lines = 0; fgets(line, sizeof line, f); ++*lines) {
+        json_decref(j);
+        assert_non_null(j = json_loads(line, 0, NULL));
+    }
+    fclose(f);
+    return j;
+}
+
+static void nap(long ms) {
+    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+}
+
+/* Waits until the run has written so many lines, or ended. */
+static void wait_lines(const place *p, pid_t pid, int want) {
+    for (int i = 0; i < 6000; i++) {
+        FILE *f = fopen(p->log, "r");
+        int n = 0, c;
+        while (f && (c = fgetc(f)) != EOF) n += c == '\n';
+        if (f) fclose(f);
+        siginfo_t info = {0};
+        if (n >= want || (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid)) return;
+        nap(5);
+    }
+    fail_msg("the run did not write %d lines", want);
+}
+
+static void disturbed_equals_undisturbed(void **state) {
+    (void)state;
+    place p;
+    place_init(&p);
+    char whole[128], broken[128], a[160], b[160];
+    snprintf(whole, sizeof whole, "%s/whole", p.dir);
+    snprintf(broken, sizeof broken, "%s/broken", p.dir);
+    int lines;
+    assert_int_equal(run(&p, (const char *[]){"mull-engine", "train", p.config, "--out", whole, NULL}), 0);
+    json_t *j = last_line(&p, &lines);
+    assert_int_equal(lines, STEPS);
+    static const char *const KEYS[] = {"step", "loss",   "ce",    "cos", "grad_norm",
+                                       "lr",   "tokens", "tok_s", "mfu", "peak_bytes"};
+    for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) assert_non_null(json_object_get(j, KEYS[i]));
+    assert_int_equal(json_integer_value(json_object_get(j, "step")), STEPS);
+    json_decref(j);
+
+    const char *const again[] = {
+        "mull-engine", "train", p.config, "--out", broken, "--set", "resume_from_checkpoint=true", NULL};
+    pid_t pid = start(&p, again);
+    wait_lines(&p, pid, 5);
+    kill(pid, SIGKILL);
+    finish(pid);
+    pid = start(&p, again);
+    wait_lines(&p, pid, 2);
+    kill(pid, SIGTERM);
+    int status = finish(pid);
+    assert_true(WIFEXITED(status) && (WEXITSTATUS(status) == 75 || WEXITSTATUS(status) == 0));
+    assert_int_equal(run(&p, again), 0);
+    snprintf(a, sizeof a, "%s/checkpoint-%d", whole, STEPS);
+    snprintf(b, sizeof b, "%s/checkpoint-%d", broken, STEPS);
+    same_file(a, b, "model.safetensors");
+    same_file(a, b, "optimizer-00000-of-00001.zst");
+    same_file(a, b, "trainer_state.json");
+    assert_int_equal(run(&p, (const char *[]){"mull-engine", "generate", "--model", b, "--prompt", "How many is 3?",
+                                              "--max-new-tokens", "4", "--json", NULL}),
+                     0);
+    json_decref(last_line(&p, &lines));
+    assert_int_equal(lines, 1);
+    remove_tree(p.dir);
+}
+
+static void wrong_recipes(void **state) {
+    (void)state;
+    place p;
+    place_init(&p);
+    char out[128];
+    snprintf(out, sizeof out, "%s/out", p.dir);
+    assert_int_equal(run(&p, (const char *[]){"mull-engine", "train", p.config, "--dry-run", NULL}), 0);
+    int lines;
+    json_t *j = last_line(&p, &lines);
+    assert_true(json_integer_value(json_object_get(j, "trainable")) > 0);
+    assert_int_equal(json_integer_value(json_object_get(j, "steps")), STEPS);
+    json_decref(j);
+    static const char *const SETS[] = {"learning_rat=1", "model_path=/nowhere", "freeze=model.layer.*",
+                                       "resume_from_checkpoint=/nowhere", "messages_location=/nowhere.jsonl"};
+    for (size_t i = 0; i < sizeof SETS / sizeof *SETS; i++) {
+        int rc = run(&p, (const char *[]){"mull-engine", "train", p.config, "--out", out, "--set", SETS[i], NULL});
+        if (rc != 1 && rc != 2) fail_msg("%s: exit %d", SETS[i], rc);
+    }
+    assert_int_equal(run(&p, (const char *[]){"mull-engine", "train", p.config, NULL}), 2);
+    remove_tree(p.dir);
+}
+
+int main(void) {
+    if (access(MULL_BIN_DIR "/mull-engine", X_OK)) {
+        printf("skipped: mull-engine is not built\n");
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test(disturbed_equals_undisturbed), cmocka_unit_test(wrong_recipes)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
