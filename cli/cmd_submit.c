@@ -39,10 +39,12 @@ static const mull_opt submit_opts[] = {
     SPEC("--retries", INT, "retries", "N", "infrastructure failures in a row before it fails (default 3)"),
     SPEC("--hold", FLAG, "hold", NULL, "do not start it before mull release"),
     SPEC("--array", TEXT, "array", "RANGE", "not in this build"),
-    SPEC("--model", PATH, "model", "DIR", "checkpoint folder"),
+    SPEC("--model", PATH, "model", "DIR", "checkpoint folder (train: instead of the recipe's model_path)"),
     SPEC("--in", PATH, "input", "FILE", "annotate: JSONL of OpenAI Batch requests or {\"messages\"} rows"),
     SPEC("--out", PATH, "out", "DIR", "folder for results"),
     SPEC("--shard-rows", INT, "shard_rows", "N", "annotate: rows a shard (default 1000)"),
+    SPEC("--set", TEXTS, "set", "KEY=VALUE", "train: over the recipe's key; may be given again"),
+    SPEC("--max-steps", INT, "max_steps", "N", "train: optimiser steps"),
     SPEC("--prompt", TEXT, "prompt", "TEXT", "generate: the question"),
     MINE("--messages", 0, MULL_OPT_TEXT, messages, "FILE", "generate: a JSON list of messages instead"),
     SPEC("--image", PATHS, "images", "FILE...", "generate: images for the prompt"),
@@ -150,7 +152,7 @@ static void absolute_at(json_t *spec, const char *key) {
 }
 
 static void absolute_paths(json_t *spec) {
-    static const char *const keys[] = {"model", "out", "output", "input", "images", "videos", "media_roots"};
+    static const char *const keys[] = {"model", "out", "output", "input", "config", "images", "videos", "media_roots"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) absolute_at(spec, keys[i]);
 }
 
@@ -163,17 +165,18 @@ static int begin_spec(const mull_cmd *cmd, const char *word, const json_t *flags
     int rc = MULL_EXIT_OK;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(word, kinds[i]) != 0) continue;
-        if (i >= 2)
-            return mull_usage(cmd->name, "%s jobs are not available in this build; generate and annotate are", word);
+        if (i >= 3)
+            return mull_usage(cmd->name, "%s jobs are not available in this build; generate, annotate and train are",
+                              word);
         *spec = json_deep_copy(flags);
         json_object_set_new(*spec, "kind", json_string(word));
         return MULL_EXIT_OK;
     }
     if (strcmp(word, "-") != 0 && access(word, F_OK) != 0) {
-        const char *near = mull_nearest(word, kinds, 2);
+        const char *near = mull_nearest(word, kinds, 3);
         if (near)
             return mull_usage(cmd->name, "'%s' is neither a kind of job nor a file; did you mean %s?", word, near);
-        return mull_usage(cmd->name, "'%s' is neither a kind of job (generate, annotate) nor a file", word);
+        return mull_usage(cmd->name, "'%s' is neither a kind of job (generate, annotate, train) nor a file", word);
     }
     *file = strcmp(word, "-") ? word : "stdin";
     *spec = read_spec(word, lines, &rc);
@@ -288,8 +291,11 @@ static int checked_submit(const mull_cmd *cmd, int argc, char **argv, opts *o, j
     int words;
     const char *file = NULL;
     MULL_PARSE(cmd, argc, argv, o, &words);
-    if (!words) return mull_usage(cmd->name, "what? give a spec file, generate or annotate");
-    if (words != 1) return mull_usage(cmd->name, "unexpected word '%s'", argv[2]);
+    if (!words) return mull_usage(cmd->name, "what? give a spec file, generate, annotate or train");
+    bool recipe = words == 2 && !strcmp(argv[1], "train");
+    if (words != 1 && !recipe)
+        return mull_usage(cmd->name, "unexpected word '%s'", argv[words > 2 && !strcmp(argv[1], "train") ? 3 : 2]);
+    if (recipe) json_object_set_new(o->spec, "config", json_string(argv[2]));
     int rc = o->messages ? add_messages(o->spec, o->messages) : MULL_EXIT_OK;
     if (!rc) rc = begin_spec(cmd, argv[1], o->spec, lines, spec, &file);
     if (rc) return rc;
@@ -316,11 +322,12 @@ static int run_submit(const mull_cmd *cmd, int argc, char **argv) {
 }
 
 const mull_cmd mull_cmd_submit = {"submit",
-                                  "FILE|generate|annotate [flags]",
+                                  "FILE|generate|annotate|train CONFIG.yaml [flags]",
                                   "queue a job and print its id",
                                   "examples:\n"
                                   "  mull submit annotate --model ckpt --in rows.jsonl --out answers --wait\n"
                                   "  mull submit generate --model ckpt --image a.jpg --prompt 'What is this?' --wait\n"
+                                  "  mull submit train recipe.yaml --out run1 --set learning_rate=1e-6\n"
                                   "  mull submit job.yaml --priority 10 --key nightly-2026-01-31\n"
                                   "  mull submit job.yaml --dry-run\n",
                                   submit_opts,

@@ -147,6 +147,7 @@ static int collect(item **items, size_t *n, const json_t *spec, const json_t *li
     bool annotate = kind && !strcmp(kind, "annotate");
     return add(items, n, "model", json_object_get(spec, "model"), WANT_MODEL, lines) ||
                    add(items, n, "input", json_object_get(spec, "input"), WANT_INPUT, lines) ||
+                   add(items, n, "config", json_object_get(spec, "config"), WANT_FILE, lines) ||
                    (annotate && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||
                    add_list(items, n, "images", json_object_get(spec, "images"), lines) ||
                    add_list(items, n, "videos", json_object_get(spec, "videos"), lines)

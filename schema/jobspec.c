@@ -26,7 +26,7 @@ typedef enum field_type {
     T_NOT_YET
 } field_type;
 
-enum { GENERATE = 1, ANNOTATE = 2, ALL = 3 };
+enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, ANSWERS = GENERATE | ANNOTATE, ALL = ANSWERS | TRAIN };
 
 typedef struct field {
     const char *name;
@@ -39,15 +39,15 @@ typedef struct field {
 
 #define BIG 9007199254740992.0
 static const field sampling_fields[] = {
-    {"max_new_tokens", T_INT, ALL, 1, 1 << 20, NULL, "512"},
+    {"max_new_tokens", T_INT, ANSWERS, 1, 1 << 20, NULL, "512"},
     /* Without a value the checkpoint's generation_config.json decides, as it does by hand. */
-    {"temperature", T_NUMBER, ALL, 0, 100, NULL, NULL},
-    {"top_p", T_NUMBER, ALL, 1e-9, 1, NULL, NULL},
-    {"top_k", T_INT, ALL, 0, 1 << 24, NULL, NULL},
-    {"repetition_penalty", T_NUMBER, ALL, 1e-3, 100, NULL, NULL},
-    {"seed", T_INT, ALL, 0, BIG, NULL, "0"},
-    {"stop", T_TEXTS, ALL, 0, 64, NULL, NULL},
-    {"ignore_eos", T_BOOL, ALL, 0, 0, NULL, "false"},
+    {"temperature", T_NUMBER, ANSWERS, 0, 100, NULL, NULL},
+    {"top_p", T_NUMBER, ANSWERS, 1e-9, 1, NULL, NULL},
+    {"top_k", T_INT, ANSWERS, 0, 1 << 24, NULL, NULL},
+    {"repetition_penalty", T_NUMBER, ANSWERS, 1e-3, 100, NULL, NULL},
+    {"seed", T_INT, ANSWERS, 0, BIG, NULL, "0"},
+    {"stop", T_TEXTS, ANSWERS, 0, 64, NULL, NULL},
+    {"ignore_eos", T_BOOL, ANSWERS, 0, 0, NULL, "false"},
     {NULL},
 };
 
@@ -67,22 +67,25 @@ static const field fields[] = {
     {"model", T_PATH, ALL, 0, 0, NULL, NULL},
     {"out", T_PATH, ALL, 0, 0, NULL, NULL},
     {"output", T_PATH, ALL, 0, 0, NULL, NULL},
-    {"dtype", T_WORD, ALL, 0, 0, "auto|f32|bf16|int8", "\"auto\""},
-    {"latents", T_INT, ALL, 0, 4096, NULL, "20"},
-    {"mode", T_WORD, ALL, 0, 0, "mmlatent2|new_wtxt|none", NULL},
-    {"prompt_format", T_WORD, ALL, 0, 0, "mull|chatml|old", NULL},
-    {"min_pixels", T_INT, ALL, 1, BIG, NULL, NULL},
-    {"max_pixels", T_INT, ALL, 1, BIG, NULL, NULL},
-    {"fps", T_NUMBER, ALL, 1e-6, 1e6, NULL, NULL},
-    {"nframes", T_INT, ALL, 2, 1 << 20, NULL, NULL},
-    {"media_roots", T_PATHS, ALL, 0, 256, NULL, NULL},
-    {"sampling", T_MAP, ALL, 0, 0, NULL, "{}"},
+    {"dtype", T_WORD, ANSWERS, 0, 0, "auto|f32|bf16|int8", "\"auto\""},
+    {"latents", T_INT, ANSWERS, 0, 4096, NULL, "20"},
+    {"mode", T_WORD, ANSWERS, 0, 0, "mmlatent2|new_wtxt|none", NULL},
+    {"prompt_format", T_WORD, ANSWERS, 0, 0, "mull|chatml|old", NULL},
+    {"min_pixels", T_INT, ANSWERS, 1, BIG, NULL, NULL},
+    {"max_pixels", T_INT, ANSWERS, 1, BIG, NULL, NULL},
+    {"fps", T_NUMBER, ANSWERS, 1e-6, 1e6, NULL, NULL},
+    {"nframes", T_INT, ANSWERS, 2, 1 << 20, NULL, NULL},
+    {"media_roots", T_PATHS, ANSWERS, 0, 256, NULL, NULL},
+    {"sampling", T_MAP, ANSWERS, 0, 0, NULL, "{}"},
     {"prompt", T_TEXT, GENERATE, 0, 1 << 20, NULL, NULL},
     {"messages", T_MESSAGES, GENERATE, 0, 0, NULL, NULL},
     {"images", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"videos", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"input", T_PATH, ANNOTATE, 0, 0, NULL, NULL},
     {"shard_rows", T_INT, ANNOTATE, 1, 10000000, NULL, "1000"},
+    {"config", T_PATH, TRAIN, 0, 0, NULL, NULL},
+    {"set", T_TEXTS, TRAIN, 0, 256, NULL, NULL},
+    {"max_steps", T_INT, TRAIN, 1, BIG, NULL, NULL},
     {NULL},
 };
 
@@ -261,7 +264,10 @@ static void check_object(checker *c, const field *table, const json_t *o, const 
         } else if (json_is_null(v)) {
             continue; /* as if it were not there */
         } else if (c->kind && !(f->kinds & c->kind)) {
-            COMPLAIN(c, path, NULL, "is no key of kind %s", c->kind == GENERATE ? "generate" : "annotate");
+            COMPLAIN(c, path, NULL, "is no key of kind %s",
+                     c->kind == GENERATE   ? "generate"
+                     : c->kind == ANNOTATE ? "annotate"
+                                           : "train");
         } else {
             check_value(c, f, path, v);
         }
@@ -306,7 +312,9 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         c.kind = GENERATE;
     else if (kind && !strcmp(kind, "annotate"))
         c.kind = ANNOTATE;
-    else if (kind && (!strcmp(kind, "train") || !strcmp(kind, "eval") || !strcmp(kind, "rollout"))) {
+    else if (kind && !strcmp(kind, "train"))
+        c.kind = TRAIN;
+    else if (kind && (!strcmp(kind, "eval") || !strcmp(kind, "rollout"))) {
         COMPLAIN(&c, "kind", NULL, "%s jobs are not available in this build", kind);
         json_decref(c.out);
         return NULL; /* its own keys are not known here: naming them unknown would mislead */
@@ -316,7 +324,11 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         json_object_set(c.out, "out", json_object_get(c.out, "output"));
     json_object_del(c.out, "output");
     need(&c, "kind");
-    if (c.kind) need(&c, "model");
+    if (c.kind & ANSWERS) need(&c, "model"); /* a recipe names its own */
+    if (c.kind == TRAIN) {
+        need(&c, "config");
+        need(&c, "out");
+    }
     if (c.kind == ANNOTATE) {
         need(&c, "input");
         need(&c, "out");
@@ -332,7 +344,7 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         return NULL;
     }
     fill(c.out, fields, c.kind);
-    fill(json_object_get(c.out, "sampling"), sampling_fields, c.kind);
+    if (c.kind & ANSWERS) fill(json_object_get(c.out, "sampling"), sampling_fields, c.kind);
     return c.out;
 }
 

@@ -30,6 +30,9 @@ static const field FIELDS[] = {
     {"images", T_LIST, AT(images), 0, 0},
     {"videos", T_LIST, AT(videos), 0, 0},
     {"media_roots", T_LIST, AT(media_roots), 0, 0},
+    {"config", T_TEXT, AT(config), 0, 0},
+    {"set", T_LIST, AT(set), 0, 0},
+    {"max_steps", T_INT, AT(max_steps), 1, 9e15},
     {"latents", T_INT, AT(latents), 0, 1 << 16},
     {"min_pixels", T_INT, AT(min_pixels), 1, 1e12},
     {"max_pixels", T_INT, AT(max_pixels), 1, 1e12},
@@ -151,7 +154,12 @@ static int check_whole(const mull_job *j, mull_error *err) {
     int rc = check_strings(j->images, "images", false, err);
     if (!rc) rc = check_strings(j->videos, "videos", false, err);
     if (!rc) rc = check_strings(j->media_roots, "media_roots", true, err);
+    if (!rc && j->set) rc = check_strings(j->set, "set", false, err);
     if (rc) return rc;
+    if (j->kind == MULL_JOB_TRAIN) {
+        if (!j->config || !*j->config) return wrong("config", "it is missing", err);
+        return j->out && *j->out ? MULL_OK : wrong("out", "it is missing", err);
+    }
     if (!j->model || !*j->model) return wrong("model", "it is missing", err);
     if (j->kind == MULL_JOB_ANNOTATE && (!j->input || !*j->input)) return wrong("input", "it is missing", err);
     if (j->kind == MULL_JOB_ANNOTATE && (!j->out || !*j->out)) return wrong("out", "it is missing", err);
@@ -184,13 +192,13 @@ int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
         rc = mull_fail(err, MULL_EARG, WHAT, "", "", "it is no JSON object");
     else if (!kind)
         rc = wrong("kind", "it is missing", err);
-    else if (strcmp(kind, "generate") && strcmp(kind, "annotate"))
-        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate or annotate",
+    else if (strcmp(kind, "generate") && strcmp(kind, "annotate") && strcmp(kind, "train"))
+        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate, annotate or train",
                        "this engine cannot run jobs of kind %.40s", kind);
     else if (sampling && !json_is_object(sampling) && !json_is_null(sampling))
         rc = wrong("sampling", "it must be a mapping", err);
     if (!rc) {
-        job->kind = kind[0] == 'g' ? MULL_JOB_GENERATE : MULL_JOB_ANNOTATE;
+        job->kind = kind[0] == 'g' ? MULL_JOB_GENERATE : kind[0] == 'a' ? MULL_JOB_ANNOTATE : MULL_JOB_TRAIN;
         rc = take_all(job, json, FIELDS, err);
     }
     if (!rc && json_is_object(sampling)) rc = take_all(job, sampling, SAMPLING, err);

@@ -7,7 +7,7 @@
 #include "engine/infer/infer.h"
 #include "engine/text/chat.h"
 
-typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE } mull_job_kind;
+typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE, MULL_JOB_TRAIN } mull_job_kind;
 
 /* Strings and lists belong to json. Defaults are those of the front door (greedy, 512 tokens, 20 latents), so that a
  * job by hand and one through the queue give the same bytes. Other numbers that were not given are negative, floats
@@ -19,6 +19,9 @@ typedef struct mull_job {
     const char *model, *out, *input, *prompt;
     const char *dtype, *mode, *prompt_format;
     const json_t *messages, *images, *videos, *media_roots;
+    const char *config; /* train: the recipe, "key=value" over it */
+    const json_t *set;
+    int64_t max_steps;
     int64_t latents, min_pixels, max_pixels, nframes, shard_rows;
     double fps;
     /* sampling */

@@ -50,6 +50,7 @@ static int load_recipe(session *s) {
 /* "": no; "true": the newest of the output folder; else a folder. */
 static int find_resume(session *s) {
     const char *r = s->recipe.resume_from_checkpoint;
+    if (s->o->resume && (s->resume = mull_checkpoint_newest(s->o->out))) return MULL_OK;
     if (!*r || !strcmp(r, "false") || !strcmp(r, "False")) return MULL_OK;
     if (!strcmp(r, "true") || !strcmp(r, "True")) {
         s->resume = mull_checkpoint_newest(s->o->out);

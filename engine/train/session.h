@@ -14,6 +14,7 @@ typedef struct mull_train_session_opts {
     int64_t max_steps; /* 0: the recipe's */
     int threads;
     bool dry_run; /* only the plan */
+    bool resume;  /* go on from the newest checkpoint of out when there is one, whatever the recipe says */
 } mull_train_session_opts;
 
 typedef struct mull_train_session_hooks {

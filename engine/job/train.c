@@ -1,0 +1,119 @@
+/* Jobs of kind train; see train.h. */
+#include "engine/job/train.h"
+
+#include "engine/train/session.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct train_job {
+    mull_events *ev;
+    int64_t total, first, tokens; /* steps of the run; step this attempt began with, -1: none yet */
+    double seconds, loss;
+    int64_t step;
+    char path[4096]; /* of the newest checkpoint */
+} train_job;
+
+static void add(json_t *values, const char *key, double x) {
+    if (isfinite(x)) json_object_set_new(values, key, json_real(x));
+}
+
+static void on_step(void *ctx, const mull_step *s) {
+    train_job *t = ctx;
+    json_t *v = json_object();
+    add(v, "loss", s->loss);
+    add(v, "ce", s->ce);
+    add(v, "cos", s->cos);
+    add(v, "grad_norm", s->grad_norm);
+    add(v, "lr", s->lr);
+    add(v, "mfu", s->mfu);
+    add(v, "tokens", (double)s->tokens);
+    if (s->seconds > 0) add(v, "tok_s", (double)s->tokens / s->seconds);
+    if (s->skipped_so_far) add(v, "skipped_steps", (double)s->skipped_so_far);
+    mull_events_loading(t->ev, false);
+    mull_events_beat(t->ev);
+    mull_events_emit(t->ev, "metric", json_pack("{s:I,s:o}", "step", (json_int_t)s->step, "values", v));
+    if (s->skipped)
+        mull_events_log(t->ev, "warning", "step %lld was skipped: its gradient is not finite", (long long)s->step);
+    if (s->spike) mull_events_log(t->ev, "warning", "loss spike at step %lld: %g", (long long)s->step, s->loss);
+    if (t->first < 0) t->first = s->step;
+    t->step = s->step;
+    t->loss = s->loss;
+    t->tokens += s->tokens;
+    t->seconds += s->seconds;
+    double each = t->seconds / (double)(s->step - t->first + 1);
+    mull_events_progress(t->ev, s->step, t->total, "steps", t->tokens, each * (double)(t->total - s->step),
+                         s->step == t->total);
+}
+
+static int64_t folder_bytes(const char *path) {
+    int64_t bytes = 0;
+    struct stat st;
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (fstatat(dirfd(d), e->d_name, &st, 0) == 0 && S_ISREG(st.st_mode)) bytes += st.st_size;
+    if (d) closedir(d);
+    return bytes;
+}
+
+static void on_checkpoint(void *ctx, int64_t step, const char *path) {
+    train_job *t = ctx;
+    snprintf(t->path, sizeof t->path, "%s", path);
+    mull_events_beat(t->ev);
+    mull_events_emit(t->ev, "checkpoint",
+                     json_pack("{s:o,s:I,s:I}", "path", mull_json_text(path, strlen(path)), "step", (json_int_t)step,
+                               "bytes", (json_int_t)folder_bytes(path)));
+}
+
+static bool stop(void *ctx) {
+    const train_job *t = ctx;
+    mull_events_beat(t->ev);
+    return mull_events_stopped(t->ev);
+}
+
+static void note(void *ctx, const char *level, const char *text) {
+    mull_events_log(((train_job *)ctx)->ev, level, "%s", text);
+}
+
+static void start(void *ctx, const json_t *plan) {
+    train_job *t = ctx;
+    t->total = json_integer_value(json_object_get(plan, "steps"));
+    mull_events_log(t->ev, "info", "training %lld of %lld parameters for %lld steps",
+                    (long long)json_integer_value(json_object_get(plan, "trainable")),
+                    (long long)json_integer_value(json_object_get(plan, "parameters")), (long long)t->total);
+}
+
+int mull_train_job(const mull_job *job, mull_events *ev, json_t **result, mull_error *err) {
+    train_job t = {.ev = ev, .first = -1};
+    size_t n = json_array_size(job->set);
+    const char **sets = calloc(n + 1, sizeof *sets);
+    char *model = NULL;
+    if (!sets || (job->model && asprintf(&model, "model_path=%s", job->model) < 0)) {
+        free(sets);
+        return mull_fail(err, MULL_ENOMEM, "cannot train", "", NULL, "out of memory");
+    }
+    if (model) sets[0] = model;
+    for (size_t i = 0; i < n; i++) sets[i + (model != NULL)] = json_string_value(json_array_get(job->set, i));
+    mull_train_session_opts o = {.config = job->config,
+                                 .sets = sets,
+                                 .nsets = n + (model != NULL),
+                                 .out = job->out,
+                                 .max_steps = job->max_steps,
+                                 .threads = job->threads,
+                                 .resume = true};
+    mull_train_session_hooks h = {.run = {on_step, on_checkpoint, stop, &t}, .note = note, .start = start};
+    mull_events_loading(ev, true);
+    int rc = mull_train_session(&o, &h, err);
+    mull_events_loading(ev, false);
+    if (!rc)
+        *result = json_pack("{s:I,s:o,s:o}", "steps", (json_int_t)t.step, "loss",
+                            t.first >= 0 && isfinite(t.loss) ? json_real(t.loss) : json_null(), "checkpoint",
+                            mull_json_text(t.path, strlen(t.path)));
+    free(sets);
+    free(model);
+    return rc;
+}
