@@ -227,23 +227,21 @@ static void wrong_words_and_folders(void **state) {
     setenv("MULL_STATE", folder, 1);
 }
 
-/* Root can see whether an ordinary user needs anything that root has. */
+/* Root can see whether an ordinary user needs anything that root has. The programs are copied: the checkout may lie
+ * where only root can go. */
 static void as_an_ordinary_user(void **state) {
     (void)state;
     struct passwd *pw = getpwnam("nobody");
     if (geteuid() != 0 || !pw || access("/usr/bin/setpriv", X_OK)) skip();
-    /* The checkout may lie where only root can go: then that user could not run the programs at all. */
-    mull_run can = mull_run_command((const char *const[]){"/usr/bin/setpriv", "--reuid=nobody", "--regid=nogroup",
-                                                          "--clear-groups", MULL, "version", NULL},
-                                    LIMIT_S);
-    int status = can.status;
-    mull_run_fini(&can);
-    if (status != 0) skip();
+    char bin[512], mull[600];
+    snprintf(bin, sizeof bin, "%s/bin", folder);
+    snprintf(mull, sizeof mull, "%s/mull", bin);
+    free(mull_run_ok((const char *const[]){"cp", "-r", MULL_BIN_DIR, bin, NULL}, LIMIT_S));
     assert_int_equal(chown(folder, pw->pw_uid, pw->pw_gid), 0);
     const char *const words[][2] = {{"up", "--json"}, {"ps", "--json"}, {"doctor", "--json"}, {"down", "--json"}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         free(mull_run_ok((const char *const[]){"/usr/bin/setpriv", "--reuid=nobody", "--regid=nogroup",
-                                               "--clear-groups", MULL, words[i][0], words[i][1], NULL},
+                                               "--clear-groups", mull, words[i][0], words[i][1], NULL},
                          LIMIT_S));
 }
 
