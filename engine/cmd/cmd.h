@@ -24,6 +24,7 @@
     X("reward", reward, "score completions against solutions, JSONL on stdin")                                         \
     X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \
     X("eval", eval, "evaluate a model on tasks, resumable")                                                            \
+    X("data", data, "show the samples that a training recipe makes")                                                   \
     X("annotate", annotate, "answer a file of prompts")                                                                \
     X("puzzles", puzzles, "draw a dataset of spatial puzzles")                                                         \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \

@@ -1,223 +1,270 @@
-/* Packed batches; see loader.h. The samples of a step are built together when its first batch is asked for, by the
- * calling thread: the order, the replacements and the packing follow from the position alone. */
-#include "engine/data/loader.h"
+/* Threads that build samples ahead of the trainer. A rank's samples are numbered on from its start; a thread takes the
+ * next number, builds that sample (replacing what is left out by the next index of the same dataset) and puts it into
+ * its slot; the consumer takes the slots in order. So the order, the replacements and the counts depend on the position
+ * alone. Ahead of the step that is waited for, threads stop at prefetch_tokens. */
+#include "engine/data/loader_internal.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-static const char *const WHAT = "cannot load training data";
-enum { REPLACE_MAX = 1000, SHARE_FROM = 20 }; /* replacements of one place; draws before the bad share counts */
+enum { TRIES_MAX = 1000, AHEAD_STEPS = 4 };
+
+typedef struct left_out {
+    mull_draw draw;
+    bool bad;
+    mull_error why;
+} left_out;
+
+typedef struct slot {
+    bool ready;
+    int rc; /* of the sample: nothing usable was found, or memory is gone */
+    mull_error err;
+    mull_sample sample;
+    left_out *notes; /* samples that it replaces */
+    size_t nnotes;
+} slot;
 
 struct mull_loader {
     const mull_recipe *r;
     mull_mix *mix;
-    const mull_builder *builder;
+    const mull_builder *b;
     mull_loader_opts o;
-    mull_position at;     /* of the next step */
-    int64_t step;         /* that the pending samples belong to */
-    mull_sample *samples; /* [per_step], those of a step in the order of their batches */
-    int64_t per_step;
-    int64_t *first; /* [batches + 1] borders of the batches in samples */
-    int64_t batches, given;
+    int64_t per_rank, global; /* samples of a step */
+    mull_position at;         /* of the step that is being handed out */
+
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    pthread_t *threads;
+    int nthreads;
+    bool stop;
+    slot *slots;                  /* ring of nslots, number n in slot n % nslots */
+    int64_t nslots, next, wanted; /* next number to build; numbers below wanted are waited for */
+    int64_t tokens;               /* in ready slots */
+
+    mull_sample *step; /* [per_rank] of the step being handed out */
+    int *group;
+    int groups, given;
 };
+
+/* ---- one sample */
+static int note(slot *s, const mull_draw *d, bool bad, const mull_error *why) {
+    left_out *p = realloc(s->notes, (s->nnotes + 1) * sizeof *p);
+    if (!p) return MULL_ENOMEM;
+    s->notes = p;
+    p[s->nnotes++] = (left_out){*d, bad, *why};
+    return MULL_OK;
+}
+
+static void build(mull_loader *l, int64_t n, slot *s) {
+    int64_t step = n / l->per_rank, k = n % l->per_rank;
+    mull_draw d = mull_mix_draw(l->mix, step * l->global + l->o.rank * l->per_rank + k);
+    mull_dataset *set = mull_mix_set(l->mix, d.set);
+    int64_t rows = mull_dataset_rows(set), tries = rows < TRIES_MAX ? rows : TRIES_MAX;
+    for (int64_t t = 0; t < tries; t++) {
+        mull_example e;
+        mull_error err = {0};
+        int rc = mull_dataset_get(set, d.index, d.key, &e, &err);
+        if (!rc) {
+            rc = mull_sample_build(l->b, &e, &s->sample, &err);
+            mull_example_fini(&e);
+        }
+        s->rc = rc;
+        if (!rc) return;
+        s->err = err;
+        /* What the row cannot help ends the run; the row's own faults leave it out. */
+        if (rc == MULL_ENOMEM || rc == MULL_EUNSUPPORTED || rc == MULL_EINTERNAL || note(s, &d, rc != MULL_SKIP, &err))
+            return;
+        d.index = (d.index + 1) % rows;
+    }
+    mull_error last = s->err;
+    s->rc = mull_fail(
+        &s->err, MULL_EFORMAT, "no sample can be used", mull_set_name(d.set), "look at it with mull-engine data",
+        "%lld rows in a row were left out, the last one (%.200s): %.300s", (long long)tries, last.where, last.why);
+}
+
+/* ---- threads */
+/* Whether the next number may be built now. */
+static bool may_build(const mull_loader *l) {
+    int64_t first = l->at.step * l->per_rank;
+    if (l->next - first >= l->nslots) return false;
+    return l->next < l->wanted || l->tokens < l->r->prefetch_tokens;
+}
+
+static void *worker(void *ctx) {
+    mull_loader *l = ctx;
+    pthread_mutex_lock(&l->lock);
+    while (!l->stop) {
+        if (!may_build(l)) {
+            pthread_cond_wait(&l->work, &l->lock);
+            continue;
+        }
+        int64_t n = l->next++;
+        slot *s = &l->slots[n % l->nslots];
+        pthread_mutex_unlock(&l->lock);
+        build(l, n, s);
+        pthread_mutex_lock(&l->lock);
+        s->ready = true;
+        l->tokens += (int64_t)s->sample.n;
+        pthread_cond_broadcast(&l->done);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+static int thread_count(const mull_recipe *r, const mull_loader_opts *o) {
+    long n = o->threads ? o->threads : (long)r->loader_threads;
+    if (n > 0) return (int)n;
+    n = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+    return n < 1 ? 1 : n > 4 ? 4 : (int)n;
+}
 
 int mull_loader_open(const mull_recipe *r, mull_mix *mix, const mull_builder *b, const mull_loader_opts *opts,
                      mull_loader **out, mull_error *err) {
-    *out = NULL;
     mull_loader *l = calloc(1, sizeof *l);
-    if (!l) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
-    *l = (mull_loader){.r = r, .mix = mix, .builder = b, .o = *opts, .at = opts->start};
+    *out = NULL;
+    if (!l) return mull_fail(err, MULL_ENOMEM, "cannot load data", NULL, NULL, "out of memory");
+    l->r = r;
+    l->mix = mix;
+    l->b = b;
+    if (opts) l->o = *opts;
     if (l->o.world < 1) l->o.world = 1;
-    l->per_step = r->per_device_train_batch_size * r->gradient_accumulation_steps;
-    if (l->per_step < 1) l->per_step = 1;
-    l->samples = calloc((size_t)l->per_step, sizeof *l->samples);
-    l->first = calloc((size_t)l->per_step + 1, sizeof *l->first);
-    if (!l->samples || !l->first) {
+    l->per_rank = r->per_device_train_batch_size * r->gradient_accumulation_steps;
+    l->global = l->per_rank * l->o.world;
+    l->at = l->o.start;
+    l->next = l->wanted = l->at.step * l->per_rank;
+    l->nslots = l->per_rank * AHEAD_STEPS;
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->work, NULL);
+    pthread_cond_init(&l->done, NULL);
+    int threads = thread_count(r, &l->o);
+    /* Signals are the trainer's: its threads see them, these do not. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    l->slots = calloc((size_t)l->nslots, sizeof *l->slots);
+    l->step = calloc((size_t)l->per_rank, sizeof *l->step);
+    l->group = calloc((size_t)l->per_rank, sizeof *l->group);
+    l->threads = calloc((size_t)threads, sizeof *l->threads);
+    int rc = l->slots && l->step && l->group && l->threads ? MULL_OK : MULL_ENOMEM;
+    while (!rc && l->nthreads < threads && !pthread_create(&l->threads[l->nthreads], NULL, worker, l)) l->nthreads++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc || !l->nthreads) {
         mull_loader_close(l);
-        return mull_fail(err, MULL_ENOMEM, WHAT, "", "lower gradient_accumulation_steps", "out of memory");
+        return mull_fail(err, rc ? rc : MULL_EIO, "cannot load data", NULL, NULL,
+                         rc ? "out of memory" : "the system gives no thread");
     }
     *out = l;
     return MULL_OK;
 }
 
-static void drop_samples(mull_loader *l) {
-    for (int64_t i = 0; l->samples && i < l->per_step; i++) mull_sample_fini(&l->samples[i]);
-    l->batches = l->given = 0;
+static void clear(slot *s) {
+    mull_sample_fini(&s->sample);
+    free(s->notes);
+    memset(s, 0, sizeof *s);
 }
 
 void mull_loader_close(mull_loader *l) {
     if (!l) return;
-    drop_samples(l);
-    free(l->samples);
-    free(l->first);
+    pthread_mutex_lock(&l->lock);
+    l->stop = true;
+    pthread_cond_broadcast(&l->work);
+    pthread_mutex_unlock(&l->lock);
+    for (int i = 0; i < l->nthreads; i++) pthread_join(l->threads[i], NULL);
+    for (int64_t i = 0; l->slots && i < l->nslots; i++) clear(&l->slots[i]);
+    for (int64_t i = 0; l->step && i < l->per_rank; i++) mull_sample_fini(&l->step[i]);
+    free(l->slots);
+    free(l->step);
+    free(l->group);
+    free(l->threads);
+    pthread_cond_destroy(&l->work);
+    pthread_cond_destroy(&l->done);
+    pthread_mutex_destroy(&l->lock);
     free(l);
 }
 
 int64_t mull_loader_steps(const mull_loader *l) {
-    int64_t n = mull_mix_rows(l->mix) / (l->per_step * l->o.world);
-    return n > 0 ? n : 1;
+    int64_t n = mull_mix_rows(l->mix) / l->global;
+    return n < 1 ? 1 : n;
 }
 
-/* The sample of a place: its own row, or the next ones of the dataset while those are left out. */
-static int build(mull_loader *l, int64_t place, mull_sample *out, mull_error *err) {
-    mull_draw d = mull_mix_draw(l->mix, place);
-    mull_dataset *set = mull_mix_set(l->mix, d.set);
-    int64_t rows = mull_dataset_rows(set);
-    for (int tries = 0; tries < REPLACE_MAX && tries < rows; tries++, d.index = (d.index + 1) % rows) {
-        mull_example e;
-        mull_error why = {0};
-        int rc = mull_dataset_get(set, d.index, d.key, &e, &why);
-        l->at.drawn++;
-        if (!rc) {
-            rc = mull_sample_build(l->builder, &e, out, &why);
-            mull_example_fini(&e);
-        }
-        if (!rc) return MULL_OK;
-        if (rc == MULL_ENOMEM) {
-            *err = why;
-            return rc;
-        }
-        *(rc == MULL_SKIP ? &l->at.skipped : &l->at.bad) += 1;
-        if (l->o.note) l->o.note(l->o.ctx, &d, rc != MULL_SKIP, &why);
-        if (rc != MULL_SKIP && l->at.drawn >= SHARE_FROM &&
-            (double)l->at.bad > l->r->max_bad_share * (double)l->at.drawn) {
-            char line[1024];
-            mull_error_line(&why, line, sizeof line);
-            return mull_fail(err, MULL_EFORMAT, WHAT, mull_set_name(d.set), "correct the data, or raise max_bad_share",
-                             "%lld of %lld samples are bad; the last one: %s", (long long)l->at.bad,
-                             (long long)l->at.drawn, line);
-        }
+/* ---- the consumer */
+/* Counts what slot s says and tells it; then the sample is taken. */
+static int take(mull_loader *l, slot *s, mull_sample *out, mull_error *err) {
+    enum { FEW = 20 }; /* a share of fewer draws than this says little */
+    mull_position *p = &l->at;
+    for (size_t i = 0; i < s->nnotes; i++) {
+        const left_out *n = &s->notes[i];
+        p->drawn++;
+        p->bad += n->bad;
+        p->skipped += !n->bad;
+        if (l->o.note) l->o.note(l->o.ctx, &n->draw, n->bad, &n->why);
+        if (n->bad && p->drawn >= FEW && (double)p->bad > l->r->max_bad_share * (double)p->drawn)
+            return mull_fail(err, MULL_ELIMIT, "too many bad samples", n->why.where,
+                             "correct the data, or raise max_bad_share",
+                             "%lld of %lld are bad, the share allowed is %g; the last one: %.300s", (long long)p->bad,
+                             (long long)p->drawn, l->r->max_bad_share, n->why.why);
     }
-    return mull_fail(err, MULL_EFORMAT, WHAT, mull_set_name(d.set), "look at the notes above for the reasons",
-                     "no usable sample was found near row %lld", (long long)d.index);
-}
-
-/* Longest first, each into the first batch with room: few batches, and the same ones every time. */
-static int pack(mull_loader *l, mull_error *err) {
-    int64_t n = l->per_step, limit = l->r->pack_tokens, bins = 0;
-    if (limit <= 0) {
-        int64_t b = l->r->per_device_train_batch_size > 0 ? l->r->per_device_train_batch_size : 1;
-        for (int64_t i = 0; i < n; i += b) l->first[bins++] = i;
-        l->first[l->batches = bins] = n;
-        return MULL_OK;
+    if (s->rc) {
+        if (err) *err = s->err;
+        return s->rc;
     }
-    int64_t *bin = malloc((size_t)n * sizeof *bin), *room = malloc((size_t)n * sizeof *room),
-            *order = malloc((size_t)n * sizeof *order);
-    mull_sample *packed = calloc((size_t)n, sizeof *packed);
-    if (!bin || !room || !order || !packed) {
-        free(bin), free(room), free(order), free(packed);
-        return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
-    }
-    for (int64_t i = 0; i < n; i++) { /* insertion: stable, and a step has few samples */
-        int64_t k = i;
-        for (; k > 0 && l->samples[order[k - 1]].n < l->samples[i].n; k--) order[k] = order[k - 1];
-        order[k] = i;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        int64_t len = (int64_t)l->samples[order[i]].n, b = 0;
-        while (b < bins && room[b] < len) b++;
-        if (b == bins) room[bins++] = limit > len ? limit : len;
-        room[b] -= len;
-        bin[i] = b;
-    }
-    int64_t at = 0;
-    for (int64_t b = 0; b < bins; b++) {
-        l->first[b] = at;
-        for (int64_t i = 0; i < n; i++)
-            if (bin[i] == b) packed[at++] = l->samples[order[i]];
-    }
-    l->first[l->batches = bins] = n;
-    memcpy(l->samples, packed, (size_t)n * sizeof *packed);
-    free(bin), free(room), free(order), free(packed);
+    p->drawn++;
+    *out = s->sample;
+    memset(&s->sample, 0, sizeof s->sample);
     return MULL_OK;
 }
 
-static int make_step(mull_loader *l, mull_error *err) {
-    drop_samples(l);
-    l->step = l->at.step;
-    int64_t global = l->per_step * l->o.world;
-    for (int64_t i = 0; i < l->per_step; i++) {
-        int rc = build(l, l->step * global + l->o.rank * l->per_step + i, &l->samples[i], err);
-        if (rc) return rc;
+/* Waits for the samples of the step and plans its batches. */
+static int begin_step(mull_loader *l, mull_error *err) {
+    int64_t first = l->at.step * l->per_rank;
+    int rc = MULL_OK;
+    pthread_mutex_lock(&l->lock);
+    l->wanted = first + l->per_rank;
+    pthread_cond_broadcast(&l->work);
+    for (int64_t k = 0; !rc && k < l->per_rank; k++) {
+        slot *s = &l->slots[(first + k) % l->nslots];
+        while (!s->ready) pthread_cond_wait(&l->done, &l->lock);
+        l->tokens -= (int64_t)s->sample.n;
+        rc = take(l, s, &l->step[k], err);
+        clear(s);
     }
-    int rc = pack(l, err);
-    if (!rc) l->at.step++;
+    pthread_mutex_unlock(&l->lock);
+    size_t *lengths = rc ? NULL : calloc((size_t)l->per_rank, sizeof *lengths);
+    if (!rc && !lengths) rc = MULL_ENOMEM;
+    for (int64_t k = 0; !rc && k < l->per_rank; k++) lengths[k] = l->step[k].n;
+    if (!rc)
+        l->groups = mull__pack_plan(lengths, (size_t)l->per_rank, l->r->pack_tokens, l->r->per_device_train_batch_size,
+                                    l->group);
+    free(lengths);
+    if (rc == MULL_ENOMEM || (!rc && l->groups < 0))
+        rc = mull_fail(err, MULL_ENOMEM, "cannot load data", NULL, NULL, "out of memory");
+    l->given = 0;
     return rc;
 }
 
-static void add_media(mull_grid *grids, const float **patches, size_t *n, const mull_media *m) {
-    grids[*n] = (mull_grid){.video = m->kind == MULL_MEDIA_VIDEO,
-                            .t = m->grid[0],
-                            .h = m->grid[1],
-                            .w = m->grid[2],
-                            .second_per_grid = (float)m->second_per_grid};
-    patches[(*n)++] = m->patches;
-}
-
 int mull_loader_next(mull_loader *l, mull_batch *out, mull_error *err) {
-    *out = (mull_batch){0};
-    if (l->given == l->batches) {
-        int rc = make_step(l, err);
-        if (rc) return rc;
+    memset(out, 0, sizeof *out);
+    int rc = l->given == l->groups ? begin_step(l, err) : MULL_OK;
+    if (!rc) rc = mull__pack_batch(l->step, l->group, (size_t)l->per_rank, l->given, out, err);
+    if (rc) {
+        /* A step that failed is not handed out in parts. */
+        l->given = l->groups = 0;
+        return rc;
     }
-    int64_t from = l->first[l->given], n = l->first[l->given + 1] - from;
-    size_t media = 0, latent = 0, rows = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const mull_sample *s = &l->samples[from + i];
-        rows += s->n;
-        media += s->nmedia;
-        latent += s->nreasoning;
+    out->step = l->at.step;
+    out->last = ++l->given == l->groups;
+    if (out->last) {
+        pthread_mutex_lock(&l->lock);
+        l->at.step++;
+        pthread_cond_broadcast(&l->work);
+        pthread_mutex_unlock(&l->lock);
     }
-    out->samples = calloc((size_t)n, sizeof *out->samples);
-    out->ids = malloc(rows * sizeof *out->ids + 1);
-    out->labels = malloc(rows * sizeof *out->labels + 1);
-    out->cu = calloc((size_t)n + 1, sizeof *out->cu);
-    out->media = calloc(media + 1, sizeof *out->media);
-    out->patches = calloc(media + 1, sizeof *out->patches);
-    out->media_cu = calloc((size_t)n + 1, sizeof *out->media_cu);
-    out->latent = calloc(latent + 1, sizeof *out->latent);
-    out->latent_patches = calloc(latent + 1, sizeof *out->latent_patches);
-    out->latent_cu = calloc((size_t)n + 1, sizeof *out->latent_cu);
-    if (!out->samples || !out->ids || !out->labels || !out->cu || !out->media || !out->patches || !out->media_cu ||
-        !out->latent || !out->latent_patches || !out->latent_cu) {
-        mull_batch_fini(out);
-        return mull_fail(err, MULL_ENOMEM, WHAT, "", "lower pack_tokens", "out of memory");
-    }
-    for (int64_t i = 0; i < n; i++) {
-        mull_sample *s = &out->samples[i];
-        *s = l->samples[from + i];
-        l->samples[from + i] = (mull_sample){0};
-        memcpy(out->ids + out->rows, s->ids, s->n * sizeof *s->ids);
-        memcpy(out->labels + out->rows, s->labels, s->n * sizeof *s->labels);
-        out->rows += (int64_t)s->n;
-        out->cu[i + 1] = (int32_t)out->rows;
-        for (size_t k = 0; k < s->nmedia; k++) add_media(out->media, out->patches, &out->nmedia, &s->media[k]);
-        for (size_t k = 0; k < s->nreasoning; k++)
-            add_media(out->latent, out->latent_patches, &out->nlatent, &s->reasoning[k]);
-        out->media_cu[i + 1] = out->nmedia;
-        out->latent_cu[i + 1] = out->nlatent;
-        out->nseq++;
-    }
-    out->step = l->step;
-    out->last = ++l->given == l->batches;
     return MULL_OK;
 }
 
 mull_position mull_loader_position(const mull_loader *l) {
     return l->at;
-}
-
-void mull_batch_fini(mull_batch *b) {
-    for (int i = 0; b->samples && i < b->nseq; i++) mull_sample_fini(&b->samples[i]);
-    free(b->samples);
-    free(b->ids);
-    free(b->labels);
-    free(b->cu);
-    free(b->media);
-    free(b->patches);
-    free(b->media_cu);
-    free(b->latent);
-    free(b->latent_patches);
-    free(b->latent_cu);
-    *b = (mull_batch){0};
 }

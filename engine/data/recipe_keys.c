@@ -148,10 +148,14 @@ static int edits(const char *a, const char *b, int limit) {
 }
 
 const mull__key *mull__key_nearest(const char *name) {
+    enum { FAR = 24 };
     const mull__key *found = NULL;
-    int limit = (int)(strnlen(name, 64) / 3) + 1, best = limit + 1;
+    int best = FAR + 1;
+    size_t n = strnlen(name, 64);
     for (size_t i = 0; i < mull__nkeys; i++) {
-        int d = edits(name, mull__keys[i].name, limit);
+        /* A key cut short is nearer than any slip of the pen but one. */
+        bool begins = n >= 4 && !strncasecmp(name, mull__keys[i].name, n);
+        int d = begins ? 1 : edits(name, mull__keys[i].name, FAR);
         if (d < best) {
             best = d;
             found = &mull__keys[i];
