@@ -377,10 +377,10 @@ void mull__read_streams(mull_leader *l) {
 /* ---- life ---- */
 
 void mull__resync_all(mull_leader *l) {
-    /* From 0: nothing asked is lower than what is recorded, so the worker sends all it still has. */
+    /* From 0: all it still holds. */
     for (size_t i = 0; i < l->queue.node_count; i++)
         if (l->queue.nodes[i].up)
-            mull__inbox(l, l->queue.nodes[i].boot, json_pack("{s:i, s:s, s:i}", "v", 1, "type", "resync", "from", 1));
+            mull__inbox(l, l->queue.nodes[i].boot, json_pack("{s:i, s:s, s:i}", "v", 1, "type", "resync", "from", 0));
 }
 
 /* A fresh connection may be to a server that lost everything: reconcile now rather than in a few seconds. */

@@ -4,6 +4,7 @@
 
 #include "schema/log.h"
 
+#include <fcntl.h>
 #include <hiredis/async.h>
 #include <netdb.h>
 #include <stdlib.h>
@@ -164,6 +165,7 @@ static void use(mull_redis *r, redisAsyncContext *ac) {
         retry_later(r);
         return;
     }
+    fcntl(ac->c.fd, F_SETFD, FD_CLOEXEC); /* hiredis leaves it to be inherited by whatever this process starts */
     ac->data = r;
     r->ac = ac;
     r->pending = 0;

@@ -119,7 +119,7 @@ void mull__run_stop(mull_run *r, mull_stop why, int grace_s) {
         finish(r);
         return;
     }
-    if (why == MULL_STOP_STALE && grace_s == 0)
+    if (why == MULL_STOP_HANG || (why == MULL_STOP_STALE && grace_s == 0))
         mull__run_kill(r);
     else
         stop_ranks(r, grace_s);
@@ -140,6 +140,10 @@ static void describe(mull_run *r, const char *class_) {
         snprintf(r->message, sizeof r->message, "ran longer than its time limit of %lld s", (long long)r->time_limit_s);
     } else if (!strcmp(class_, "cancelled")) {
         snprintf(r->message, sizeof r->message, "cancelled");
+    } else if (e->stop == MULL_STOP_HANG) {
+        snprintf(r->message, sizeof r->message,
+                 "the engine gave no sign of life for %d s (no event, no output): taken for hung and killed",
+                 r->w->cfg.hang_s);
     } else if (!r->message[0]) {
         if (!r->started)
             snprintf(r->message, sizeof r->message, "it was waiting for its devices when the worker stopped it");
@@ -239,6 +243,7 @@ static void launch(mull_run *r) {
     mull_worker *w = r->w;
     r->started = true;
     r->live = r->world;
+    r->heard_ms = uv_now(&w->loop);
     for (int i = 0; i < r->world; i++) {
         mull_rank *k = r->ranks[i];
         k->run = r;

@@ -1,5 +1,7 @@
 /* See classify.h. The order of the rules is their meaning: work that was finished is finished, whoever asked to stop it
- * meanwhile; then the worker's own reasons, which explain any signal; then what the process says of itself. */
+ * meanwhile (an engine that is stopped exits 75, so 0 means that the answer is complete and published: throwing it away
+ * because a cancel came in the last second would help nobody; Slurm too calls such a job COMPLETED); then the worker's
+ * own reasons, which explain any signal; then what the process says of itself. */
 #include "worker/classify.h"
 
 #include <signal.h>
@@ -22,6 +24,7 @@ const char *mull_classify(const mull_end *e) {
     case MULL_STOP_TIMEOUT:
         return "timeout";
     case MULL_STOP_STALE:
+    case MULL_STOP_HANG:
         return "infra";
     case MULL_STOP_PREEMPT:
     case MULL_STOP_DRAIN:
@@ -32,7 +35,8 @@ const char *mull_classify(const mull_end *e) {
     if (e->code == REQUEUE) return "requeue";
     if (e->error_class && !strcmp(e->error_class, "oom")) return "oom";
     if (e->code < 0) {
-        if (e->stop == MULL_STOP_PREEMPT) return "requeue"; /* it did not hear, and is not to blame for being asked */
+        /* It did not hear, and is not to blame for being asked. */
+        if (e->stop == MULL_STOP_PREEMPT || e->stop == MULL_STOP_DRAIN) return "requeue";
         return e->signal == SIGKILL && e->oom_seen && e->stop == MULL_STOP_NONE ? "oom" : "infra";
     }
     if (e->error_class && !strcmp(e->error_class, "infra")) return "infra";

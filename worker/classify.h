@@ -10,6 +10,7 @@ typedef enum mull_stop {
     MULL_STOP_CANCEL,  /* a user asked */
     MULL_STOP_TIMEOUT, /* its time limit passed */
     MULL_STOP_STALE,   /* the leader no longer counts on it */
+    MULL_STOP_HANG,    /* no sign of life from it for too long */
     MULL_STOP_PREEMPT, /* its place is wanted by another job */
     MULL_STOP_DRAIN    /* this worker leaves */
 } mull_stop;

@@ -39,7 +39,6 @@ static void start(mull_worker *w, json_t *msg) {
     const char *job = json_string_value(json_object_get(msg, "job"));
     int64_t fence = integer(msg, "fence", 0), id = strtoll(job, NULL, 10);
     int attempt = (int)integer(msg, "attempt", 0);
-    if (w->draining) return; /* the leader ends it when this worker has gone */
     if (strlen(job) > 20 || fence <= 0) {
         mull_log(MULL_LOG_WARN, "a start command names no possible job or fence; ignored");
         return;
@@ -51,6 +50,10 @@ static void start(mull_worker *w, json_t *msg) {
         return;
     }
     remember(w, id, fence);
+    if (w->draining) {
+        mull__report_ended(w, job, attempt, fence, -1, 0, "requeue", "its worker was leaving before it could start");
+        return;
+    }
     /* A newer fence means that the leader has given up the older attempt. */
     for (mull_run *r = w->runs; r; r = r->next)
         if (!strcmp(r->job, job) && !r->end_seq) mull__run_stop(r, MULL_STOP_STALE, 0);
@@ -74,6 +77,7 @@ static void cancel(mull_worker *w, const json_t *msg) {
 
 static void ack(mull_worker *w, const json_t *msg) {
     int64_t seq = integer(msg, "seq", 0);
+    w->doubts = 0;
     if (seq <= 0 || (uint64_t)seq <= w->evq.acked) return;
     mull_evq_ack(&w->evq, (uint64_t)seq);
     w->ack_ms = uv_now(&w->loop);
@@ -97,7 +101,7 @@ void mull__command(mull_worker *w, const char *text, size_t len) {
     else if (!strcmp(type, "ack"))
         ack(w, msg);
     else if (!strcmp(type, "resync"))
-        mull__resync(w, integer(msg, "from", 1) > 0 ? (uint64_t)integer(msg, "from", 1) : 1);
+        mull__resync(w, integer(msg, "from", 0) > 0 ? (uint64_t)integer(msg, "from", 0) : 0);
     else if (!strcmp(type, "shutdown_drain"))
         mull__drain(w);
     json_decref(msg);

@@ -134,7 +134,7 @@ json_t *mull_devices_json(const mull_devices *d) {
     for (int i = 0; i < d->count; i++) {
         const mull_node_device *v = &d->at[i];
         json_t *o = json_pack("{s:s, s:i, s:s, s:I, s:i}", "kind", v->cuda ? "cuda" : "cpu", "index", v->index, "name",
-                              v->name, "memory", (json_int_t)v->memory, "threads", v->threads);
+                              v->name, "memory_bytes", (json_int_t)v->memory, "threads", v->threads);
         if (v->uuid[0]) json_object_set_new(o, "uuid", json_string(v->uuid));
         json_array_append_new(list, o);
     }

@@ -75,6 +75,20 @@ void mull__resync(mull_worker *w, uint64_t from) {
     uint64_t now = uv_now(&w->loop);
     /* A leader that reads a long gap asks once for every piece it reads; the first answer is enough. */
     if (from == w->rewind_from && now - w->rewind_ms < AGAIN_MS) return;
+    /* Asked for what was acknowledged: an old message, or, when it is asked again and again and nothing is
+     * acknowledged meanwhile, a database that has been emptied or is older than it was. Then no event of this boot can
+     * ever be recorded again. */
+    if (from > 0 && from <= w->evq.acked) {
+        if (w->doubts++ == 0) w->doubt_ms = now;
+        if (w->doubts >= MULL_DOUBTS && now - w->doubt_ms >= MULL_DOUBT_MS) {
+            mull_log(MULL_LOG_ERROR,
+                     "the leader has lost what it had recorded of this boot (it asks for %llu, had acknowledged %llu): "
+                     "starting over",
+                     (unsigned long long)from, (unsigned long long)w->evq.acked);
+            mull__start_over(w);
+            return;
+        }
+    }
     w->rewind_from = from;
     w->rewind_ms = now;
     mull_log(MULL_LOG_INFO, "the leader asks for events from %llu on; sending from %llu", (unsigned long long)from,
@@ -140,7 +154,7 @@ void mull__link_beat(mull_worker *w) {
 }
 
 void mull__flow(mull_worker *w) {
-    bool full = mull_evq_full(&w->evq);
+    bool full = mull_evq_full(&w->evq) && !w->hasty;
     for (mull_run *r = w->runs; r; r = r->next)
         for (int i = 0; r->ranks && i < r->world; i++)
             if (r->ranks[i]) mull__rank_flow(r->ranks[i], full);

@@ -15,6 +15,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const char USAGE[] =
     "usage: mull-worker --redis unix:PATH|tcp:HOST:PORT --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
+    "                   [--hang-seconds N]\n"
     "\n"
     "--redis    where the queue's Redis listens\n"
     "--state    a folder for this worker alone: its lock, its event spool, the engines' private folders\n"
@@ -22,6 +23,8 @@ static const char USAGE[] =
     "--devices  what is offered: cpu:N slots that share the CPUs, cuda:all, cuda:0,1, or cpu:N+cuda:... (default "
     "cpu:1)\n"
     "--engine   the mull-engine to start (default: the one beside this program)\n"
+    "--hang-seconds  an engine that says nothing for so long is killed and its job started again (default: "
+    "MULL_HANG_SECONDS, else 600; 0: never)\n"
     "\n"
     "SIGTERM asks the engines to save and stop, reports their end and leaves; a second one kills them.\n";
 
@@ -52,12 +55,16 @@ static bool absolute(const char *path, char *out, size_t cap) {
     return getcwd(cwd, sizeof cwd) && (size_t)snprintf(out, cap, "%s/%s", cwd, path) < cap;
 }
 
-static int parse(int argc, char **argv, mull_worker_config *c, const char **devices, int *done) {
-    static const struct option OPTIONS[] = {
-        {"redis", required_argument, NULL, 'r'},  {"state", required_argument, NULL, 's'},
-        {"node", required_argument, NULL, 'n'},   {"devices", required_argument, NULL, 'd'},
-        {"engine", required_argument, NULL, 'e'}, {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},      {0}};
+static int parse(int argc, char **argv, mull_worker_config *c, const char **devices, const char **hang, int *done) {
+    static const struct option OPTIONS[] = {{"redis", required_argument, NULL, 'r'},
+                                            {"state", required_argument, NULL, 's'},
+                                            {"node", required_argument, NULL, 'n'},
+                                            {"devices", required_argument, NULL, 'd'},
+                                            {"engine", required_argument, NULL, 'e'},
+                                            {"hang-seconds", required_argument, NULL, 'g'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {0}};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -75,6 +82,9 @@ static int parse(int argc, char **argv, mull_worker_config *c, const char **devi
             break;
         case 'e':
             c->engine = optarg;
+            break;
+        case 'g':
+            *hang = optarg;
             break;
         case 'h':
             fputs(USAGE, stdout);
@@ -95,15 +105,26 @@ static int parse(int argc, char **argv, mull_worker_config *c, const char **devi
     return EXIT_OK;
 }
 
+/* NULL and "": the default. */
+static bool seconds(const char *text, int *out) {
+    enum { DEFAULT = 600, MOST = 1000000 };
+    *out = DEFAULT;
+    if (!text || !*text) return true;
+    if (strlen(text) > 7 || strspn(text, "0123456789") != strlen(text)) return false;
+    *out = atoi(text);
+    return *out <= MOST;
+}
+
 int main(int argc, char **argv) {
     static char self[PATH_MAX], state[PATH_MAX], engine[PATH_MAX], host[256];
     mull_worker_config c = {.self = self};
-    const char *devices = "cpu:1";
+    const char *devices = "cpu:1", *hang = getenv("MULL_HANG_SECONDS");
     mull_err err;
     int done = 0;
     if (argc > 2 && !strcmp(argv[1], "__supervise")) return mull_supervise(argv + 2);
-    int rc = parse(argc, argv, &c, &devices, &done);
+    int rc = parse(argc, argv, &c, &devices, &hang, &done);
     if (rc != EXIT_OK || done) return rc;
+    if (!seconds(hang, &c.hang_s)) return usage("--hang-seconds and MULL_HANG_SECONDS take 0 to 1000000", hang);
     if (mull_devices_parse(devices, &c.devices, &err) != 0) {
         mull_err_print(stderr, &err);
         return EXIT_USAGE;

@@ -132,6 +132,7 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf) {
     mull_rank *k = s->data;
     flow f = flow_of(k, s);
     if (n > 0) {
+        k->run->heard_ms = uv_now(&k->run->w->loop);
         if (mull_lines_feed(f.lines, buf->base, (size_t)n, f.cb, k) != 0) abort();
         if (f.stream) flush_log(k, f.stream);
     } else if (n < 0) {

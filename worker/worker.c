@@ -143,11 +143,27 @@ static void maybe_leave(mull_worker *w) {
         w->farewell = true;
         w->farewell_ms = now;
     }
-    if (everything_said(w) || now - w->farewell_ms >= MULL_FAREWELL_MS) leave(w);
+    if (w->again || everything_said(w) || now - w->farewell_ms >= MULL_FAREWELL_MS) leave(w);
+}
+
+/* An engine says something every few seconds while its job moves. Time in which nobody listened does not count: this
+ * process was stopped, or its pipes are not read for want of room. */
+static void look_for_hung(mull_worker *w) {
+    uint64_t now = uv_now(&w->loop), since = now - w->beat_ms, slept = since > 2 * MULL_BEAT_MS ? since : 0;
+    w->beat_ms = now;
+    for (mull_run *r = w->runs; r; r = r->next) {
+        if (!r->started || r->end_seq || r->stopping || r->killed) continue;
+        r->heard_ms = slept || mull_evq_full(&w->evq) ? now : r->heard_ms;
+        if (now - r->heard_ms < (uint64_t)w->cfg.hang_s * 1000) continue;
+        mull_log(MULL_LOG_WARN, "job %s attempt %d gave no sign of life for %d s: killed", r->job, r->attempt,
+                 w->cfg.hang_s);
+        mull__run_stop(r, MULL_STOP_HANG, 0);
+    }
 }
 
 static void on_beat(uv_timer_t *t) {
     mull_worker *w = t->data;
+    if (w->cfg.hang_s > 0) look_for_hung(w);
     w->oom_kills[1] = w->oom_kills[0];
     w->oom_kills[0] = mull_proc_oom_kills();
     reap_strays(w);
@@ -178,6 +194,19 @@ void mull__drain(mull_worker *w) {
         if (!r->end_seq) mull__run_stop(r, MULL_STOP_DRAIN, r->grace_s);
 }
 
+static void kill_runs(mull_worker *w) {
+    w->hasty = true;
+    mull__flow(w);
+    for (mull_run *r = w->runs; r; r = r->next) mull__run_kill(r);
+}
+
+void mull__start_over(mull_worker *w) {
+    if (w->draining) return; /* it leaves anyway */
+    w->draining = w->again = true;
+    for (mull_run *r = w->runs; r; r = r->next) mull__run_stop(r, MULL_STOP_STALE, 0);
+    kill_runs(w);
+}
+
 static void on_signal(uv_signal_t *s, int number) {
     mull_worker *w = s->data;
     (void)number;
@@ -185,8 +214,9 @@ static void on_signal(uv_signal_t *s, int number) {
         mull__drain(w);
         return;
     }
+    w->again = false;
     mull_log(MULL_LOG_WARN, "asked again: engines are killed now");
-    for (mull_run *r = w->runs; r; r = r->next) mull__run_kill(r);
+    kill_runs(w);
 }
 
 /* ---- start ---- */
@@ -205,6 +235,7 @@ static void start_timers(mull_worker *w) {
     uv_signal_init(&w->loop, &w->term);
     uv_signal_init(&w->loop, &w->intr);
     w->beat.data = w->settle.data = w->term.data = w->intr.data = w;
+    w->beat_ms = uv_now(&w->loop);
     uv_timer_start(&w->beat, on_beat, MULL_BEAT_MS, MULL_BEAT_MS);
     uv_timer_start(&w->settle, on_settle, SETTLE_MS, SETTLE_MS);
     uv_signal_start(&w->term, on_signal, SIGTERM);
@@ -234,7 +265,8 @@ static int set_up(mull_worker *w, mull_err *err) {
     return 0;
 }
 
-int mull_worker_run(const mull_worker_config *config) {
+/* One boot. */
+static int run_once(const mull_worker_config *config, bool *again) {
     mull_worker *w = calloc(1, sizeof *w);
     mull_err err;
     if (!w) return 1;
@@ -261,10 +293,21 @@ int mull_worker_run(const mull_worker_config *config) {
     mull_redis_destroy(w->out);
     mull_redis_destroy(w->in);
     uv_loop_close(&w->loop);
-    mull_log(MULL_LOG_INFO, "stopped");
+    *again = w->again && rc == 0;
+    mull_log(MULL_LOG_INFO, *again ? "starting over" : "stopped");
 out:
     mull_evq_fini(&w->evq);
     if (w->lock >= 0) close(w->lock);
     free(w);
     return rc ? 1 : 0;
+}
+
+int mull_worker_run(const mull_worker_config *config) {
+    bool again;
+    int rc;
+    do {
+        again = false;
+        rc = run_once(config, &again);
+    } while (again);
+    return rc;
 }

@@ -11,6 +11,7 @@ typedef struct mull_worker_config {
     const char *engine; /* path of mull-engine */
     const char *self;   /* path of this program, to start supervisors */
     mull_device_ask devices;
+    int hang_s; /* an attempt that says nothing for so long is taken for hung and killed; 0: never */
 } mull_worker_config;
 
 /* Runs until SIGTERM or SIGINT, or a shutdown_drain from the leader; engines are then asked to save and stop. Returns

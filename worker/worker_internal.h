@@ -22,8 +22,10 @@ enum {
     MULL_STALL_MS = 6000,    /* without an acknowledgement: look whether the stream still has what was sent */
     MULL_SILENCE_MS = 20000, /* of a connection that should speak: make a new one */
     MULL_GRACE_DEFAULT_S = 10,
-    MULL_PROGRESS_MS = 300,        /* between progress events of a job */
-    MULL_PIPES_MS = 2000,          /* after the engine's end, for its pipes to end too */
+    MULL_PROGRESS_MS = 300, /* between progress events of a job */
+    MULL_PIPES_MS = 2000,   /* after the engine's end, for its pipes to end too */
+    MULL_DOUBT_MS = 5000,   /* of being asked for what was acknowledged, before it is believed */
+    MULL_DOUBTS = 3,
     MULL_FAREWELL_MS = 5000,       /* at the end, for the last events to be acknowledged */
     MULL_LOG_LINE_MAX = 16 << 10,  /* bytes; longer lines go in pieces */
     MULL_LOG_EVENT_MAX = 48 << 10, /* bytes of lines in one event: six times that as JSON is below its limit */
@@ -80,6 +82,7 @@ struct mull_run {
     char *progress; /* latest engine line not yet sent */
     size_t progress_len;
     uint64_t progress_ms;
+    uint64_t heard_ms;                       /* loop time of the last bytes of any of its engines */
     uv_timer_t timer, limit, progress_timer; /* grace; time limit; coalescing */
     int open;                                /* handles of this run and its ranks */
 };
@@ -101,7 +104,9 @@ struct mull_worker {
     uv_timer_t beat, settle;
     uv_signal_t term, intr;
     bool draining, farewell, closed;
-    uint64_t farewell_ms;
+    bool hasty; /* what engines still have to say may be more than there is room for: read it all the same */
+    bool again; /* leaves to begin a new boot */
+    uint64_t farewell_ms, beat_ms;
 
     /* link.c */
     mull_redis *out, *in;
@@ -110,11 +115,15 @@ struct mull_worker {
     uint64_t ack_ms;     /* loop time of the last progress of acknowledgements */
     uint64_t out_ms, in_ms, rewind_ms;
     uint64_t rewind_from;
+    uint64_t doubt_ms; /* when the leader first asked for what it had acknowledged */
+    int doubts;        /* how often since, without an acknowledgement */
     bool reading, asking, complained;
 };
 
 /* worker.c */
 void mull__drain(mull_worker *w);
+/* Kills the engines, forgets every event and begins as if the program had just been started: a new boot. */
+void mull__start_over(mull_worker *w);
 /* An attempt has gone: perhaps the last one. */
 void mull__run_gone(mull_worker *w);
 /* A folder and all that is in it, links not followed. */
@@ -140,6 +149,7 @@ void mull__link_close(mull_worker *w);
 /* Publishes what can be. */
 void mull__pump(mull_worker *w);
 void mull__link_beat(mull_worker *w);
+/* from 0: all that is still held. */
 void mull__resync(mull_worker *w, uint64_t from);
 /* The queue has room again, or not any more: engines' pipes are read accordingly. */
 void mull__flow(mull_worker *w);
