@@ -67,6 +67,12 @@ static void on_event_line(void *arg, const char *line, size_t n) {
     if (n > 0) mull__run_engine_line(k, line, n);
 }
 
+static void listen_to_engine(mull_rank *k) {
+    if (k->heard) return;
+    k->heard = k->paused = true;
+    mull__rank_flow(k, mull_evq_full(&k->run->w->evq) && !k->run->w->hasty);
+}
+
 static void on_control_line(void *arg, const char *line, size_t n) {
     mull_rank *k = arg;
     char text[128];
@@ -81,7 +87,9 @@ static void on_control_line(void *arg, const char *line, size_t n) {
         if (mull_proc_record(k->record, a, start) != 0)
             mull_log(MULL_LOG_WARN, "cannot write %s; a leftover engine would not be found", k->record);
         mull__run_rank_started(k->run);
+        listen_to_engine(k);
     } else if (sscanf(text, "fail %d", &a) == 1) {
+        listen_to_engine(k);
         k->spawn_failed = true;
         snprintf(k->run->message, sizeof k->run->message, "error: cannot start the engine (%.900s): %s; check --engine",
                  k->run->w->cfg.engine, strerror(a));
@@ -124,6 +132,7 @@ static void end_pipe(mull_rank *k, const flow *f) {
     if (uv_is_closing((uv_handle_t *)f->pipe)) return;
     mull_lines_end(f->lines, f->cb, k);
     if (f->stream) flush_log(k, f->stream);
+    if (f->pipe == &k->control) listen_to_engine(k);
     uv_close((uv_handle_t *)f->pipe, on_rank_handle_closed);
     k->pipes--;
 }
@@ -142,7 +151,7 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf) {
 }
 
 void mull__rank_flow(mull_rank *k, bool paused) {
-    if (!k->spawned || k->closing || k->paused == paused) return;
+    if (!k->heard || k->closing || k->paused == paused) return;
     k->paused = paused;
     uv_pipe_t *pipes[] = {&k->out, &k->err, &k->events};
     for (int i = 0; i < 3; i++) {
@@ -355,7 +364,7 @@ static int try_start(mull_rank *k, const char **where) {
     if (rc != 0) return rc;
     k->spawned = true;
     k->pipes = 4;
-    for (int i = 1; i < 5; i++) uv_read_start((uv_stream_t *)pipes[i], on_alloc, on_read);
+    uv_read_start((uv_stream_t *)&k->control, on_alloc, on_read);
     send_spec(k);
     return 0;
 }
@@ -364,10 +373,7 @@ void mull__rank_start(mull_rank *k) {
     const char *where;
     init_handles(k);
     int rc = try_start(k, &where);
-    if (rc == 0) {
-        mull__rank_flow(k, mull_evq_full(&k->run->w->evq));
-        return;
-    }
+    if (rc == 0) return;
     k->spawn_failed = true;
     snprintf(k->run->message, sizeof k->run->message,
              "error: cannot start the engine (%.900s): %s; see the worker's log", where, uv_strerror(rc));

@@ -50,8 +50,9 @@ typedef struct mull_rank {
     mull_lines out_lines, err_lines, event_lines, control_lines;
     json_t *log; /* lines of one read, not yet an event */
     size_t log_bytes;
-    int open;  /* handles */
-    int pipes; /* of out, err, events that have not ended */
+    int open;   /* handles */
+    int pipes;  /* of out, err, events that have not ended */
+    bool heard; /* the supervisor's first word: only then is the engine listened to, so that the start is told first */
     bool process_made, spawned, told_pid, ended, closing, finished, paused;
     bool spawn_failed;
     int pid, code, signal;

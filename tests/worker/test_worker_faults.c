@@ -131,7 +131,14 @@ static void the_inbox_is_found_again_after_a_flush(void **state) {
     play_start(&p, 5, 50, "exit 0\n");
     json_decref(play_end(&p, 50, "ok", 0, 0));
     json_decref(mull_redis_do(&p.s, "FLUSHALL"));
-    play_start(&p, 6, 60, "exit 0\n");
+    /* As the leader does until it is known to have started: the first may have an id that was read already. */
+    json_t *m = play_start_message(&p, 6, 60, "exit 0\n"), *e = NULL;
+    for (int i = 0; i < 20 && !e; i++) {
+        play_tell(&p, json_incref(m));
+        e = play_next(&p, 1000);
+    }
+    json_decref(e);
+    json_decref(m);
     json_decref(play_end(&p, 60, "ok", 0, 0));
 }
 
