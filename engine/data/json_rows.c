@@ -136,7 +136,17 @@ static int scan_array(mull_json_rows *r, int64_t from, char *buf, mull_error *er
         const char *p;
         size_t n;
         rc = fetch(r, at, CHUNK, buf, &p, &n, err);
+        const char *stop = NULL; /* the next quote, from where it was last looked for */
         for (size_t i = 0; !rc && i < n; i++) {
+            if (s.string && !s.escape) { /* on to what ends or escapes; most of a file is inside strings */
+                if (!stop || stop < p + i) {
+                    stop = memchr(p + i, '"', n - i);
+                    if (!stop) stop = p + n;
+                }
+                const char *back = memchr(p + i, '\\', (size_t)(stop - (p + i)));
+                i = (size_t)((back ? back : stop) - p);
+                if (i == n) break;
+            }
             if (!s.string) {
                 rc = step(r, &s, p[i], at + (int64_t)i, buf, err);
                 if (rc) return rc; /* buf was used for counting lines */

@@ -110,7 +110,7 @@ int mull__score_vsibench(mull__scoring *s, mull__text reply) {
     } else if (mull__vsi_numbers(name)) {
         double p, g;
         key = "MRA:.5:.95:.05";
-        bool both = mull__py_float(s->a, pred, &p) & column_number(s->a, truth, &g);
+        bool said = mull__py_float(s->a, pred, &p), known = column_number(s->a, truth, &g), both = said && known;
         if (both && g == 0 && s->compat == MULL_COMPAT_RELEASE) return mull__raise(s, "ZeroDivisionError");
         s->score = both ? mull__vsi_mra(p, g) : 0;
     } else if (s->compat == MULL_COMPAT_RELEASE)
