@@ -258,7 +258,13 @@ static void check_object(checker *c, const field *table, const json_t *o, const 
         snprintf(path, sizeof path, "%s%.120s", prefix, key);
         const field *f = find(table, key);
         if (!f) {
+            /* A key of the right name at the wrong depth is the commonest slip: its place is named. */
+            char inside[64];
             const char *near = near_key(table, key, c->kind);
+            if (table == fields && find(sampling_fields, key)) {
+                snprintf(inside, sizeof inside, "sampling.%s", key);
+                near = inside;
+            }
             COMPLAIN(c, path, near, "unknown key%s%s%s", near ? "; did you mean " : "", near ? near : "",
                      near ? "?" : "");
         } else if (json_is_null(v)) {

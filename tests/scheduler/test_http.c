@@ -343,10 +343,11 @@ static void bytes_that_trickle_and_requests_that_follow_each_other(void **state)
     assert_non_null(b);
     assert_non_null(strstr(b + 5, "HTTP/1.1 404"));
     /* Half a request and gone, many times. */
+    const char *half = "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"spec\"";
     for (int i = 0; i < 200; i++) {
         fd = mull_dial(f.sock);
         assert_true(fd >= 0);
-        send(fd, "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"spec\"", 66, MSG_NOSIGNAL);
+        send(fd, half, strlen(half), MSG_NOSIGNAL);
         close(fd);
     }
     /* A whole submit and gone before the answer: it is committed or not, but nobody is hurt. */

@@ -72,6 +72,7 @@ static const fault faults[] = {
     {"kind: generate\nmodel: /m\nprompt: x\nshard_rows: 5\n", "shard_rows", 4, "no key of kind generate", ""},
     {"kind: annotate\nmodel: /m\ninput: /i\nout: /o\nprompt: x\n", "prompt", 5, "no key of kind annotate", ""},
     {"kind: generate\nmodel: /m\nprompt: x\nsampling:\n  top_q: 1\n", "sampling.top_q", 5, "unknown key", "top_p"},
+    {"kind: generate\nmodel: /m\nprompt: x\ntop_p: 1\n", "top_p", 4, "unknown key", "sampling.top_p"},
     {"kind: generate\nmodel: /m\nprompt: x\nsampling:\n  temperature: .nan\n", "sampling.temperature", 5, "number", ""},
     {"kind: generate\nmodel: /m\nprompt: x\nsampling: 3\n", "sampling", 4, "mapping", ""},
     {"kind: generate\nmodel: /m\nprompt: x\nsampling:\n  stop: [a, 3]\n", "sampling.stop[1]", 5, "text", ""},
