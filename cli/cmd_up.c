@@ -175,6 +175,8 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     if (rc < 0)
         return mull_complain("cannot start", l.dir.root, "try mull down first", "another mull up or down never ended");
     if (rc == MULL_EXIT_OK && mull_local_find(&l, l.dir.root, &err) == 0) {
+        /* What the last worker said when it left stands until the new one has been heard. */
+        for (int i = 0; i < 30 && mull_local_devices(&l) == 0; i++) mull_pause(0.1);
         if (mull_local_devices(&l) == 0)
             fprintf(stderr, "warning: the worker found no devices, so no job can start; mull down, then mull up "
                             "--devices cpu:1\n");
