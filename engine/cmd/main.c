@@ -2,6 +2,7 @@
 #include "engine/cmd/cmd.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -72,6 +73,7 @@ static void help(FILE *f) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
+    opterr = 0; /* the commands say it in our form */
     if (argc < 2) {
         help(stderr);
         return MULL_EXIT_USAGE;

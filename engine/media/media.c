@@ -284,7 +284,11 @@ int mull_media_limits_from_model(const char *dir, mull_media_limits *limits, mul
     int rc = MULL_OK;
     mull_buf text = {0};
     json_t *root = NULL;
-    if (access(path, F_OK) != 0 && errno == ENOENT) goto done;
+    if (access(path, F_OK) != 0 && errno == ENOENT) { /* a folder without the file is fine, no folder is not */
+        if (access(dir, F_OK) != 0)
+            rc = mull_fail_errno(err, errno, "cannot read the checkpoint", dir, "name its folder");
+        goto done;
+    }
     rc = mull_read_file(path, 1 << 20, "preprocessor config", &text, err);
     if (rc) goto done;
     json_error_t je;

@@ -1,6 +1,7 @@
 /* smart_resize and the choice of video frames, value for value as qwen-vl-utils computes them in Python: doubles,
  * round half to even, and torch.linspace's float32 for the frame indices (float64 picks another frame in rare rows).
- * Contraction to fma is off in this file: it would move a rounding. */
+ * Contraction to fma is off in this file: it would move a
+ * rounding; where the reference has an fma it is written out. */
 #include "engine/media/media.h"
 #include "engine/media/plan.h"
 
@@ -91,18 +92,12 @@ static int frame_range(int64_t total, double fps, const mull_frame_ask *ask, int
                      (long long)*first, (long long)*last, duration, (long long)total, fps);
 }
 
-/* torch.linspace(first, last, n).round() in float32, from both ends. */
+/* torch.linspace(first, last, n).round() in float32, from both ends. torch multiplies and adds in one rounding: with
+ * two the choice differs in one of thirty long videos (over 10,000 frames). */
 static int64_t linspace_at(int64_t first, int64_t last, int n, int i) {
     float a = (float)first, b = (float)last;
     float step = (b - a) / (float)(n - 1);
-    float v;
-    if (i < n / 2) {
-        float d = step * (float)i;
-        v = a + d;
-    } else {
-        float d = step * (float)(n - 1 - i);
-        v = b - d;
-    }
+    float v = i < n / 2 ? fmaf(step, (float)i, a) : fmaf(-step, (float)(n - 1 - i), b);
     int64_t at = (int64_t)nearbyintf(v);
     /* Past 2^24 frames float32 cannot name every index; never step outside. */
     return at < first ? first : at > last ? last : at;

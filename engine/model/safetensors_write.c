@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *const WHAT = "cannot write safetensors";
@@ -68,6 +69,12 @@ int mull_safetensors_writer_open(const char *path, const mull_tensor_info *tenso
     }
     if (!w || !w->path || !w->tmp || header_text(tensors, n, &head, &w->left)) {
         rc = mull_fail(err, MULL_ENOMEM, WHAT, path, NULL, "out of memory");
+        goto out;
+    }
+    /* A rename would put a file in the place of a device or a pipe, /dev/null for one. */
+    struct stat st;
+    if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
+        rc = mull_fail(err, MULL_EIO, WHAT, path, "name a file", "it is there and not a regular file");
         goto out;
     }
     snprintf(w->tmp, len, "%s.tmp", path);

@@ -15,8 +15,8 @@ static int parse_word(const char *s, const char *what, const char *const *words,
             *out = i;
             return MULL_OK;
         }
-    return mull_fail(err, MULL_EARG, WHAT, what, NULL, "'%.80s' is not one of %s, %s, %s", s, words[0], words[1],
-                     words[2]);
+    return mull_fail(err, MULL_EARG, WHAT, what, "choose one of them", "'%.80s' is not one of %s, %s, %s", s, words[0],
+                     words[1], words[2]);
 }
 
 int mull_prompt_format_parse(const char *s, mull_prompt_format *out, mull_error *err) {
@@ -165,8 +165,9 @@ static void flush(frame *f) {
 }
 
 static void special(frame *f, const char *token, int64_t times) {
+    if (times <= 0) return; /* before the flush: text on both sides of nothing is one run */
     flush(f);
-    if (f->rc || times <= 0) return;
+    if (f->rc) return;
     int32_t id = mull_tokenizer_special(f->t, token);
     if (id < 0) {
         f->rc = mull_fail(f->err, MULL_EARG, WHAT, token, "use --mode none, or a checkpoint that has the token",

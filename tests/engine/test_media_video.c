@@ -136,6 +136,10 @@ static void frame_formula(void **state) {
     assert_int_equal(p.nframes, 4);
     assert_memory_equal(p.indices, want, sizeof want);
     free(p.indices);
+    ask.nframes = 768; /* torch.linspace(0, 12834, 768): with two roundings frame 492 would be 8232 */
+    assert_int_equal(mull_plan_frames(12835, 25, &ask, &p, &e), 0);
+    assert_int_equal(p.indices[492], 8233);
+    free(p.indices);
     ask.fps = 2;
     assert_int_equal(mull_plan_frames(100, 25, &ask, &p, &e), MULL_EARG); /* both */
     ask.nframes = none;

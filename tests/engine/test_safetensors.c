@@ -6,6 +6,7 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 /* 8-aligned, as a map of a file is. */
 static int parse(const mull_buf *b, size_t len, void **copy, mull_safetensors **st, mull_error *err) {
@@ -214,6 +215,23 @@ static void test_write_fails(void **state) {
     load_rmdir(dir);
 }
 
+/* A pipe or device keeps its place: renaming over it once replaced /dev/full by a file. */
+static void test_not_over_a_device(void **state) {
+    (void)state;
+    mull_error err = {0};
+    struct stat st;
+    char path[] = "/tmp/mull-fifo-XXXXXX";
+    assert_non_null(mkdtemp(path));
+    char *fifo = mull_path_join(path, "out");
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    assert_int_equal(mull_safetensors_write(fifo, NULL, 0, &err), MULL_EIO);
+    assert_int_equal(stat(fifo, &st), 0);
+    assert_true(S_ISFIFO(st.st_mode));
+    assert_int_equal(unlink(fifo), 0);
+    assert_int_equal(rmdir(path), 0);
+    free(fifo);
+}
+
 static void test_streamed_length(void **state) {
     (void)state;
     char *dir = load_mkdir(), *path = mull_path_join(dir, "x.safetensors");
@@ -304,7 +322,7 @@ int main(void) {
         cmocka_unit_test(test_header_length), cmocka_unit_test(test_every_truncation),
         cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_no_tensors),
         cmocka_unit_test(test_write_fails),   cmocka_unit_test(test_streamed_length),
-        cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_shards),        cmocka_unit_test(test_not_over_a_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
