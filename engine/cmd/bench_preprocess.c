@@ -46,7 +46,7 @@ int mull_bench_preprocess(int argc, char **argv) {
     static const char cmd[] = "bench preprocess";
     long long repeat = 5, max_pixels = 0;
     int i = 1;
-    for (; i < argc && !strncmp(argv[i], "--", 2); i++) {
+    for (; i < argc && !strncmp(argv[i], "--", 2); i += 2) {
         if (!strcmp(argv[i], "--help")) {
             puts("usage: mull-engine bench preprocess [--repeat N] [--max-pixels N] FILE...");
             return MULL_EXIT_OK;
@@ -57,7 +57,6 @@ int mull_bench_preprocess(int argc, char **argv) {
         int rc = times ? mull_cmd_int(cmd, argv[i], argv[i + 1], 1, 100000, &repeat)
                        : mull_cmd_int(cmd, argv[i], argv[i + 1], 1, 1LL << 40, &max_pixels);
         if (rc) return rc;
-        i++;
     }
     if (i >= argc) return mull_cmd_usage(cmd, "no FILE given");
     const mull_media_limits limits = {.max_pixels = max_pixels};
