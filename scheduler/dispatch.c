@@ -12,7 +12,8 @@ static void on_wake(uv_timer_t *t);
 
 void mull__kick(mull_leader *l) {
     if (l->state == MULL_LEADING && !l->dispatching && !l->reconciling && !l->closing &&
-        mull__now(l) >= l->paused_until_ms && !uv_is_active((uv_handle_t *)&l->pass))
+        l->teams_answered == l->teams_asked && mull__now(l) >= l->paused_until_ms &&
+        !uv_is_active((uv_handle_t *)&l->pass))
         uv_idle_start(&l->pass, on_pass);
 }
 
@@ -65,6 +66,7 @@ void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason) {
 typedef struct planned {
     mull_policy_job job;
     uint32_t node;
+    int32_t gpus; /* devices of kind cuda; 0 = a CPU slot */
     char boot[MULL_BOOT_MAX];
 } planned;
 
@@ -123,7 +125,13 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
                           .job = it->job.id,
                           .attempt = atoi(PQgetvalue(r->res, row, 1)),
                           .node = it->node,
-                          .time_limit_s = atoll(PQgetvalue(r->res, row, 3))};
+                          .time_limit_s = atoll(PQgetvalue(r->res, row, 3)),
+                          .user = it->job.user,
+                          .priority = it->job.priority,
+                          .gpus = it->gpus,
+                          .preemptible = PQgetvalue(r->res, row, 5)[0] == 't',
+                          .min_run_ms = mull__min_run_ms(PQgetvalue(r->res, row, 6))};
+        mull__nominated_done(l, a.job);
         memcpy(a.boot, it->boot, sizeof a.boot);
         rename_holder(&l->queue, it->node, -it->job.id, a.fence);
         mull_attempt *held = mull_queue_put_attempt(&l->queue, &a);
@@ -144,7 +152,7 @@ static void send_plan(mull_leader *l, plan *p) {
     for (size_t i = 0; i < p->n; i++) {
         planned *it = &p->items[i];
         mull_device picked[MULL_MAX_DEVICES];
-        size_t n = mull_queue_pick(&l->queue, it->node, it->job.gpus, picked);
+        size_t n = mull_queue_pick(&l->queue, it->node, it->gpus, picked);
         for (size_t k = 0; k < n; k++)
             mull_queue_hold(&l->queue, it->node, picked[k].cuda, picked[k].index, -it->job.id);
         memcpy(it->boot, l->queue.nodes[it->node].boot, sizeof it->boot);
@@ -207,34 +215,65 @@ static void on_wake(uv_timer_t *t) {
     mull__kick(t->data);
 }
 
-static int reserve_scratch(mull_leader *l, size_t n) {
-    if (n <= l->scratch_cap) return 0;
-    size_t cap = n * 2;
-    uint32_t *scratch = realloc(l->scratch, cap * sizeof *scratch);
-    if (scratch) l->scratch = scratch;
-    uint8_t *reasons = realloc(l->reasons, cap);
-    if (reasons) l->reasons = reasons;
-    if (!scratch || !reasons) return -1;
-    l->scratch_cap = cap;
+static int reserve_reasons(mull_leader *l, size_t n) {
+    if (n <= l->reasons_cap) return 0;
+    uint8_t *reasons = realloc(l->reasons, n * 2);
+    if (!reasons) return -1;
+    l->reasons = reasons;
+    l->reasons_cap = n * 2;
     return 0;
+}
+
+/* What the pass decided to start, in one statement. */
+static void start_all(mull_leader *l, const mull_policy_out *out) {
+    if (out->start_count == 0) return;
+    plan *p = malloc(sizeof *p + out->start_count * sizeof p->items[0]);
+    if (!p) return;
+    p->n = out->start_count;
+    for (size_t i = 0; i < p->n; i++) {
+        const mull_policy_start *s = &out->starts[i];
+        const mull_policy_place *at = &out->places[s->first_place];
+        p->items[i] = (planned){.job = l->queue.jobs[s->job], .node = at->node, .gpus = at->gpus};
+    }
+    send_plan(l, p);
 }
 
 static void pass(mull_leader *l) {
     mull_queue *q = &l->queue;
     uint64_t begin = uv_hrtime(), now = mull__now(l);
-    if (reserve_scratch(l, q->job_count + 1) != 0) return;
+    if (reserve_reasons(l, q->job_count + 1) != 0) return;
+    mull_policy_start starts[MULL_DISPATCH_BATCH];
+    mull_policy_place places[MULL_DISPATCH_BATCH]; /* one each: attempts on several nodes are not made yet */
+    mull_policy_preempt preempts[MULL_PREEMPT_BATCH];
+    mull_policy_running *running = NULL;
+    mull_policy_place *held = NULL;
     mull_policy_node *nodes = calloc(q->node_count + 1, sizeof *nodes);
-    if (!nodes) return;
-    for (size_t i = 0; i < q->node_count; i++) nodes[i] = mull_queue_policy_node(q, (uint32_t)i);
-    mull_policy_decision decisions[MULL_DISPATCH_BATCH];
     bool want_reasons = l->reasons_wanted && now - l->last_reasons_ms >= 1000;
-    mull_policy_in in = {q->jobs, q->job_count, nodes, q->node_count, mull__unix_ms()};
-    mull_policy_out out = {.decisions = decisions,
-                           .max_decisions = MULL_DISPATCH_BATCH,
-                           .reasons = want_reasons ? l->reasons : NULL,
-                           .scratch = l->scratch};
-    mull_policy_run(&in, &out);
-    free(nodes);
+    if (!nodes || !mull__running_view(l, &running, &held)) goto out;
+    for (size_t i = 0; i < q->node_count; i++) nodes[i] = mull_queue_policy_node(q, (uint32_t)i);
+    mull__nominations_expire(l);
+    mull_policy_in in = {.teams = q->teams,
+                         .team_count = q->team_count,
+                         .users = q->users,
+                         .user_count = q->user_count,
+                         .jobs = q->jobs,
+                         .job_count = q->job_count,
+                         .nodes = nodes,
+                         .node_count = q->node_count,
+                         .running = running,
+                         .running_count = q->attempt_count,
+                         .places = held,
+                         .place_count = q->attempt_count,
+                         .now_ms = mull__unix_ms(),
+                         .one_node = true};
+    mull_policy_out out = {.starts = starts,
+                           .max_starts = MULL_DISPATCH_BATCH,
+                           .places = places,
+                           .max_places = MULL_DISPATCH_BATCH,
+                           .preempts = preempts,
+                           .max_preempts = MULL_PREEMPT_BATCH,
+                           .reasons = want_reasons ? l->reasons : NULL};
+    if (mull_policy_run(l->policy, &in, &out) != 0) goto out;
     l->stats.passes++;
     l->stats.last_pass_ms = (double)(uv_hrtime() - begin) / 1e6;
     if (want_reasons) write_reasons(l);
@@ -243,19 +282,18 @@ static void pass(mull_leader *l) {
     if (out.next_ms) delay = (uint64_t)(out.next_ms - in.now_ms) + 1;
     if (l->reasons_wanted && delay > 1000) delay = 1000;
     if (delay != UINT64_MAX) uv_timer_start(&l->wake, on_wake, delay, 0);
-    if (out.decision_count == 0) return;
-    plan *p = malloc(sizeof *p + out.decision_count * sizeof p->items[0]);
-    if (!p) return;
-    p->n = out.decision_count;
-    for (size_t i = 0; i < p->n; i++)
-        p->items[i] = (planned){.job = q->jobs[decisions[i].job], .node = decisions[i].node};
-    send_plan(l, p);
+    mull__preempt_for(l, &out); /* before the starts: they move jobs in the array */
+    start_all(l, &out);
+out:
+    free(nodes);
+    free(running);
+    free(held);
 }
 
 static void on_pass(uv_idle_t *h) {
     mull_leader *l = h->data;
     uv_idle_stop(h);
-    if (l->state == MULL_LEADING && !l->dispatching && !l->reconciling) pass(l);
+    if (l->state == MULL_LEADING && !l->dispatching && !l->reconciling && l->teams_answered == l->teams_asked) pass(l);
 }
 
 void mull__dispatch_init(mull_leader *l) {

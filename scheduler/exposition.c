@@ -60,6 +60,7 @@ static void on_counts(const mull_pg_reply *r, void *arg) {
     counter(o, "mull_events_refused", "Event lines refused as invalid.", l.refused);
     counter(o, "mull_event_gaps", "Resyncs asked for.", l.gaps);
     counter(o, "mull_passes", "Scheduling passes.", l.passes);
+    counter(o, "mull_preempted", "Attempts told to stop for another job.", l.preempted);
     counter(o, "mull_terms_lost", "Leads lost.", l.lost_terms);
     counter(o, "mull_node_downs", "Nodes declared down.", l.node_downs);
     fprintf(o, "# EOF\n");

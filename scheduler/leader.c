@@ -69,6 +69,8 @@ void mull__step_down(mull_leader *l, const char *why) {
     mull__dispatch_reset(l);
     mull__recorder_reset(l);
     mull_queue_fini(&l->queue);
+    l->nominated_count = 0;
+    l->teams_answered = l->teams_asked;
 }
 
 static void on_taken(const mull_pg_reply *r, void *arg) {
@@ -143,6 +145,7 @@ static void on_tick(uv_timer_t *t) {
     if (!l->renewing && now - l->last_renew_ms >= MULL_RENEW_MS) renew(l);
     if (l->state != MULL_LEADING) return;
     mull__check_deadlines(l);
+    mull__usage_tick(l);
     mull__read_streams(l);
     if (l->state == MULL_LEADING && now - l->last_reconcile_ms >= MULL_RECONCILE_MS) mull__reconcile(l);
 }
@@ -164,6 +167,11 @@ mull_leader *mull_leader_create(const mull_leader_config *config) {
     mull_leader *l = calloc(1, sizeof *l);
     if (!l) return NULL;
     l->cfg = *config;
+    l->policy = mull_policy_create();
+    if (!l->policy) {
+        free(l);
+        return NULL;
+    }
     uv_timer_init(config->loop, &l->tick);
     l->tick.data = l;
     l->open_handles = 1;
@@ -206,14 +214,19 @@ void mull_leader_close(mull_leader *l, void (*done)(void *arg), void *arg) {
     l->on_closed_arg = arg;
     uv_timer_stop(&l->tick);
     bool leads = l->state == MULL_LOADING || l->state == MULL_LEADING;
-    const char *params[] = {l->term_text};
+    char *usage = l->state == MULL_LEADING ? mull__usage_text(l) : NULL;
+    const char *params[] = {l->term_text, usage};
     mull__dispatch_reset(l);
     l->state = MULL_FOLLOWING;
     l->epoch++;
-    if (leads)
+    if (leads && usage)
+        mull_pg_query(l->cfg.pg, "SELECT mull_save_usage($1::bigint, $2::jsonb), mull_leader_release($1::bigint)", 2,
+                      params, on_released, l);
+    else if (leads)
         mull_pg_query(l->cfg.pg, "SELECT mull_leader_release($1::bigint)", 1, params, on_released, l);
     else
         close_handles(l);
+    free(usage);
 }
 
 void mull_leader_destroy(mull_leader *l) {
@@ -221,7 +234,7 @@ void mull_leader_destroy(mull_leader *l) {
     mull_redis_destroy(l->events_conn);
     mull_redis_destroy(l->ready_conn);
     mull_queue_fini(&l->queue);
-    free(l->scratch);
+    mull_policy_destroy(l->policy);
     free(l->reasons);
     free(l);
 }

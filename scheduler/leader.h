@@ -31,7 +31,7 @@ typedef struct mull_leader_config {
 
 typedef struct mull_leader_stats {
     int64_t term; /* 0 = not leading */
-    uint64_t dispatched, recorded, duplicates, stale, gaps, refused, ended, passes, lost_terms, node_downs;
+    uint64_t dispatched, recorded, duplicates, stale, gaps, refused, ended, passes, lost_terms, node_downs, preempted;
     size_t pending, running, nodes_up;
     double last_pass_ms;
 } mull_leader_stats;

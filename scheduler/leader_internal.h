@@ -1,4 +1,4 @@
-/* What leader.c, dispatch.c, recorder.c and reconcile.c share. Nobody else includes this. */
+/* What leader.c, dispatch.c, sharing.c, recorder.c and reconcile.c share. Nobody else includes this. */
 #ifndef MULL_SCHEDULER_LEADER_INTERNAL_H
 #define MULL_SCHEDULER_LEADER_INTERNAL_H
 
@@ -19,7 +19,12 @@ enum {
     MULL_PENDING_SLICE = 5000,    /* rows a reconcile step reads */
     MULL_DISPATCH_BATCH = 512,    /* jobs one statement starts */
     MULL_ATTEMPT_LEASE_S = 15,
-    MULL_GRACE_S = 10
+    MULL_GRACE_S = 10,
+    MULL_HALF_LIFE_S = 7 * 24 * 3600, /* of the use that fair share counts; the front door's figures use it too */
+    MULL_SAVE_USAGE_MS = 30000,
+    MULL_PREEMPT_BATCH = 64,       /* victims of one pass */
+    MULL_NOMINATED_MS = 5 * 60000, /* a job for which others were stopped goes before everything else so long */
+    MULL_NOMINATED = 64
 };
 
 typedef enum mull_lead_state { MULL_FOLLOWING, MULL_TAKING, MULL_LOADING, MULL_LEADING } mull_lead_state;
@@ -47,9 +52,18 @@ struct mull_leader {
     bool dispatching; /* a dispatch statement is under way */
     uint64_t paused_until_ms;
     bool reasons_wanted; /* the pending set changed since reasons were written */
-    uint32_t *scratch;
+    mull_policy *policy;
     uint8_t *reasons;
-    size_t scratch_cap;
+    size_t reasons_cap;
+
+    /* sharing.c */
+    uint64_t teams_asked, teams_answered; /* no pass between the two: quotas are not known */
+    uint64_t usage_ms, usage_saved_ms;    /* loop time */
+    size_t nominated_count;
+    struct {
+        int64_t job;
+        uint64_t until_ms;
+    } nominated[MULL_NOMINATED];
 
     /* recorder.c */
     mull_redis *events_conn, *ready_conn;
@@ -97,6 +111,22 @@ void mull__dispatch_reset(mull_leader *l);
 void mull__send_start(mull_leader *l, mull_attempt *a, const char *spec);
 void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason);
 
+/* sharing.c */
+/* Reads the teams again; while the lead is being loaded, also what was used, and goes on with the nodes. */
+void mull__refetch_teams(mull_leader *l);
+/* Moves the averages of use on to now and, from time to time, writes them down. */
+void mull__usage_tick(mull_leader *l);
+/* {"teams","users"} for mull_save_usage, malloc'ed; NULL without memory. */
+char *mull__usage_text(const mull_leader *l);
+/* Tells the victims that the policy chose to stop, and keeps the jobs they make room for in front. */
+void mull__preempt_for(mull_leader *l, const mull_policy_out *out);
+void mull__nominations_expire(mull_leader *l);
+bool mull__nominated(const mull_leader *l, int64_t job);
+/* It has started, or the nomination is over. */
+void mull__nominated_done(mull_leader *l, int64_t job);
+/* What runs, for the policy: arrays are malloc'ed; false without memory. */
+bool mull__running_view(const mull_leader *l, mull_policy_running **running, mull_policy_place **places);
+
 /* recorder.c */
 void mull__recorder_start(mull_leader *l);
 void mull__recorder_init(mull_leader *l);
@@ -119,6 +149,7 @@ void mull__refetch_nodes(mull_leader *l);
 void mull__fetch_cancels(mull_leader *l);
 /* Ends these attempts as infrastructure failures. */
 void mull__lost(mull_leader *l, const int64_t *fences, size_t n, const char *message);
+int32_t mull__min_run_ms(const char *seconds);
 /* Time limits and silent nodes. */
 void mull__check_deadlines(mull_leader *l);
 

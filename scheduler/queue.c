@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int reserve(void **array, size_t *cap, size_t count, size_t size) {
+int mull__queue_reserve(void **array, size_t *cap, size_t count, size_t size) {
     if (count < *cap) return 0;
     size_t bigger = *cap ? *cap * 2 : 64;
     if (bigger > UINT32_MAX / 2 || bigger > SIZE_MAX / size) return -1;
@@ -21,7 +21,12 @@ void mull_queue_fini(mull_queue *q) {
     free(q->nodes);
     free(q->jobs);
     free(q->attempts);
+    free(q->teams);
+    free(q->team_names);
+    free(q->users);
+    free(q->user_names);
     mull_idmap_fini(&q->by_job);
+    mull_idmap_fini(&q->by_user);
     mull_idmap_fini(&q->by_fence);
     *q = (mull_queue){0};
 }
@@ -32,7 +37,7 @@ int mull_queue_put_job(mull_queue *q, const mull_policy_job *job) {
         q->waiting -= q->jobs[i].dep == MULL_DEP_WAIT;
         q->jobs[i] = *job;
     } else {
-        if (reserve((void **)&q->jobs, &q->job_cap, q->job_count, sizeof *q->jobs) != 0 ||
+        if (mull__queue_reserve((void **)&q->jobs, &q->job_cap, q->job_count, sizeof *q->jobs) != 0 ||
             mull_idmap_put(&q->by_job, job->id, (uint32_t)q->job_count) != 0)
             return -1;
         q->jobs[q->job_count++] = *job;
@@ -51,6 +56,11 @@ void mull_queue_del_job(mull_queue *q, int64_t id) {
         q->jobs[i] = q->jobs[q->job_count];
         mull_idmap_put(&q->by_job, q->jobs[i].id, i); /* replaces, so it cannot fail */
     }
+}
+
+void mull_queue_nominate(mull_queue *q, int64_t job, bool nominated) {
+    uint32_t i;
+    if (mull_idmap_get(&q->by_job, job, &i)) q->jobs[i].nominated = nominated;
 }
 
 const mull_policy_job *mull_queue_job(const mull_queue *q, int64_t id) {
@@ -83,7 +93,7 @@ int32_t mull_queue_find_node(const mull_queue *q, const char *name) {
 int32_t mull_queue_put_node(mull_queue *q, const char *name, const char *boot, const mull_device *devices, size_t n) {
     int32_t at = mull_queue_find_node(q, name);
     if (at < 0) {
-        if (reserve((void **)&q->nodes, &q->node_cap, q->node_count, sizeof *q->nodes) != 0) return -1;
+        if (mull__queue_reserve((void **)&q->nodes, &q->node_cap, q->node_count, sizeof *q->nodes) != 0) return -1;
         at = (int32_t)q->node_count;
     }
     if (n > MULL_MAX_DEVICES) n = MULL_MAX_DEVICES;
@@ -111,7 +121,7 @@ int32_t mull_queue_put_node(mull_queue *q, const char *name, const char *boot, c
 mull_attempt *mull_queue_put_attempt(mull_queue *q, const mull_attempt *a) {
     mull_attempt *known = mull_queue_attempt(q, a->fence);
     if (known) return known;
-    if (reserve((void **)&q->attempts, &q->attempt_cap, q->attempt_count, sizeof *q->attempts) != 0 ||
+    if (mull__queue_reserve((void **)&q->attempts, &q->attempt_cap, q->attempt_count, sizeof *q->attempts) != 0 ||
         mull_idmap_put(&q->by_fence, a->fence, (uint32_t)q->attempt_count) != 0)
         return NULL;
     q->attempts[q->attempt_count] = *a;

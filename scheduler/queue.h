@@ -37,7 +37,24 @@ typedef struct mull_attempt {
     uint64_t sent_ms;      /* loop time when start was last sent */
     uint64_t cancel_ms;    /* loop time when cancel was last sent, 0 = never */
     uint64_t missing_ms;   /* loop time since when heartbeats lack it, 0 = they do not */
+    int32_t user;          /* index into users */
+    int32_t priority;
+    int32_t gpus;                 /* devices of kind cuda that it holds; 0 = a CPU slot */
+    int64_t started_ms, saved_ms; /* unix ms; saved: what it has done until then would not be lost; 0 = not started */
+    int32_t min_run_ms;
+    bool preemptible;
+    bool preempted; /* it is noted that it was told to stop for another job */
 } mull_attempt;
+
+typedef struct mull_team_name {
+    char name[MULL_NAME_MAX];
+} mull_team_name;
+
+/* A team as it is read; parent "" = top level. */
+typedef struct mull_team_row {
+    char name[MULL_NAME_MAX], parent[MULL_NAME_MAX];
+    mull_policy_team team; /* without its parent; used only where it is not known yet */
+} mull_team_row;
 
 typedef struct mull_queue {
     mull_policy_job *jobs; /* pending */
@@ -50,6 +67,13 @@ typedef struct mull_queue {
     mull_attempt *attempts;
     size_t attempt_count, attempt_cap;
     mull_idmap by_fence;
+    mull_policy_team *teams; /* a parent comes before its children, as the policy wants it */
+    mull_team_name *team_names;
+    size_t team_count, team_cap, team_name_cap;
+    mull_policy_user *users; /* a user of two teams is two; never removed, so their index names them */
+    mull_team_name *user_names;
+    size_t user_count, user_cap, user_name_cap;
+    mull_idmap by_user; /* hash of team and name */
 } mull_queue;
 
 void mull_queue_fini(mull_queue *q);
@@ -61,6 +85,22 @@ const mull_policy_job *mull_queue_job(const mull_queue *q, int64_t id);
 /* Pending jobs with from < id <= to that are not among the n ascending ids: at most cap of them into out; how many. */
 size_t mull_queue_missing_jobs(const mull_queue *q, int64_t from, int64_t to, const int64_t *ids, size_t n,
                                int64_t *out, size_t cap);
+
+/* Makes room for one more element. 0 or -1. */
+int mull__queue_reserve(void **array, size_t *cap, size_t count, size_t size);
+
+void mull_queue_nominate(mull_queue *q, int64_t job, bool nominated);
+
+/* queue_users.c */
+int32_t mull_queue_find_team(const mull_queue *q, const char *name);
+/* Index of a user of a team; one not seen before is added, and so is the team: without quota, weight 1. -1 without
+ * memory. */
+int32_t mull_queue_user(mull_queue *q, const char *team, const char *user);
+/* Replaces what is known of the teams, except what they used if they were known. Teams of users that the rows lack
+ * stay. 0, or -1 without memory (nothing has changed). */
+int mull_queue_set_teams(mull_queue *q, const mull_team_row *rows, size_t n);
+/* Moves the averages of use on by dt_ms, in which what runs now ran. */
+void mull_queue_age_usage(mull_queue *q, double dt_ms, double half_life_ms);
 
 /* Index of a node by name, or -1. */
 int32_t mull_queue_find_node(const mull_queue *q, const char *name);

@@ -45,9 +45,13 @@ static size_t put_rows(mull_leader *l, const PGresult *res, int64_t *never) {
                                                                : MULL_DEP_NEVER,
                              .avoid_node =
                                  PQgetisnull(res, i, 6) ? -1 : mull_queue_find_node(&l->queue, PQgetvalue(res, i, 6)),
-                             .reason = (uint8_t)why_of(PQgetvalue(res, i, 7))};
+                             .reason = (uint8_t)why_of(PQgetvalue(res, i, 7)),
+                             .user = mull_queue_user(&l->queue, PQgetvalue(res, i, 8), PQgetvalue(res, i, 9)),
+                             .time_limit_ms = atoll(PQgetvalue(res, i, 10)) * 1000,
+                             .tasks = 1,
+                             .nominated = mull__nominated(l, atoll(PQgetvalue(res, i, 0)))};
         if (j.dep == MULL_DEP_NEVER) never[hopeless++] = j.id;
-        if (mull_queue_put_job(&l->queue, &j) != 0) {
+        if (j.user < 0 || mull_queue_put_job(&l->queue, &j) != 0) {
             mull_log(MULL_LOG_ERROR, "out of memory with %zu pending jobs in memory; more wait in the database",
                      l->queue.job_count);
             break;
@@ -244,6 +248,11 @@ static int compare_fences(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+int32_t mull__min_run_ms(const char *seconds) {
+    long long s = atoll(seconds);
+    return s > INT32_MAX / 1000 ? INT32_MAX : (int32_t)(s * 1000);
+}
+
 /* Rows of mull_live_attempts, ascending by fence, against memory. No dispatch is under way and the recorder ended
  * nothing since the question was asked, so both sides speak of the same moment. */
 static void sync_attempts(mull_leader *l, const PGresult *res) {
@@ -258,7 +267,8 @@ static void sync_attempts(mull_leader *l, const PGresult *res) {
                               .attempt = atoi(PQgetvalue(res, i, 2)),
                               .time_limit_s = atoll(PQgetvalue(res, i, 7))};
         int32_t node = mull_queue_find_node(&l->queue, PQgetvalue(res, i, 3));
-        if (node < 0) continue;
+        fresh.user = mull_queue_user(&l->queue, PQgetvalue(res, i, 11), PQgetvalue(res, i, 12));
+        if (node < 0 || fresh.user < 0) continue;
         fresh.node = (uint32_t)node;
         snprintf(fresh.boot, sizeof fresh.boot, "%s", PQgetvalue(res, i, 4));
         mull_attempt *a = mull_queue_put_attempt(&l->queue, &fresh);
@@ -266,13 +276,26 @@ static void sync_attempts(mull_leader *l, const PGresult *res) {
         a->started = PQgetvalue(res, i, 5)[0] == 't';
         a->cancel_requested = PQgetvalue(res, i, 6)[0] == 't';
         a->deadline_ms = atoll(PQgetvalue(res, i, 8));
+        a->priority = atoi(PQgetvalue(res, i, 13));
+        a->started_ms = atoll(PQgetvalue(res, i, 14));
+        a->saved_ms = atoll(PQgetvalue(res, i, 15));
+        a->preemptible = PQgetvalue(res, i, 16)[0] == 't';
+        a->min_run_ms = mull__min_run_ms(PQgetvalue(res, i, 17));
+        a->preempted |= !PQgetisnull(res, i, 18);
+        a->gpus = 0;
         mull_device held[MULL_MAX_DEVICES];
         size_t n = parse_devices(PQgetvalue(res, i, 9), held);
-        for (size_t k = 0; k < n; k++) mull_queue_hold(&l->queue, a->node, held[k].cuda, held[k].index, a->fence);
+        for (size_t k = 0; k < n; k++) {
+            mull_queue_hold(&l->queue, a->node, held[k].cuda, held[k].index, a->fence);
+            a->gpus += held[k].cuda;
+        }
         if (!a->started && !a->cancel_requested && !PQgetisnull(res, i, 10) &&
             (a->sent_ms == 0 || now - a->sent_ms >= MULL_RESEND_MS))
             mull__send_start(l, a, PQgetvalue(res, i, 10));
-        if (a->cancel_requested) mull__send_cancel(l, a, "cancel");
+        if (a->cancel_requested)
+            mull__send_cancel(l, a, "cancel");
+        else if (a->preempted)
+            mull__send_cancel(l, a, "preempt");
     }
     for (size_t i = l->queue.attempt_count; i-- > 0;) {
         int64_t fence = l->queue.attempts[i].fence;
@@ -406,6 +429,7 @@ static void check_stream(mull_leader *l) {
 void mull__reconcile(mull_leader *l) {
     if (l->state != MULL_LEADING || l->dispatching || l->reconciling) return;
     l->last_reconcile_ms = mull__now(l);
+    mull__refetch_teams(l);
     mull__refetch_nodes(l);
     end_orphans(l);
     read_attempts(l);
@@ -414,7 +438,7 @@ void mull__reconcile(mull_leader *l) {
     check_stream(l);
 }
 
-/* ---- the start of a lead: nodes, attempts, pending jobs, cursor, in this order ---- */
+/* ---- the start of a lead: teams, nodes, attempts, pending jobs, cursor, in this order ---- */
 
 static void on_cursor(const mull_pg_reply *r, void *arg) {
     mull_leader *l;
@@ -438,5 +462,5 @@ static void read_cursor(mull_leader *l) {
 
 void mull__load(mull_leader *l) {
     l->slice_after = 0;
-    mull__refetch_nodes(l);
+    mull__refetch_teams(l);
 }

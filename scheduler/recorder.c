@@ -142,6 +142,7 @@ static void apply(mull_leader *l, const batch *b, const json_t *out) {
         mull_attempt *a = mull_queue_attempt(&l->queue, json_integer_value(v));
         if (!a || a->started) continue;
         a->started = true;
+        a->started_ms = a->saved_ms = mull__unix_ms();
         if (a->time_limit_s > 0) a->deadline_ms = mull__unix_ms() + a->time_limit_s * 1000;
     }
     const json_t *ended = json_object_get(out, "ended");
@@ -306,7 +307,7 @@ static void handle_hints(mull_leader *l, const redisReply *reply) {
     size_t n = entries->elements, jobs = 0;
     int64_t *ids = calloc(n + 1, sizeof *ids);
     const char **ack = calloc(n + 3, sizeof *ack);
-    bool cancels = false;
+    bool cancels = false, teams = false;
     for (size_t i = 0; ids && ack && i < n; i++) {
         const redisReply *entry = entries->element[i];
         ack[3 + i] = entry->element[0]->str;
@@ -317,9 +318,14 @@ static void handle_hints(mull_leader *l, const redisReply *reply) {
         int64_t id = job ? strtoll(job, NULL, 10) : 0;
         if (id > 0) ids[jobs++] = id;
         cancels |= op && strcmp(op, "cancel") == 0;
+        teams |= op && strcmp(op, "team") == 0;
         json_decref(m);
     }
     if (ids && ack) {
+        if (teams) {
+            mull__refetch_teams(l);
+            mull__refetch_nodes(l);
+        }
         mull__refetch(l, ids, jobs);
         if (cancels) mull__fetch_cancels(l);
         ack[0] = "XACK";

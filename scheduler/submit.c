@@ -175,12 +175,13 @@ static json_t *item_of(const json_t *spec, const mull_identity *who, const char 
     const char *own_key = json_string_value(json_object_get(spec, "key"));
     json_t *limit = json_object_get(spec, "time_limit_s"), *begin = json_object_get(spec, "begin_ms");
     json_t *item =
-        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s}", "user", who->user, "team",
-                  json_string_value(json_object_get(spec, "team")), "name", name && *name ? name : kind, "kind", kind,
-                  "priority", json_integer_value(json_object_get(spec, "priority")), "gpus",
+        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s, s:O?, s:O?}", "user", who->user,
+                  "team", json_string_value(json_object_get(spec, "team")), "name", name && *name ? name : kind, "kind",
+                  kind, "priority", json_integer_value(json_object_get(spec, "priority")), "gpus",
                   json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
                   json_is_true(json_object_get(spec, "hold")), "key", text_or_null(own_key && *own_key ? own_key : key),
-                  "depends", after ? after : "", "any_team", !who->team[0], "spec", text);
+                  "depends", after ? after : "", "any_team", !who->team[0], "spec", text, "preemptible",
+                  json_object_get(spec, "preemptible"), "min_run_s", json_object_get(spec, "min_run"));
     free(text);
     return item;
 }

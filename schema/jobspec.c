@@ -63,6 +63,8 @@ static const field fields[] = {
     {"begin", T_BEGIN, ALL, 0, 0, NULL, NULL},
     {"hold", T_BOOL, ALL, 0, 0, NULL, "false"},
     {"retries", T_INT, ALL, 0, 100, NULL, "3"},
+    {"preemptible", T_BOOL, ALL, 0, 0, NULL, NULL}, /* generate: false, others: true; see mull_submit */
+    {"min_run", T_INT, ALL, 0, 604800, NULL, NULL},
     {"array", T_NOT_YET, ALL, 0, 0, NULL, NULL},
     {"model", T_PATH, ALL, 0, 0, NULL, NULL},
     {"out", T_PATH, ALL, 0, 0, NULL, NULL},

@@ -164,9 +164,10 @@ static void pass(size_t pending, size_t n) {
     enum { ROUNDS = 11, MOST = 512 };
     mull_policy_job *jobs = calloc(pending, sizeof *jobs);
     mull_policy_node *all = calloc(n, sizeof *all);
-    uint32_t *scratch = calloc(pending, sizeof *scratch);
     uint8_t *reasons = calloc(pending, 1);
-    mull_policy_decision d[MOST];
+    static mull_policy_start starts[MOST];
+    static mull_policy_place places[MOST];
+    mull_policy *policy = mull_policy_create();
     double took[ROUNDS];
     size_t decided = 0;
     for (int r = 0; r < ROUNDS; r++) {
@@ -174,20 +175,30 @@ static void pass(size_t pending, size_t n) {
             jobs[i] = (mull_policy_job){.id = (int64_t)i + 1,
                                         .priority = (int32_t)(i * 7919 % 201) - 100,
                                         .gpus = (int32_t)(i % 9),
+                                        .tasks = 1,
                                         .avoid_node = -1};
         for (size_t i = 0; i < n; i++)
             all[i] = (mull_policy_node){
                 .free_cpu = 8, .total_cpu = 16, .free_cuda = (int32_t)(i % 9), .total_cuda = 8, .up = true};
-        mull_policy_in in = {jobs, pending, all, n, 1};
-        mull_policy_out out = {.decisions = d, .max_decisions = MOST, .reasons = reasons, .scratch = scratch};
+        mull_policy_user one = {0};
+        mull_policy_in in = {.users = &one,
+                             .user_count = 1,
+                             .jobs = jobs,
+                             .job_count = pending,
+                             .nodes = all,
+                             .node_count = n,
+                             .now_ms = 1,
+                             .one_node = true};
+        mull_policy_out out = {
+            .starts = starts, .max_starts = MOST, .places = places, .max_places = MOST, .reasons = reasons};
         double t = now();
-        mull_policy_run(&in, &out);
+        if (mull_policy_run(policy, &in, &out) != 0) abort();
         took[r] = (now() - t) * 1e3;
-        decided = out.decision_count;
+        decided = out.start_count;
     }
     printf("{\"bench\":\"pass\",\"pending\":%zu,\"nodes\":%zu,\"started\":%zu,\"ms\":%.3g,\"target_ms\":50}\n", pending,
            n, decided, quantile(took, ROUNDS, 0.5));
-    free(jobs), free(all), free(scratch), free(reasons);
+    free(jobs), free(all), free(reasons), mull_policy_destroy(policy);
 }
 
 static double cpu_of(pid_t pid) {

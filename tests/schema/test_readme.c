@@ -103,6 +103,7 @@ static void tables(void **state) {
     (void)state;
     list code = {.n = 0}, d = documented("table");
     collect(&code, "schema/migrations/0001_init.sql", NULL, NULL, "\nCREATE TABLE ", " ");
+    collect(&code, "schema/migrations/0003_sharing.sql", NULL, NULL, "\nCREATE TABLE ", " ");
     add(&code, "schema_migration", strlen("schema_migration"));
     same("table", &code, &d);
 }
