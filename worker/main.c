@@ -23,8 +23,8 @@ static const char USAGE[] =
     "--devices  what is offered: cpu:N slots that share the CPUs, cuda:all, cuda:0,1, or cpu:N+cuda:... (default "
     "cpu:1)\n"
     "--engine   the mull-engine to start (default: the one beside this program)\n"
-    "--hang-seconds  an engine that says nothing for so long is killed and its job started again (default: "
-    "MULL_HANG_SECONDS, else 600; 0: never)\n"
+    "--hang-seconds  an engine that says nothing for so long is killed and its job started again\n"
+    "           (default: MULL_HANG_SECONDS, else 600; 0: never)\n"
     "\n"
     "SIGTERM asks the engines to save and stop, reports their end and leaves; a second one kills them.\n";
 

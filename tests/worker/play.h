@@ -214,7 +214,7 @@ static inline json_t *play_end(play *p, long long fence, const char *class_, int
 static inline pid_t play_pid(play *p, const char *name) {
     char path[160];
     snprintf(path, sizeof path, "%s/%s", p->s.dir, name);
-    for (int i = 0; i < SOON_MS / 10; i++) {
+    for (int i = 0; i < MANY_MS / 10; i++) {
         char *text = mull_slurp(path, NULL);
         long pid = text && strchr(text, '\n') ? strtol(text, NULL, 10) : 0;
         free(text);

@@ -167,6 +167,14 @@ static void a_chatty_engine_while_redis_is_away(void **state) {
     assert_int_equal(count_lines(50), 48000);
 }
 
+static bool stream_is_long(void *unused) {
+    (void)unused;
+    json_t *n = mull_redis_do(&p.s, "XLEN mull:events");
+    bool yes = json_integer_value(n) >= 900;
+    json_decref(n);
+    return yes;
+}
+
 /* Nobody acknowledges: what lies in Redis stays bounded (1000 events and the heartbeats). */
 static void an_absent_leader_does_not_fill_redis(void **state) {
     (void)state;
@@ -175,6 +183,7 @@ static void an_absent_leader_does_not_fill_redis(void **state) {
                "echo \"{\\\"ev\\\":\\\"metric\\\",\\\"step\\\":$i,\\\"values\\\":{\\\"x\\\":1}}\" >&3; done\n"
                "echo $$ >${0%/*}/said\n");
     play_pid(&p, "said");
+    if (!mull_wait_for(stream_is_long, NULL, MANY_MS)) fail_msg("the stream stays short");
     mull_sleep_ms(500);
     json_t *n = mull_redis_do(&p.s, "XLEN mull:events");
     assert_in_range(json_integer_value(n), 900, 1100);

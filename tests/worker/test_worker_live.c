@@ -33,6 +33,20 @@ static void the_node_offers_its_devices(void **state) {
     json_decref(e);
 }
 
+/* Without a driver there are no CUDA devices, which is said and is no error; with one they are listed by name. */
+static void all_cuda_devices_or_none(void **state) {
+    (void)state;
+    play_open(&p);
+    p.devices = "cuda:all+cpu:1";
+    play_worker(&p);
+    json_t *e = play_await(&p, "node_hello", SOON_MS);
+    size_t n = json_array_size(json_object_get(e, "devices"));
+    char *log = mull_slurp(p.log, NULL);
+    assert_true(n >= 1 && (n > 1) == !strstr(log, "no CUDA devices: "));
+    free(log);
+    json_decref(e);
+}
+
 static void every_word_in_order(void **state) {
     (void)state;
     play_start(&p, 7, 70,
@@ -234,6 +248,7 @@ int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, open_one, close_one)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(the_node_offers_its_devices, close_one),
+        cmocka_unit_test_teardown(all_cuda_devices_or_none, close_one),
         TEST(every_word_in_order),
         TEST(statuses_and_signals),
         TEST(the_engines_own_words_are_the_message),
