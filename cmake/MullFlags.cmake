@@ -16,6 +16,10 @@ if(CMAKE_BUILD_TYPE STREQUAL "Release")
   target_link_options(mull_flags INTERFACE -Wl,-z,relro,-z,now)
   set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 endif()
+if(MULL_FUZZ)
+  # Coverage of the code under test: without it libFuzzer sees its own harness only and mutates blindly.
+  target_compile_options(mull_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=fuzzer-no-link>)
+endif()
 if(MULL_SANITIZE)
   target_compile_options(mull_flags INTERFACE
     $<$<COMPILE_LANGUAGE:C>:-fsanitize=${MULL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
