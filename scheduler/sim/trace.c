@@ -137,17 +137,18 @@ int mull_trace_read(const char *path, mull_trace *out) {
     if (!f) return refuse(path, 0, strerror(errno));
     if (!fgets(line, sizeof line, f)) rc = refuse(path, 1, "it is empty");
     while (!rc && fgets(line, sizeof line, f)) {
-        double submit, run, limit;
-        int gpus, team, priority;
+        double submit, run, limit, g, t, p; /* all of them: a number too large for an int must not wrap */
+        int end = 0;
         n++;
-        if (sscanf(line, "%lf,%lf,%lf,%d,%d,%d", &submit, &run, &limit, &gpus, &team, &priority) != 6)
+        if (sscanf(line, "%lf,%lf,%lf,%lf,%lf,%lf %n", &submit, &run, &limit, &g, &t, &p, &end) != 6 || line[end])
             rc = refuse(path, n, "no row of six numbers");
-        else if (!(submit >= 0 && submit < 1e9 && run > 0 && run < 1e9 && limit >= 0 && limit < 1e9) || gpus < 1 ||
-                 gpus > 1000000 || team < 0 || team > 999)
+        else if (!(submit >= 0 && submit < 1e9 && run > 0 && run < 1e9 && limit >= 0 && limit < 1e9 && g >= 1 &&
+                   g <= 1000000 && t >= 0 && t <= 999 && fabs(p) <= 1000000))
             rc = refuse(path, n, "a number is out of bounds");
         else if (out->n && submit * 1e3 < (double)out->jobs[out->n - 1].submit_ms)
             rc = refuse(path, n, "rows are not in order of submission");
         if (rc) break;
+        int gpus = (int)g, team = (int)t, priority = (int)p;
         if (out->n == cap) {
             cap = cap ? cap * 2 : 1024;
             mull_trace_job *more = realloc(out->jobs, cap * sizeof *more);
