@@ -93,8 +93,23 @@ static int pool_latents(mull_pack *p, const mull_config *c, const mull_batch *b,
                      "its <|latent_image|> tokens and its %zu reasoning images do not match", count);
 }
 
+static int check_ids(const mull_config *c, const mull_batch *b, mull_error *err) {
+    for (int64_t i = 0; i < b->rows; i++) {
+        int64_t id = b->ids[i], label = b->labels ? b->labels[i] : MULL_IGNORE;
+        if (id >= 0 && id < c->vocab && (label == MULL_IGNORE || (label >= 0 && label < c->vocab))) continue;
+        char where[64];
+        snprintf(where, sizeof where, "token %lld", (long long)i);
+        return mull_fail(err, MULL_EARG, WHAT, where, "use the tokenizer of the checkpoint, with the Mull tokens added",
+                         "id %lld with label %lld is outside the embedding of %d rows", (long long)id, (long long)label,
+                         c->vocab);
+    }
+    return MULL_OK;
+}
+
 int mull_pack_build(mull_pack *p, const mull_config *c, const mull_batch *b, const mull_pack_source *source,
                     mull_error *err) {
+    int bad = check_ids(c, b, err);
+    if (bad) return bad;
     if (reserve(p, c, b)) return mull_fail(err, MULL_ENOMEM, WHAT, "", "lower pack_tokens", "out of memory");
     p->labels = b->labels;
     p->nlatent = 0;

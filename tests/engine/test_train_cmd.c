@@ -166,11 +166,68 @@ static void wrong_recipes(void **state) {
     remove_tree(p.dir);
 }
 
+/* A job of kind train through mull-engine run: every step is a metric, every checkpoint an event, the result names the
+ * last one; run again, it goes on from there and has nothing left to do. */
+static void job_events(void **state) {
+    (void)state;
+    place p;
+    place_init(&p);
+    char spec[512], path[96], out[96], line[8192];
+    snprintf(out, sizeof out, "%s/out", p.dir);
+    snprintf(path, sizeof path, "%s/spec.json", p.dir);
+    snprintf(spec, sizeof spec,
+             "{\"kind\":\"train\",\"job\":\"7\",\"config\":\"%s\",\"out\":\"%s\",\"set\":[\"save_steps=2\"],"
+             "\"max_steps\":5}",
+             p.config, out);
+    put(path, spec);
+    for (int round = 0; round < 2; round++) {
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (!pid) {
+            int in = open(path, O_RDONLY), ev = open(p.log, O_WRONLY | O_CREAT | O_TRUNC, 0666),
+                none = open("/dev/null", O_WRONLY);
+            dup2(in, STDIN_FILENO);
+            dup2(none, STDOUT_FILENO);
+            dup2(none, STDERR_FILENO);
+            if (ev != 3) dup2(ev, 3);
+            execl(MULL_BIN_DIR "/mull-engine", "mull-engine", "run", (char *)NULL);
+            _exit(127);
+        }
+        int status = finish(pid), metrics = 0, checkpoints = 0, results = 0;
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        FILE *f = fopen(p.log, "r");
+        assert_non_null(f);
+        while (fgets(line, sizeof line, f)) {
+            json_t *j = json_loads(line, 0, NULL);
+            assert_non_null(j);
+            const char *ev = json_string_value(json_object_get(j, "ev"));
+            assert_non_null(ev);
+            if (!strcmp(ev, "metric")) {
+                assert_int_equal(json_integer_value(json_object_get(j, "step")), ++metrics);
+                assert_true(json_number_value(json_object_get(json_object_get(j, "values"), "loss")) > 0);
+            } else if (!strcmp(ev, "checkpoint")) {
+                const char *at = json_string_value(json_object_get(j, "path"));
+                assert_non_null(at); /* retention may have removed it since */
+                checkpoints++;
+            } else if (!strcmp(ev, "result")) {
+                results++;
+            }
+            json_decref(j);
+        }
+        fclose(f);
+        assert_int_equal(metrics, round ? 0 : 5);
+        assert_int_equal(checkpoints, round ? 0 : 3);
+        assert_int_equal(results, 1);
+    }
+    remove_tree(p.dir);
+}
+
 int main(void) {
     if (access(MULL_BIN_DIR "/mull-engine", X_OK)) {
         printf("skipped: mull-engine is not built\n");
         return 77;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(disturbed_equals_undisturbed), cmocka_unit_test(wrong_recipes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(disturbed_equals_undisturbed), cmocka_unit_test(wrong_recipes),
+                                       cmocka_unit_test(job_events)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
