@@ -25,6 +25,7 @@
     X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \
     X("eval", eval, "evaluate a model on tasks, resumable")                                                            \
     X("data", data, "show the samples that a training recipe makes")                                                   \
+    X("compare", compare, "two evaluations of the same rows, with a significance test")                                \
     X("annotate", annotate, "answer a file of prompts")                                                                \
     X("puzzles", puzzles, "draw a dataset of spatial puzzles")                                                         \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \

@@ -42,9 +42,9 @@ double mull__vsi_mra(double pred, double target) {
                                     0.15000000000000002,
                                     0.10000000000000009,
                                     0.050000000000000044};
+    if (target == 0) return pred == 0; /* the release divides by zero */
     int hits = 0;
     double off = fabs(pred - target) / target;
-    if (target == 0) return pred == 0; /* the release divides by zero */
     for (size_t i = 0; i < sizeof LIMITS / sizeof *LIMITS; i++) hits += off <= LIMITS[i];
     return hits / 10.0;
 }
@@ -108,7 +108,7 @@ int mull__score_vsibench(mull__scoring *s, mull__text reply) {
         mull__text want = mull__decode_json(s->a, truth);
         s->score = mull__eq(mull__lower(s->a, pred), mull__lower(s->a, want));
     } else if (mull__vsi_numbers(name)) {
-        double p, g;
+        double p = 0, g = 0;
         key = "MRA:.5:.95:.05";
         bool said = mull__py_float(s->a, pred, &p), known = column_number(s->a, truth, &g), both = said && known;
         if (both && g == 0 && s->compat == MULL_COMPAT_RELEASE) return mull__raise(s, "ZeroDivisionError");
