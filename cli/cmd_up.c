@@ -95,6 +95,16 @@ static int start(mull_local *l, int lock) {
     return rc;
 }
 
+/* Looks again where everything is: the link to the sockets' folder may be new. */
+static int look_again(mull_local *l, mull_err *err) {
+    mull_local fresh;
+    int rc = mull_local_find(&fresh, l->dir.root, err);
+    if (rc) return rc;
+    memcpy(fresh.devices, l->devices, sizeof fresh.devices);
+    *l = fresh;
+    return 0;
+}
+
 /* Waits until everything that the supervisor keeps runs and answers. */
 static int heal(mull_local *l) {
     mull_proc p;
@@ -102,7 +112,7 @@ static int heal(mull_local *l) {
     if (mull_local_running(l, "supervisor", &p)) mull_proc_signal(&p, SIGUSR1); /* try now */
     int missing = 0;
     for (double until = mull_clock() + HEAL_S; mull_clock() < until; mull_pause(0.05)) {
-        if (mull_local_find(l, l->dir.root, &err)) break;
+        if (look_again(l, &err)) break;
         for (missing = 0; missing < MULL_SERVICES; missing++)
             if (!mull_local_running(l, mull_service_name(missing), &p) || !mull_service_ready(l, missing)) break;
         if (missing == MULL_SERVICES) return MULL_EXIT_OK;
@@ -174,7 +184,7 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     }
     if (rc < 0)
         return mull_complain("cannot start", l.dir.root, "try mull down first", "another mull up or down never ended");
-    if (rc == MULL_EXIT_OK && mull_local_find(&l, l.dir.root, &err) == 0) {
+    if (rc == MULL_EXIT_OK && look_again(&l, &err) == 0) {
         /* What the last worker said when it left stands until the new one has been heard. */
         for (int i = 0; i < 30 && mull_local_devices(&l) == 0; i++) mull_pause(0.1);
         if (mull_local_devices(&l) == 0)

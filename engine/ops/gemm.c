@@ -8,7 +8,8 @@
  * lose two digits that the gradients' comparison with the reference has.
  *
  * Own kernels rather than a library, as for inference (matrix.c): the same bits for any number of threads, bf16 weights
- * without a float32 copy, and no loss of speed; `bench gemm --train` measures it on any machine. */
+ * without a float32 copy. Whether OpenBLAS or oneDNN would be faster for training shapes has not been measured; `bench
+ * train` gives whole steps against this machine's roof. */
 #include "engine/ops/gemm.h"
 
 #include "engine/core/scratch.h"

@@ -86,6 +86,30 @@ static void starts_once_and_stops(void **state) {
     json_decref(again);
 }
 
+/* The folder named on the command line alone, also when the same command comes again and when something has died. */
+static void the_folder_may_be_a_flag(void **state) {
+    (void)state;
+    unsetenv("MULL_STATE");
+    const char *const flagged[] = {MULL, "up", "--state", folder, "--devices", "cpu:2", "--json", NULL};
+    json_t *first = mull_run_json(flagged, LIMIT_S);
+    assert_string_equal(json_string_value(json_object_get(first, "state_dir")), folder);
+    all_alive(first);
+    json_t *again = mull_run_json(flagged, LIMIT_S);
+    assert_string_equal(json_string_value(json_object_get(again, "state_dir")), folder);
+    same_pids(first, again, NULL);
+    pid_t supervisor = (pid_t)json_integer_value(json_object_get(again, "supervisor"));
+    assert_true(supervisor > 1);
+    kill(supervisor, SIGKILL);
+    kill(pid_of(again, "worker"), SIGKILL);
+    json_decref(again);
+    again = mull_run_json(flagged, LIMIT_S);
+    all_alive(again);
+    assert_string_equal(json_string_value(json_object_get(again, "state_dir")), folder);
+    setenv("MULL_STATE", folder, 1); /* for down */
+    json_decref(first);
+    json_decref(again);
+}
+
 static void whatever_is_killed_comes_back(void **state) {
     (void)state;
     json_t *before = up();
@@ -253,6 +277,7 @@ int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
     const struct CMUnitTest tests[] = {
         TEST(starts_once_and_stops),
+        TEST(the_folder_may_be_a_flag),
         TEST(whatever_is_killed_comes_back),
         TEST(a_killed_supervisor_is_replaced),
         TEST(a_stranger_with_an_old_number_lives),
