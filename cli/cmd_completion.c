@@ -92,7 +92,9 @@ static int run_complete(const mull_cmd *self, int argc, char **argv) {
     } else if (!strcmp(cmd->name, "completion")) {
         puts("bash\nzsh\nfish");
     } else if (!strcmp(cmd->name, "node")) {
-        puts("ls");
+        puts("ls\ndrain\nresume");
+    } else if (!strcmp(cmd->name, "team")) {
+        puts("ls\nadd\nset");
     } else if (strstr(cmd->args, "ID")) {
         offer_ids();
     }

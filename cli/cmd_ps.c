@@ -247,15 +247,39 @@ static int show_nodes(mull_client *c, const look *o) {
     return MULL_EXIT_OK;
 }
 
+static int change_node(const char *verb, const char *node, bool json) {
+    char name[400], path[440];
+    json_t *r;
+    mull_client *c = mull_client_or_complain();
+    if (!c) return MULL_EXIT_FAILED;
+    mull_query_encode(node, name, sizeof name);
+    snprintf(path, sizeof path, "/v1/nodes/%s/%s", name, verb);
+    int rc = mull_client_get(c, "POST", path, NULL, &r);
+    mull_client_close(c);
+    if (rc) return rc;
+    if (json)
+        mull_emit(json_incref(r));
+    else
+        fprintf(stderr, "node %s is %s\n", node, mull_text(r, "state"));
+    json_decref(r);
+    return MULL_EXIT_OK;
+}
+
 static int run_node(const mull_cmd *cmd, int argc, char **argv) {
     look o = {0};
     int words;
     MULL_PARSE(cmd, argc, argv, &o, &words);
+    bool acts = words && (!strcmp(argv[1], "drain") || !strcmp(argv[1], "resume"));
+    if (acts && words == 2) return change_node(argv[1], argv[2], o.json);
+    if (acts) return mull_usage(cmd->name, "give the name of one node");
     if (words > 1 || (words == 1 && strcmp(argv[1], "ls") != 0))
-        return mull_usage(cmd->name, "unknown action '%s'; this build has: ls", argv[words > 1 ? 2 : 1]);
+        return mull_usage(cmd->name, "unknown action '%s'; there are ls, drain, resume", argv[words > 1 ? 2 : 1]);
     return watching(&o, show_nodes);
 }
 
-const mull_cmd mull_cmd_node = {
-    "node",    "ls [flags]", "list the workers' nodes and their devices", "examples:\n  mull node ls\n",
-    look_opts, run_node};
+const mull_cmd mull_cmd_node = {"node",
+                                "ls|drain|resume [NAME] [flags]",
+                                "list the workers' nodes and their devices; take nodes out and back",
+                                "examples:\n  mull node ls\n  mull node drain gpu3\n",
+                                look_opts,
+                                run_node};

@@ -194,6 +194,10 @@ static void route(mull_front *f, mull_req *req) {
         mull_reply_error(req, 403, "forbidden", "the role viewer may not change anything");
         return;
     }
+    if (mull_route_get(r->id)->admin && who->role < MULL_ROLE_ADMIN) {
+        mull_reply_error(req, 403, "forbidden", "this needs the role admin");
+        return;
+    }
     char id[24];
     snprintf(id, sizeof id, "%" PRId64, r->job);
     const char *params[] = {id, who->team};
@@ -224,6 +228,16 @@ static void route(mull_front *f, mull_req *req) {
         break;
     case MULL_ROUTE_NODES:
         answer(f, req, "SELECT mull_nodes()", 0, NULL);
+        break;
+    case MULL_ROUTE_NODE_DRAIN:
+    case MULL_ROUTE_NODE_RESUME:
+        mull__node_action(f, req);
+        break;
+    case MULL_ROUTE_TEAMS:
+        answer(f, req, "SELECT mull_teams($1)", 1, params + 1);
+        break;
+    case MULL_ROUTE_TEAM_SET:
+        mull__team_set(f, req);
         break;
     case MULL_ROUTE_QUEUE:
         answer(f, req, "SELECT mull_queue()", 0, NULL);

@@ -55,6 +55,10 @@ void mull__submit(mull_front *f, mull_req *req);
 void mull__logs(mull_front *f, mull_req *req);
 void mull__follow_poll(uv_timer_t *timer);
 
+/* admin.c: teams and nodes, for the role admin. */
+void mull__team_set(mull_front *f, mull_req *req);
+void mull__node_action(mull_front *f, mull_req *req);
+
 /* exposition.c: /metrics. */
 void mull__openmetrics(mull_front *f, mull_req *req);
 

@@ -176,7 +176,7 @@ void mull_reply(mull_req *req, int status, const char *content_type, char *body,
         MHD_add_response_header(resp, "Cache-Control", "no-store");
         if (status == 401) MHD_add_response_header(resp, "WWW-Authenticate", "Bearer realm=\"mull\"");
         if (status == 503) MHD_add_response_header(resp, "Retry-After", "1");
-        if (status == 405) MHD_add_response_header(resp, "Allow", "GET, POST");
+        if (status == 405) MHD_add_response_header(resp, "Allow", "GET, POST, PUT");
     }
     set_response(req, status, resp);
 }

@@ -21,6 +21,10 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_METRICS_OF_JOB] = {"GET", "/v1/jobs/{id}/metrics", "key,after,limit", "Metric points of a job in order of step.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_WHY] = {"GET", "/v1/jobs/{id}/why", "", "Why a job is where it is: who is ahead, what is missing, estimated start.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_NODES] = {"GET", "/v1/nodes", "", "Nodes with their devices.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_NODE_DRAIN] = {"POST", "/v1/nodes/{name}/drain", "", "Give a node no new jobs; what runs there goes on.", JSON_TYPE, 200, false, true, true},
+    [MULL_ROUTE_NODE_RESUME] = {"POST", "/v1/nodes/{name}/resume", "", "Let a drained node take jobs again.", JSON_TYPE, 200, false, true, true},
+    [MULL_ROUTE_TEAMS] = {"GET", "/v1/teams", "", "Teams: weight, quota, decayed use, what runs; a token of one team sees that team.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_TEAM_SET] = {"PUT", "/v1/teams/{name}", "", "Create a team or change the given of weight, nominal, borrow, lend, parent; null takes one away.", JSON_TYPE, 200, false, true, true},
     [MULL_ROUTE_QUEUE] = {"GET", "/v1/queue", "", "Jobs by state and reason, slots in use.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_OPENMETRICS] = {"GET", "/metrics", "", "Counters of this server in OpenMetrics form.", "application/openmetrics-text; version=1.0.0; charset=utf-8", 200, false, false},
     [MULL_ROUTE_HEALTHZ] = {"GET", "/healthz", "", "The process answers.", JSON_TYPE, 200, true, false},
@@ -55,23 +59,25 @@ int mull_query_int(const char *text, int64_t min, int64_t max, int64_t fallback,
     return *value >= min && *value <= max ? 0 : -1;
 }
 
-/* Compares path with a pattern holding at most one {id}; the id's text is copied out. */
-static bool path_matches(const char *pattern, const char *path, char id[32]) {
-    const char *brace = strstr(pattern, "{id}");
+enum { WORD = 128 };
+
+/* Compares path with a pattern holding at most one {id} or {name}; its text is copied out. */
+static bool path_matches(const char *pattern, const char *path, char id[WORD]) {
+    const char *brace = strchr(pattern, '{');
     if (!brace) return strcmp(pattern, path) == 0;
     size_t head = (size_t)(brace - pattern);
     if (strncmp(pattern, path, head) != 0) return false;
     const char *start = path + head, *end = strchrnul(start, '/');
-    if (strcmp(end, brace + 4) != 0) return false;
-    /* An over-long id cannot be a number we gave out; cut, it stays no number. */
-    snprintf(id, 32, "%.*s", (int)((end - start) < 31 ? end - start : 31), start);
+    if (strcmp(end, strchr(brace, '}') + 1) != 0) return false;
+    /* An over-long id cannot be a number we gave out, nor a name; cut, it stays so. */
+    snprintf(id, WORD, "%.*s", (int)((end - start) < WORD - 1 ? end - start : WORD - 1), start);
     return true;
 }
 
 mull_route mull_route_match(const char *method, const char *path) {
-    mull_route r = {MULL_ROUTE_UNKNOWN, 0};
+    mull_route r = {.id = MULL_ROUTE_UNKNOWN};
     for (int i = 0; i < MULL_ROUTE_COUNT; i++) {
-        char id[32] = "";
+        char id[WORD] = "";
         if (!path_matches(ROUTES[i].path, path, id)) continue;
         if (strcmp(ROUTES[i].method, method) != 0) {
             r.id = MULL_ROUTE_METHOD;
@@ -79,6 +85,10 @@ mull_route mull_route_match(const char *method, const char *path) {
         }
         r.id = i;
         if (ROUTES[i].status == 501) return r; /* its ids have a form of their own */
+        if (strstr(ROUTES[i].path, "{name}")) {
+            memcpy(r.name, id, sizeof r.name);
+            if (!id[0]) r.id = MULL_ROUTE_UNKNOWN;
+        }
         if (strstr(ROUTES[i].path, "{id}") && mull_parse_id(id, &r.job) != 0) r.id = MULL_ROUTE_BAD_ID;
         return r;
     }
@@ -150,6 +160,7 @@ static json_t *parameter(const char *name, const char *where, bool required) {
 static json_t *operation(const mull_route_def *d) {
     json_t *params = json_array();
     if (strstr(d->path, "{id}")) json_array_append_new(params, parameter("id", "path", true));
+    if (strstr(d->path, "{name}")) json_array_append_new(params, parameter("name", "path", true));
     for (const char *q = d->query; *q;) {
         size_t n = strcspn(q, ",");
         char name[32];
@@ -174,6 +185,13 @@ static json_t *operation(const mull_route_def *d) {
                       "application/yaml", "schema", "type", "string", "description", "The job spec.");
         json_object_set_new(op, "requestBody", body);
     }
+    if (op && strcmp(d->method, "PUT") == 0) {
+        json_t *body = json_pack("{s:b, s:{s:{s:{s:s, s:s}}}}", "required", 1, "content", JSON_TYPE, "schema", "type",
+                                 "object", "description",
+                                 "{\"weight\": 1, \"nominal\": 8, \"borrow\": null, \"lend\": 4, \"parent\": "
+                                 "\"lab\"}, any of them.");
+        json_object_set_new(op, "requestBody", body);
+    }
     if (op && d->status == 501) json_object_set_new(op, "x-not-available", json_true());
     if (op && d->open) json_object_set_new(op, "security", json_array());
     return op;
@@ -188,7 +206,11 @@ json_t *mull_openapi(void) {
             item = json_object();
             json_object_set_new(paths, d->path, item);
         }
-        json_object_set_new(item, strcmp(d->method, "GET") == 0 ? "get" : "post", operation(d));
+        json_object_set_new(item,
+                            strcmp(d->method, "GET") == 0   ? "get"
+                            : strcmp(d->method, "PUT") == 0 ? "put"
+                                                            : "post",
+                            operation(d));
     }
     json_t *string = json_pack("{s:s}", "type", "string"), *integer = json_pack("{s:s}", "type", "integer");
     json_t *detail = json_pack("{s:s, s:{s:O, s:O, s:O, s:O}}", "type", "object", "properties", "path", string, "line",

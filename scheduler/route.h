@@ -29,6 +29,10 @@ typedef enum mull_route_id {
     MULL_ROUTE_METRICS_OF_JOB,
     MULL_ROUTE_WHY,
     MULL_ROUTE_NODES,
+    MULL_ROUTE_NODE_DRAIN,
+    MULL_ROUTE_NODE_RESUME,
+    MULL_ROUTE_TEAMS,
+    MULL_ROUTE_TEAM_SET,
     MULL_ROUTE_QUEUE,
     MULL_ROUTE_OPENMETRICS,
     MULL_ROUTE_HEALTHZ,
@@ -48,7 +52,7 @@ typedef enum mull_route_id {
 } mull_route_id;
 
 typedef struct mull_route_def {
-    const char *method;   /* GET or POST */
+    const char *method;   /* GET, POST or PUT */
     const char *path;     /* "/v1/jobs/{id}/logs" */
     const char *query;    /* comma-separated names of query parameters, "" for none */
     const char *summary;  /* one sentence */
@@ -56,11 +60,13 @@ typedef struct mull_route_def {
     int status;           /* of a good answer; 501 for what this build does not have */
     bool open;            /* needs no token */
     bool writes;          /* refused for the role viewer */
+    bool admin;           /* refused for all but the role admin */
 } mull_route_def;
 
 typedef struct mull_route {
-    int id;      /* mull_route_id */
-    int64_t job; /* the {id} of the path, else 0 */
+    int id;         /* mull_route_id */
+    int64_t job;    /* the {id} of the path, else 0 */
+    char name[128]; /* the {name} of the path, else "" */
 } mull_route;
 
 /* Definition of a known route, NULL for others. */

@@ -216,7 +216,7 @@ static void the_description_is_true(void **state) {
             json_object_foreach(json_object_get(op, "responses"), status, r) {
                 if (strcmp(status, "default") != 0) snprintf(want, sizeof want, "%s", status);
             }
-            if (strstr(target, "release") || strstr(target, "requeue") || strcmp(method, "post") == 0) continue;
+            if (strstr(target, "release") || strstr(target, "requeue") || strcmp(method, "get") != 0) continue;
             char *text;
             int got = mull_http_do(f.sock, "GET", target, NULL, NULL, &text);
             if (got != atoi(want)) print_error("GET %s: %d, described as %s\n", target, got, want);

@@ -213,12 +213,69 @@ static void what_was_used_is_written_down_and_read_again(void **state) {
     flow_serve(&f);
 }
 
+static int put_team(const char *name, const char *body) {
+    char target[200];
+    snprintf(target, sizeof target, "/v1/teams/%s", name);
+    return mull_http_do(f.sock, "PUT", target, "application/json", body, NULL);
+}
+
+static void teams_over_http(void **state) {
+    (void)state;
+    assert_int_equal(put_team("lab", "{}"), 200);
+    assert_int_equal(put_team("sea%20life", "{\"parent\":\"lab\",\"weight\":2.5,\"nominal\":4,\"lend\":1}"), 200);
+    static const char *const bad[] = {"",
+                                      "[]",
+                                      "{\"wieght\":1}",
+                                      "{\"weight\":0}",
+                                      "{\"weight\":\"1\"}",
+                                      "{\"nominal\":-1}",
+                                      "{\"nominal\":1.5}",
+                                      "{\"lend\":4294967297}",
+                                      "{\"parent\":7}",
+                                      "{\"parent\":\"nobody\"}",
+                                      "{\"parent\":\"sea life\"}"}; /* its own child */
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(put_team("lab", bad[i]), 400);
+    json_t *j = flow_get(&f, "/v1/teams"), *t;
+    size_t i, found = 0;
+    json_array_foreach(json_object_get(j, "teams"), i, t) {
+        if (strcmp(text_of(t, "name"), "sea life") != 0) continue;
+        found++;
+        assert_string_equal(text_of(t, "parent"), "lab");
+        assert_int_equal(json_integer_value(json_object_get(t, "nominal")), 4);
+        assert_true(json_is_null(json_object_get(t, "borrow")));
+        assert_true(json_number_value(json_object_get(t, "weight")) == 2.5);
+    }
+    assert_int_equal(found, 1);
+    json_decref(j);
+}
+
+static void a_drained_node_takes_no_jobs_until_it_is_resumed(void **state) {
+    (void)state;
+    by_hand w;
+    worker_hello(&w, &f, "drainme", "boot-drain", 1);
+    assert_int_equal(mull_http_do(f.sock, "POST", "/v1/nodes/none/drain", NULL, NULL, NULL), 404);
+    assert_int_equal(mull_http_do(f.sock, "POST", "/v1/nodes/drainme/drain", NULL, NULL, NULL), 200);
+    by_hand again;
+    worker_hello(&again, &f, "drainme", "boot-drain2", 1); /* a new worker does not undo it */
+    free(mull_sql(f.pg, "UPDATE node SET state = 'DOWN' WHERE name <> 'drainme'"));
+    long long id = flow_submit(&f, "");
+    json_t *m = hear(&again, "start", 1500);
+    assert_null(m);
+    assert_int_equal(mull_http_do(f.sock, "POST", "/v1/nodes/drainme/resume", NULL, NULL, NULL), 200);
+    attempt a = begin_next(&again);
+    assert_int_equal(a.job, id);
+    end_attempt(&again, &a, "ok", 0);
+    flow_expect(&f, id, "COMPLETED", 5000);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_higher_priority_preempts_and_the_victim_goes_on),
         cmocka_unit_test(who_may_not_be_preempted_is_not),
         cmocka_unit_test(what_was_used_is_written_down_and_read_again),
         cmocka_unit_test(quotas_hold_and_lent_gpus_come_back),
+        cmocka_unit_test(teams_over_http),
+        cmocka_unit_test(a_drained_node_takes_no_jobs_until_it_is_resumed),
         cmocka_unit_test(a_gang_larger_than_any_node_waits),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
