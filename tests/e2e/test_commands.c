@@ -192,7 +192,7 @@ static void completion_loads_in_bash(void **state) {
     (void)state;
     char *text = mull_run_ok(
         (const char *const[]){"/bin/bash", "-c",
-                              "PATH=" MULL_BIN_DIR ":$PATH; eval \"$(mull completion bash)\" && "
+                              "PATH='" MULL_BIN_DIR "':$PATH; eval \"$(mull completion bash)\" && "
                               "COMP_WORDS=(mull sub) COMP_CWORD=1; _mull; echo \"${COMPREPLY[*]}\"; "
                               "COMP_WORDS=(mull submit --max-n) COMP_CWORD=2; _mull; echo \"${COMPREPLY[*]}\"",
                               NULL},

@@ -7,7 +7,7 @@ static int setup(void **state) {
     place *p = calloc(1, sizeof *p);
     assert_non_null(p);
     place_init(p);
-    shell("cp %s/media/shapes.png %s/", MULL_TEST_DATA, p->dir);
+    shell("cp '%s/media/shapes.png' %s/", MULL_TEST_DATA, p->dir);
     *state = p;
     return 0;
 }

@@ -12,7 +12,7 @@ static const char *const FLAGS[] = {
 static void write_rows(const place *p, int rows) {
     FILE *f = fopen(p->in, "w");
     assert_non_null(f);
-    shell("cp %s/media/shapes.png %s/", MULL_TEST_DATA, p->dir);
+    shell("cp '%s/media/shapes.png' %s/", MULL_TEST_DATA, p->dir);
     for (int i = 0; i < rows; i++) {
         if (i % 29 == 5)
             fprintf(f, "{\"custom_id\":\"r%d\",\"method\":\"GET\"}\n", i);
