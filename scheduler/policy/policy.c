@@ -152,20 +152,18 @@ static void consider(mull_policy *p, uint32_t job) {
 
 int mull_policy_run(mull_policy *p, const mull_policy_in *in, mull_policy_out *out) {
     if (prepare(p, in, out) != 0) return -1;
-    /* Victims were stopped for these: what comes free is theirs, whosever turn it is. Considered in fair order among
-     * themselves; the second walk meets the others. */
-    size_t nominated = 0;
+    /* Victims were stopped for these: what comes free is theirs, whosever turn it is. They are taken in the snapshot's
+     * order; the second walk meets the others. */
     for (size_t i = 0; i < in->job_count; i++) {
         const mull_policy_job *j = &in->jobs[i];
-        if (!j->nominated || j->held || j->dep != MULL_DEP_MET || j->eligible_ms > in->now_ms || j->tasks < 1) continue;
+        if (!j->nominated || mull__not_yet(j, in->now_ms) != MULL_WHY_NONE) continue;
         if (!room_left(p)) break;
-        nominated++;
         consider(p, (uint32_t)i);
         p->started[i] = j->tasks; /* seen: the walk skips it */
     }
     uint32_t job;
     while (room_left(p) && mull__share_next(p, &job)) {
-        if (nominated && in->jobs[job].nominated && p->started[job] == in->jobs[job].tasks) continue;
+        if (in->jobs[job].nominated && p->started[job] == in->jobs[job].tasks) continue;
         consider(p, job);
     }
     return 0;

@@ -102,11 +102,13 @@ struct mull_policy {
     bool cpu_offered;         /* some node that is up has CPU slots */
     void *memory;
     size_t memory_bytes;
-    int32_t no_team; /* the one team when the snapshot has none */
+    int32_t top; /* first team of the top level; the others hang on it by sibling, -1 = none */
 };
 
 /* share.c */
 void mull__share_begin(mull_policy *p);
+/* Rule 1. NONE for a candidate. */
+mull_why mull__not_yet(const mull_policy_job *j, int64_t now_ms);
 /* The next candidate in fair order, taken off its heap; false when there is none. */
 bool mull__share_next(mull_policy *p, uint32_t *job);
 /* Puts back a job of which more tasks may start. */

@@ -124,8 +124,7 @@ static void count_waiting(mull_policy *p, int32_t team, int32_t delta) {
         p->team[team].waiting = (uint32_t)((int32_t)p->team[team].waiting + delta);
 }
 
-/* Rule 1. NONE for a candidate. */
-static mull_why not_yet(const mull_policy_job *j, int64_t now_ms) {
+mull_why mull__not_yet(const mull_policy_job *j, int64_t now_ms) {
     if (j->held) return MULL_WHY_HELD;
     if (j->dep != MULL_DEP_MET) return MULL_WHY_DEPENDENCY;
     if (j->eligible_ms > now_ms) return MULL_WHY_BEGIN_TIME;
@@ -139,7 +138,7 @@ static void gather(mull_policy *p) {
     out->next_ms = 0;
     for (size_t i = 0; i < in->job_count; i++) {
         const mull_policy_job *j = &in->jobs[i];
-        mull_why why = not_yet(j, in->now_ms);
+        mull_why why = mull__not_yet(j, in->now_ms);
         if (why == MULL_WHY_BEGIN_TIME && (!out->next_ms || j->eligible_ms < out->next_ms))
             out->next_ms = j->eligible_ms;
         /* Whoever is not reached waits for someone with a better place. */
@@ -154,7 +153,8 @@ static void gather(mull_policy *p) {
     }
     for (size_t i = 0; i < in->job_count; i++) {
         const mull_policy_job *j = &in->jobs[i];
-        if (not_yet(j, in->now_ms) == MULL_WHY_NONE) p->user[j->user].heap[p->user[j->user].count++] = (uint32_t)i;
+        if (mull__not_yet(j, in->now_ms) == MULL_WHY_NONE)
+            p->user[j->user].heap[p->user[j->user].count++] = (uint32_t)i;
     }
     for (size_t u = 0; u < in->user_count; u++) {
         mull_policy_user_state *s = &p->user[u];
@@ -168,21 +168,18 @@ static void link_teams(mull_policy *p) {
     size_t teams = in->team_count ? in->team_count : 1;
     for (size_t t = 0; t < teams; t++)
         p->team[t] = (mull_policy_team_state){.child = -1, .sibling = -1, .first_user = -1};
-    p->no_team = 0;
     p->cohort_room = 0;
-    /* Backwards, so that lists are in ascending order. The list of the top level hangs on no_team's place, see
-     * best_child. */
-    int32_t top = MULL_POLICY_NONE;
+    p->top = MULL_POLICY_NONE;
+    /* Backwards, so that lists are in ascending order. */
     for (size_t t = teams; t-- > 0;) {
         int32_t parent = parent_of(p, (int32_t)t);
-        int32_t *list = parent == MULL_POLICY_NONE ? &top : &p->team[parent].child;
+        int32_t *list = parent == MULL_POLICY_NONE ? &p->top : &p->team[parent].child;
         p->team[t].sibling = *list;
         *list = (int32_t)t;
         if (has_quota(p, (int32_t)t)) p->cohort_room += in->teams[t].nominal - guaranteed(p, (int32_t)t);
         refresh_share(p, (int32_t)t);
     }
     p->cohort_room_soon = p->cohort_room;
-    p->no_team = top;
     for (size_t u = in->user_count; u-- > 0;) {
         int32_t t = mull__team_of(p, (int32_t)u);
         p->user[u] = (mull_policy_user_state){.next = p->team[t].first_user};
@@ -235,7 +232,7 @@ static int32_t best_user(const mull_policy *p, int32_t team) {
 
 bool mull__share_next(mull_policy *p, uint32_t *job) {
     int32_t team = MULL_POLICY_NONE, user = MULL_POLICY_NONE;
-    for (int32_t list = p->no_team;;) {
+    for (int32_t list = p->top;;) {
         team = best_child(p, list);
         if (team == MULL_POLICY_NONE) return false;
         user = best_user(p, team); /* a team with teams below it may have jobs of its own: they go first */
