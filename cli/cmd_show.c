@@ -120,7 +120,12 @@ static void print_job(const json_t *j) {
     field("ended", mull_text(j, "ended_at"));
     print_json("spec", json_object_get(j, "spec"), JSON_INDENT(2));
     if (json_array_size(json_object_get(j, "attempts"))) print_attempts(json_object_get(j, "attempts"));
-    print_json("result", json_object_get(j, "result"), JSON_INDENT(2));
+    const json_t *figures = json_object_get(j, "eval_results");
+    if (json_array_size(figures)) {
+        printf("\nevaluation\n");
+        mull_eval_table(figures, stdout);
+    } else
+        print_json("result", json_object_get(j, "result"), JSON_INDENT(2));
     print_json("artifacts", json_object_get(j, "artifacts"), JSON_INDENT(2));
     print_json("checkpoints", json_object_get(j, "checkpoints"), JSON_INDENT(2));
     if (json_array_size(json_object_get(j, "events"))) print_events(json_object_get(j, "events"));

@@ -15,7 +15,7 @@
 
 typedef struct opts {
     bool json, wait, follow, dry_run;
-    const char *messages;
+    const char *messages, *tasks;
     json_t *spec;
 } opts;
 
@@ -45,12 +45,19 @@ static const mull_opt submit_opts[] = {
     SPEC("--shard-rows", INT, "shard_rows", "N", "annotate: rows a shard (default 1000)"),
     SPEC("--set", TEXTS, "set", "KEY=VALUE", "train: over the recipe's key; may be given again"),
     SPEC("--max-steps", INT, "max_steps", "N", "train: optimiser steps"),
+    MINE("--tasks", 0, MULL_OPT_TEXT, tasks, "A,B", "eval: names of tasks, with commas between them"),
+    SPEC("--data", PATH, "data", "DIR", "eval: where the datasets lie, a folder each"),
+    SPEC("--limit", INT, "limit", "N", "eval: rows of each task (default: all)"),
+    SPEC("--prompt-style", TEXT, "prompt_style", "STYLE",
+         "eval: latents, videor1, sft, base, base_reason, default, cot"),
+    SPEC("--compat", TEXT, "compat", "WHOSE", "eval: ours or release (its scoring to the letter)"),
+    SPEC("--bootstrap", INT, "bootstrap", "N", "eval: rounds for confidence intervals (default 1000)"),
     SPEC("--prompt", TEXT, "prompt", "TEXT", "generate: the question"),
     MINE("--messages", 0, MULL_OPT_TEXT, messages, "FILE", "generate: a JSON list of messages instead"),
     SPEC("--image", PATHS, "images", "FILE...", "generate: images for the prompt"),
     SPEC("--video", PATHS, "videos", "FILE...", "generate: videos for the prompt"),
     SPEC("--media-root", PATHS, "media_roots", "DIR...", "folders that file:// media may lie in"),
-    SPEC("--max-new-tokens", INT, "sampling.max_new_tokens", "N", "longest answer (default 512)"),
+    SPEC("--max-new-tokens", INT, "sampling.max_new_tokens", "N", "longest answer (default 512; eval: the task's)"),
     SPEC("--temperature", NUMBER, "sampling.temperature", "T", "0: the likeliest token each time"),
     SPEC("--top-p", NUMBER, "sampling.top_p", "P", ""),
     SPEC("--top-k", INT, "sampling.top_k", "K", ""),
@@ -59,7 +66,7 @@ static const mull_opt submit_opts[] = {
     SPEC("--stop", TEXTS, "sampling.stop", "TEXT", "end an answer at this text; may be given again"),
     SPEC("--ignore-eos", FLAG, "sampling.ignore_eos", NULL, "go on behind the end token"),
     SPEC("--latents", INT, "latents", "N", "Mull tokens (default 20)"),
-    SPEC("--mode", TEXT, "mode", "MODE", "mmlatent2, new_wtxt or none"),
+    SPEC("--mode", TEXT, "mode", "MODE", "mmlatent2, new_wtxt, new_sepprompt or none"),
     SPEC("--prompt-format", TEXT, "prompt_format", "FORMAT", "mull, chatml or old"),
     SPEC("--dtype", TEXT, "dtype", "TYPE", "auto, f32, bf16 or int8"),
     SPEC("--min-pixels", INT, "min_pixels", "N", ""),
@@ -152,7 +159,8 @@ static void absolute_at(json_t *spec, const char *key) {
 }
 
 static void absolute_paths(json_t *spec) {
-    static const char *const keys[] = {"model", "out", "output", "input", "config", "images", "videos", "media_roots"};
+    static const char *const keys[] = {"model", "out",    "output", "input",      "config",
+                                       "data",  "images", "videos", "media_roots"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) absolute_at(spec, keys[i]);
 }
 
@@ -165,18 +173,19 @@ static int begin_spec(const mull_cmd *cmd, const char *word, const json_t *flags
     int rc = MULL_EXIT_OK;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(word, kinds[i]) != 0) continue;
-        if (i >= 3)
-            return mull_usage(cmd->name, "%s jobs are not available in this build; generate, annotate and train are",
-                              word);
+        if (i >= 4)
+            return mull_usage(cmd->name,
+                              "%s jobs are not available in this build; generate, annotate, train and eval are", word);
         *spec = json_deep_copy(flags);
         json_object_set_new(*spec, "kind", json_string(word));
         return MULL_EXIT_OK;
     }
     if (strcmp(word, "-") != 0 && access(word, F_OK) != 0) {
-        const char *near = mull_nearest(word, kinds, 3);
+        const char *near = mull_nearest(word, kinds, 4);
         if (near)
             return mull_usage(cmd->name, "'%s' is neither a kind of job nor a file; did you mean %s?", word, near);
-        return mull_usage(cmd->name, "'%s' is neither a kind of job (generate, annotate, train) nor a file", word);
+        return mull_usage(cmd->name, "'%s' is neither a kind of job (generate, annotate, train, eval) nor a file",
+                          word);
     }
     *file = strcmp(word, "-") ? word : "stdin";
     *spec = read_spec(word, lines, &rc);
@@ -243,6 +252,15 @@ static void print_answer(const json_t *job) {
     free(clean);
 }
 
+static void add_tasks(json_t *flags, const char *list) {
+    char *copy = strdup(list), *save = NULL;
+    json_t *names = json_array();
+    for (char *name = copy ? strtok_r(copy, ",", &save) : NULL; name; name = strtok_r(NULL, ",", &save))
+        json_array_append_new(names, json_string(name));
+    json_object_set_new(flags, "tasks", names);
+    free(copy);
+}
+
 static int submit(const json_t *spec, const json_t *lines, const char *file, const opts *o) {
     mull_client *c = mull_client_or_complain();
     if (!c) return MULL_EXIT_FAILED;
@@ -279,7 +297,10 @@ static int submit(const json_t *spec, const json_t *lines, const char *file, con
         if (!rc) {
             rc = mull_job_exit(job);
             mull_job_epilogue(job);
-            if (!o->json) print_answer(job);
+            if (!o->json) {
+                print_answer(job);
+                mull_eval_table(json_object_get(job, "eval_results"), stderr);
+            }
         }
         json_decref(job);
     }
@@ -291,12 +312,13 @@ static int checked_submit(const mull_cmd *cmd, int argc, char **argv, opts *o, j
     int words;
     const char *file = NULL;
     MULL_PARSE(cmd, argc, argv, o, &words);
-    if (!words) return mull_usage(cmd->name, "what? give a spec file, generate, annotate or train");
+    if (!words) return mull_usage(cmd->name, "what? give a spec file, generate, annotate, train or eval");
     bool recipe = words == 2 && !strcmp(argv[1], "train");
     if (words != 1 && !recipe)
         return mull_usage(cmd->name, "unexpected word '%s'", argv[words > 2 && !strcmp(argv[1], "train") ? 3 : 2]);
     if (recipe) json_object_set_new(o->spec, "config", json_string(argv[2]));
     int rc = o->messages ? add_messages(o->spec, o->messages) : MULL_EXIT_OK;
+    if (o->tasks) add_tasks(o->spec, o->tasks);
     if (!rc) rc = begin_spec(cmd, argv[1], o->spec, lines, spec, &file);
     if (rc) return rc;
     absolute_paths(*spec);
@@ -321,14 +343,16 @@ static int run_submit(const mull_cmd *cmd, int argc, char **argv) {
     return rc;
 }
 
-const mull_cmd mull_cmd_submit = {"submit",
-                                  "FILE|generate|annotate|train CONFIG.yaml [flags]",
-                                  "queue a job and print its id",
-                                  "examples:\n"
-                                  "  mull submit annotate --model ckpt --in rows.jsonl --out answers --wait\n"
-                                  "  mull submit generate --model ckpt --image a.jpg --prompt 'What is this?' --wait\n"
-                                  "  mull submit train recipe.yaml --out run1 --set learning_rate=1e-6\n"
-                                  "  mull submit job.yaml --priority 10 --key nightly-2026-01-31\n"
-                                  "  mull submit job.yaml --dry-run\n",
-                                  submit_opts,
-                                  run_submit};
+const mull_cmd mull_cmd_submit = {
+    "submit",
+    "FILE|generate|annotate|train CONFIG.yaml|eval [flags]",
+    "queue a job and print its id",
+    "examples:\n"
+    "  mull submit annotate --model ckpt --in rows.jsonl --out answers --wait\n"
+    "  mull submit generate --model ckpt --image a.jpg --prompt 'What is this?' --wait\n"
+    "  mull submit train recipe.yaml --out run1 --set learning_rate=1e-6\n"
+    "  mull submit eval --model ckpt --tasks blink_mv,sat_real --data data --out e1 --wait\n"
+    "  mull submit job.yaml --priority 10 --key nightly-2026-01-31\n"
+    "  mull submit job.yaml --dry-run\n",
+    submit_opts,
+    run_submit};

@@ -35,6 +35,8 @@ int mull_follow_logs(mull_client *c, const char *id, bool json, long attempt);
 
 /* Text of an object's key, "" when it is none. */
 const char *mull_text(const json_t *o, const char *key);
+/* The figures of an evaluation (a job's "eval_results"), with their intervals; nothing when there are none. */
+void mull_eval_table(const json_t *results, FILE *f);
 /* Percent-encodes into out. */
 void mull_query_encode(const char *text, char *out, size_t cap);
 /* The table of ps. */

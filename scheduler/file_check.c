@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-typedef enum want { WANT_MODEL, WANT_INPUT, WANT_FILE, WANT_OUT } want;
+typedef enum want { WANT_MODEL, WANT_INPUT, WANT_FILE, WANT_FOLDER, WANT_OUT } want;
 
 typedef struct item {
     char key[40], *path;
@@ -111,7 +111,9 @@ static void look(mull_diags *d, const item *it) {
         absent(d, it, errno);
     else if (it->want == WANT_MODEL)
         check_model(d, it, &st);
-    else if (!S_ISREG(st.st_mode) && !(it->want == WANT_INPUT && S_ISDIR(st.st_mode)))
+    else if (it->want == WANT_FOLDER && !S_ISDIR(st.st_mode))
+        complain(d, it, NULL, "%.250s is no folder; name the folder that the datasets lie in", it->path);
+    else if (it->want != WANT_FOLDER && !S_ISREG(st.st_mode) && !(it->want == WANT_INPUT && S_ISDIR(st.st_mode)))
         complain(d, it, NULL, "%.250s is no file; name a regular file", it->path);
     else if (access(it->path, R_OK) != 0)
         absent(d, it, errno);
@@ -144,11 +146,12 @@ static int add_list(item **items, size_t *n, const char *key, const json_t *list
 
 static int collect(item **items, size_t *n, const json_t *spec, const json_t *lines) {
     const char *kind = json_string_value(json_object_get(spec, "kind"));
-    bool annotate = kind && !strcmp(kind, "annotate");
+    bool writes = kind && (!strcmp(kind, "annotate") || !strcmp(kind, "eval"));
     return add(items, n, "model", json_object_get(spec, "model"), WANT_MODEL, lines) ||
                    add(items, n, "input", json_object_get(spec, "input"), WANT_INPUT, lines) ||
                    add(items, n, "config", json_object_get(spec, "config"), WANT_FILE, lines) ||
-                   (annotate && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||
+                   add(items, n, "data", json_object_get(spec, "data"), WANT_FOLDER, lines) ||
+                   (writes && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||
                    add_list(items, n, "images", json_object_get(spec, "images"), lines) ||
                    add_list(items, n, "videos", json_object_get(spec, "videos"), lines)
                ? -1

@@ -30,6 +30,7 @@ static const shape inbox[] = {
     {"shutdown_drain", {NULL}},
     {NULL, {NULL}},
 };
+/* clang-format off */
 static const shape lines[] = {
     {"hello", {NULL}},
     {"progress", {"i:done", "n:total"}},
@@ -39,9 +40,11 @@ static const shape lines[] = {
     {"result", {"o:result"}},
     {"artifact", {"s:path"}},
     {"checkpoint", {"s:path"}},
+    {"eval", {"s:task"}},
     {"error", {"s:class", "s:what"}},
     {NULL, {NULL}},
 };
+/* clang-format on */
 
 bool mull_line_depth_ok(const char *s, size_t n) {
     int depth = 0;

@@ -16,6 +16,7 @@ typedef enum field_type {
     T_NUMBER,
     T_BOOL,
     T_WORD,
+    T_WORDS,
     T_PATHS,
     T_TEXTS,
     T_MESSAGES,
@@ -26,26 +27,34 @@ typedef enum field_type {
     T_NOT_YET
 } field_type;
 
-enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, ANSWERS = GENERATE | ANNOTATE, ALL = ANSWERS | TRAIN };
+enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, EVAL = 8 };
+enum { ANSWERS = GENERATE | ANNOTATE, ASKS = ANSWERS | EVAL, ALL = ASKS | TRAIN };
+
+/* Names of evaluation tasks, the engine's own (engine/eval/task.c) and their other names. */
+#define TASKS                                                                                                          \
+    "blink_iqtest|blink_sprel|blink_mv|blink_reldepth|blink_jigsaw|sat_real|vsibench|erqa|mmsi_bench|stare|sitebench|" \
+    "vstar_bench|mmmu_val|mmmu|mmvu|mmvu_val|mme_realworld|mmerealworld|mme_realworld_lite|mmerealworld_lite|vqav2|"   \
+    "vqav2_val"
 
 typedef struct field {
     const char *name;
     field_type type;
     int kinds;
     double lo, hi;        /* T_INT, T_NUMBER; T_TEXT: bytes */
-    const char *words;    /* T_WORD: "a|b" */
+    const char *words;    /* T_WORD, T_WORDS: "a|b" */
     const char *fallback; /* JSON, NULL: none */
+    int open;             /* kinds that have no fallback: what they do without the key is the engine's */
 } field;
 
 #define BIG 9007199254740992.0
 static const field sampling_fields[] = {
-    {"max_new_tokens", T_INT, ANSWERS, 1, 1 << 20, NULL, "512"},
+    {"max_new_tokens", T_INT, ASKS, 1, 1 << 20, NULL, "512", EVAL}, /* eval: each task's own */
     /* Without a value the checkpoint's generation_config.json decides, as it does by hand. */
-    {"temperature", T_NUMBER, ANSWERS, 0, 100, NULL, NULL},
+    {"temperature", T_NUMBER, ASKS, 0, 100, NULL, NULL},
     {"top_p", T_NUMBER, ANSWERS, 1e-9, 1, NULL, NULL},
     {"top_k", T_INT, ANSWERS, 0, 1 << 24, NULL, NULL},
-    {"repetition_penalty", T_NUMBER, ANSWERS, 1e-3, 100, NULL, NULL},
-    {"seed", T_INT, ANSWERS, 0, BIG, NULL, "0"},
+    {"repetition_penalty", T_NUMBER, ASKS, 1e-3, 100, NULL, NULL},
+    {"seed", T_INT, ASKS, 0, BIG, NULL, "0"},
     {"stop", T_TEXTS, ANSWERS, 0, 64, NULL, NULL},
     {"ignore_eos", T_BOOL, ANSWERS, 0, 0, NULL, "false"},
     {NULL},
@@ -69,16 +78,16 @@ static const field fields[] = {
     {"model", T_PATH, ALL, 0, 0, NULL, NULL},
     {"out", T_PATH, ALL, 0, 0, NULL, NULL},
     {"output", T_PATH, ALL, 0, 0, NULL, NULL},
-    {"dtype", T_WORD, ANSWERS, 0, 0, "auto|f32|bf16|int8", "\"auto\""},
-    {"latents", T_INT, ANSWERS, 0, 4096, NULL, "20"},
-    {"mode", T_WORD, ANSWERS, 0, 0, "mmlatent2|new_wtxt|none", NULL},
-    {"prompt_format", T_WORD, ANSWERS, 0, 0, "mull|chatml|old", NULL},
-    {"min_pixels", T_INT, ANSWERS, 1, BIG, NULL, NULL},
-    {"max_pixels", T_INT, ANSWERS, 1, BIG, NULL, NULL},
-    {"fps", T_NUMBER, ANSWERS, 1e-6, 1e6, NULL, NULL},
-    {"nframes", T_INT, ANSWERS, 2, 1 << 20, NULL, NULL},
+    {"dtype", T_WORD, ASKS, 0, 0, "auto|f32|bf16|int8", "\"auto\""},
+    {"latents", T_INT, ASKS, 0, 4096, NULL, "20"},
+    {"mode", T_WORD, ASKS, 0, 0, "mmlatent2|new_wtxt|new_sepprompt|none", NULL},
+    {"prompt_format", T_WORD, ASKS, 0, 0, "mull|chatml|old", NULL},
+    {"min_pixels", T_INT, ASKS, 1, BIG, NULL, NULL},
+    {"max_pixels", T_INT, ASKS, 1, BIG, NULL, NULL},
+    {"fps", T_NUMBER, ASKS, 1e-6, 1e6, NULL, NULL},
+    {"nframes", T_INT, ASKS, 2, 1 << 20, NULL, NULL},
     {"media_roots", T_PATHS, ANSWERS, 0, 256, NULL, NULL},
-    {"sampling", T_MAP, ANSWERS, 0, 0, NULL, "{}"},
+    {"sampling", T_MAP, ASKS, 0, 0, NULL, "{}"},
     {"prompt", T_TEXT, GENERATE, 0, 1 << 20, NULL, NULL},
     {"messages", T_MESSAGES, GENERATE, 0, 0, NULL, NULL},
     {"images", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
@@ -88,6 +97,16 @@ static const field fields[] = {
     {"config", T_PATH, TRAIN, 0, 0, NULL, NULL},
     {"set", T_TEXTS, TRAIN, 0, 256, NULL, NULL},
     {"max_steps", T_INT, TRAIN, 1, BIG, NULL, NULL},
+    {"tasks", T_WORDS, EVAL, 1, 64, TASKS, NULL},
+    {"data", T_PATH, EVAL, 0, 0, NULL, NULL},
+    {"limit", T_INT, EVAL, 1, BIG, NULL, NULL},
+    {"prompt_style", T_WORD, EVAL, 0, 0, "latents|videor1|sft|base|base_reason|default|cot", NULL},
+    {"compat", T_WORD, EVAL, 0, 0, "ours|release", "\"ours\""},
+    {"vsibench_options", T_BOOL, EVAL, 0, 0, NULL, "true"},
+    {"circular", T_BOOL, EVAL, 0, 0, NULL, "true"},
+    {"shuffle", T_BOOL, EVAL, 0, 0, NULL, "true"},
+    {"bootstrap", T_INT, EVAL, 0, 1000000, NULL, "1000"},
+    {"step", T_INT, EVAL, 0, BIG, NULL, NULL},
     {NULL},
 };
 
@@ -118,14 +137,26 @@ static const char *near_key(const field *table, const char *key, int kind) {
 }
 
 static void check_word(checker *c, const field *f, const char *path, const json_t *v) {
-    char words[128];
-    const char *list[16], *s = json_string_value(v);
+    char words[512];
+    const char *list[32], *s = json_string_value(v);
     size_t n = 0;
     snprintf(words, sizeof words, "%s", f->words);
-    for (char *save, *w = strtok_r(words, "|", &save); w && n < 16; w = strtok_r(NULL, "|", &save)) list[n++] = w;
+    for (char *save, *w = strtok_r(words, "|", &save); w && n < 32; w = strtok_r(NULL, "|", &save)) list[n++] = w;
     for (size_t i = 0; s && i < n; i++)
         if (!strcmp(s, list[i])) return;
     COMPLAIN(c, path, s ? mull_nearest(s, list, n) : NULL, "must be one of %s", f->words);
+}
+
+static void check_words(checker *c, const field *f, const char *path, const json_t *v) {
+    if (!json_is_array(v) || json_array_size(v) < (size_t)f->lo || json_array_size(v) > (size_t)f->hi) {
+        COMPLAIN(c, path, NULL, "must be a list of %.0f to %.0f names", f->lo, f->hi);
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        char at[200];
+        snprintf(at, sizeof at, "%.150s[%zu]", path, i);
+        check_word(c, f, at, json_array_get(v, i));
+    }
 }
 
 static void check_number(checker *c, const field *f, const char *path, const json_t *v) {
@@ -226,6 +257,9 @@ static void check_value(checker *c, const field *f, const char *path, const json
     case T_WORD:
         check_word(c, f, path, v);
         break;
+    case T_WORDS:
+        check_words(c, f, path, v);
+        break;
     case T_PATHS:
     case T_TEXTS:
         check_list(c, f, path, v);
@@ -275,6 +309,7 @@ static void check_object(checker *c, const field *table, const json_t *o, const 
             COMPLAIN(c, path, NULL, "is no key of kind %s",
                      c->kind == GENERATE   ? "generate"
                      : c->kind == ANNOTATE ? "annotate"
+                     : c->kind == EVAL     ? "eval"
                                            : "train");
         } else {
             check_value(c, f, path, v);
@@ -284,7 +319,7 @@ static void check_object(checker *c, const field *table, const json_t *o, const 
 
 static void fill(json_t *o, const field *table, int kind) {
     for (; table->name; table++) {
-        if (!json_object_get(o, table->name) && table->fallback && (table->kinds & kind))
+        if (!json_object_get(o, table->name) && table->fallback && (table->kinds & kind & ~table->open))
             json_object_set_new(o, table->name, json_loads(table->fallback, JSON_DECODE_ANY, NULL));
     }
 }
@@ -322,7 +357,9 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         c.kind = ANNOTATE;
     else if (kind && !strcmp(kind, "train"))
         c.kind = TRAIN;
-    else if (kind && (!strcmp(kind, "eval") || !strcmp(kind, "rollout"))) {
+    else if (kind && !strcmp(kind, "eval"))
+        c.kind = EVAL;
+    else if (kind && !strcmp(kind, "rollout")) {
         COMPLAIN(&c, "kind", NULL, "%s jobs are not available in this build", kind);
         json_decref(c.out);
         return NULL; /* its own keys are not known here: naming them unknown would mislead */
@@ -332,7 +369,12 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         json_object_set(c.out, "out", json_object_get(c.out, "output"));
     json_object_del(c.out, "output");
     need(&c, "kind");
-    if (c.kind & ANSWERS) need(&c, "model"); /* a recipe names its own */
+    if (c.kind & ASKS) need(&c, "model"); /* a recipe names its own */
+    if (c.kind == EVAL) {
+        need(&c, "tasks");
+        need(&c, "data");
+        need(&c, "out");
+    }
     if (c.kind == TRAIN) {
         need(&c, "config");
         need(&c, "out");
@@ -352,7 +394,7 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         return NULL;
     }
     fill(c.out, fields, c.kind);
-    if (c.kind & ANSWERS) fill(json_object_get(c.out, "sampling"), sampling_fields, c.kind);
+    if (c.kind & ASKS) fill(json_object_get(c.out, "sampling"), sampling_fields, c.kind);
     return c.out;
 }
 

@@ -17,22 +17,6 @@
 
 static const char *const WHAT = "cannot use the output folder";
 
-static int make_folders(const char *path, mull_error *err) {
-    char *copy = strdup(path);
-    if (!copy) return mull_fail(err, MULL_ENOMEM, WHAT, path, "", "out of memory");
-    int rc = MULL_OK;
-    for (char *p = copy + 1; !rc; p++) {
-        if (*p != '/' && *p) continue;
-        char c = *p;
-        *p = 0;
-        if (mkdir(copy, 0777) && errno != EEXIST) rc = mull__io_fail(err, errno, WHAT, copy);
-        *p = c;
-        if (!c) break;
-    }
-    free(copy);
-    return rc;
-}
-
 static int open_folder(int at, const char *name, int *fd, mull_error *err) {
     *fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return *fd < 0 ? mull__io_fail(err, errno, WHAT, name) : MULL_OK;
@@ -57,7 +41,7 @@ static int take_lock(mull__annotation *a, double wait_s, mull_error *err) {
 }
 
 static int open_out(mull__annotation *a, double wait_s, mull_error *err) {
-    int rc = make_folders(a->job->out, err);
+    int rc = mull__make_folders(a->job->out, WHAT, err);
     if (!rc) rc = open_folder(AT_FDCWD, a->job->out, &a->out, err);
     if (rc) return rc;
     if (mkdirat(a->out, ".mull", 0777) && errno != EEXIST) return mull__io_fail(err, errno, WHAT, a->job->out);

@@ -1,17 +1,14 @@
 /* Digests of what the answers follow from; see state.h. */
-#include "engine/annotate/extsort.h"
 #include "engine/annotate/state.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-enum { WHOLE = 16 << 20, SAMPLES = 64, SAMPLE = 1 << 16, HEAD = 1 << 20 };
+enum { HEAD = 1 << 20 };
 static const char *const WHAT = "cannot identify the work";
 
 static json_t *int_or_null(int64_t v) {
@@ -99,75 +96,14 @@ int mull__digest_file(mull__annotation *a, const char *path, char hex[65], mull_
     return rc;
 }
 
-static int add_range(mull__sha *s, int fd, int64_t at, size_t n, char *buf) {
-    for (size_t have = 0; have < n;) {
-        ssize_t got = pread(fd, buf + have, n - have, (off_t)at + (off_t)have);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return got < 0 ? errno : EIO;
-        have += (size_t)got;
-    }
-    mull__sha_add(s, buf, n);
-    return 0;
-}
-
-static int add_model_file(mull__sha *s, int dir, const char *name, char *buf, mull_error *err) {
-    struct stat st;
-    uint8_t size[8];
-    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = fd < 0 || fstat(fd, &st) ? errno : 0;
-    if (!rc) {
-        mull__put64(size, (uint64_t)st.st_size);
-        mull__sha_add(s, name, strlen(name) + 1);
-        mull__sha_add(s, size, 8);
-        if (st.st_size <= WHOLE) {
-            for (int64_t at = 0; at < st.st_size && !rc; at += HEAD)
-                rc = add_range(s, fd, at, st.st_size - at < HEAD ? (size_t)(st.st_size - at) : HEAD, buf);
-        } else {
-            rc = add_range(s, fd, 0, HEAD, buf);
-            for (int i = 0; i < SAMPLES && !rc; i++)
-                rc = add_range(s, fd, HEAD + (st.st_size - HEAD - SAMPLE) / (SAMPLES - 1) * i, SAMPLE, buf);
-        }
-    }
-    if (fd >= 0) close(fd);
-    return rc ? mull_fail_errno(err, rc, "cannot read the checkpoint", name, "check its folder") : MULL_OK;
-}
-
-static int counts_for_answers(const struct dirent *e) {
-    static const char *const NAMES[] = {"config.json", "generation_config.json", "preprocessor_config.json",
-                                        "tokenizer.json", "tokenizer_config.json"};
-    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
-        if (!strcmp(e->d_name, NAMES[i])) return 1;
-    size_t n = strlen(e->d_name);
-    return n > 12 && !strcmp(e->d_name + n - 12, ".safetensors");
-}
-
-static int by_bytes(const struct dirent **a, const struct dirent **b) {
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
 int mull__digest_model(mull__annotation *a, mull_error *err) {
-    struct dirent **list = NULL;
-    int n = scandir(a->job->model, &list, counts_for_answers, by_bytes), rc = MULL_OK;
-    if (n < 0) return mull_fail_errno(err, errno, "cannot read the checkpoint", a->job->model, "check the path");
-    int dir = open(a->job->model, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    mull__sha *s = mull__sha_create();
-    char *buf = malloc(HEAD);
-    if (dir < 0)
-        rc = mull_fail_errno(err, errno, "cannot read the checkpoint", a->job->model, "check the path");
-    else if (!s || !buf)
-        rc = mull_fail(err, MULL_ENOMEM, WHAT, "model", "", "out of memory");
-    for (int i = 0; i < n; i++) {
-        if (!rc) rc = add_model_file(s, dir, list[i]->d_name, buf, err);
-        free(list[i]);
-    }
-    free(list);
-    if (!rc) {
-        finish(s, a->model_hex);
-        mull__sha_add(s, a->ids_hex, 64);
-        mull__sha_add(s, a->model_hex, 64);
-        finish(s, a->work_hex);
-    }
+    int rc = mull_digest_model(a->job->model, a->model_hex, err);
+    mull__sha *s = rc ? NULL : mull__sha_create();
+    if (rc) return rc;
+    if (!s) return mull_fail(err, MULL_ENOMEM, WHAT, "model", "", "out of memory");
+    mull__sha_add(s, a->ids_hex, 64);
+    mull__sha_add(s, a->model_hex, 64);
+    finish(s, a->work_hex);
     mull__sha_destroy(s);
-    free(buf);
-    if (dir >= 0) close(dir);
-    return rc;
+    return MULL_OK;
 }

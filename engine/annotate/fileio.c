@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,6 +15,22 @@ int mull__io_fail(mull_error *err, int errnum, const char *what, const char *whe
         return mull_fail(err, MULL_ENOSPACE, what, where, "make room and start it again: what is done is kept", "%s",
                          strerror(errnum));
     return mull_fail_errno(err, errnum, what, where, "check the folder, then start it again: what is done is kept");
+}
+
+int mull__make_folders(const char *path, const char *what, mull_error *err) {
+    char *copy = strdup(path);
+    if (!copy) return mull_fail(err, MULL_ENOMEM, what, path, "", "out of memory");
+    int rc = MULL_OK;
+    for (char *p = copy + 1; *copy && !rc; p++) {
+        if (*p != '/' && *p) continue;
+        char c = *p;
+        *p = 0;
+        if (mkdir(copy, 0777) && errno != EEXIST) rc = mull__io_fail(err, errno, what, copy);
+        *p = c;
+        if (!c) break;
+    }
+    free(copy);
+    return rc;
 }
 
 int mull__write_all(int fd, const void *p, size_t n) {
@@ -61,39 +76,6 @@ int mull__get_file(int dir, const char *name, size_t max, mull_buf *out, mull_er
     }
     close(fd);
     return rc;
-}
-
-struct mull__sha {
-    EVP_MD_CTX *c;
-};
-
-mull__sha *mull__sha_create(void) {
-    mull__sha *s = calloc(1, sizeof *s);
-    if (s && (s->c = EVP_MD_CTX_new()) && EVP_DigestInit_ex(s->c, EVP_sha256(), NULL) == 1) return s;
-    mull__sha_destroy(s);
-    return NULL;
-}
-
-void mull__sha_add(mull__sha *s, const void *p, size_t n) {
-    EVP_DigestUpdate(s->c, p, n);
-}
-
-void mull__sha_done(mull__sha *s, uint8_t out[32]) {
-    unsigned char md[EVP_MAX_MD_SIZE];
-    unsigned n = 0;
-    EVP_DigestFinal_ex(s->c, md, &n);
-    memcpy(out, md, 32);
-    EVP_DigestInit_ex(s->c, EVP_sha256(), NULL);
-}
-
-void mull__sha_destroy(mull__sha *s) {
-    if (!s) return;
-    EVP_MD_CTX_free(s->c);
-    free(s);
-}
-
-void mull__hex(const uint8_t *p, size_t n, char *out) {
-    for (size_t i = 0; i < n; i++) snprintf(out + 2 * i, 3, "%02x", p[i]);
 }
 
 int mull__sink_open(mull__sink *s, int dir, const char *name, mull_error *err) {

@@ -4,25 +4,20 @@
 #define MULL_ENGINE_ANNOTATE_FILEIO_H
 
 #include "engine/core/buf.h"
+#include "engine/core/digest.h"
 
 #include <stdbool.h>
 
 /* As mull_fail_errno; a full disk, an exceeded quota and a file size limit say that nothing is lost. */
 int mull__io_fail(mull_error *err, int errnum, const char *what, const char *where);
+/* The folder and those above it, where they are missing. */
+int mull__make_folders(const char *path, const char *what, mull_error *err);
 /* 0 or an errno. */
 int mull__write_all(int fd, const void *p, size_t n);
 /* Temporary name, fsync, rename, fsync of the folder. */
 int mull__put_file(int dir, const char *name, const void *data, size_t n, mull_error *err);
 /* MULL_EMISSING when there is none. The caller frees out. */
 int mull__get_file(int dir, const char *name, size_t max, mull_buf *out, mull_error *err);
-
-/* sha256 in steps. */
-typedef struct mull__sha mull__sha;
-mull__sha *mull__sha_create(void); /* NULL: no memory */
-void mull__sha_add(mull__sha *s, const void *p, size_t n);
-void mull__sha_done(mull__sha *s, uint8_t out[32]); /* s may be used again from the start */
-void mull__sha_destroy(mull__sha *s);
-void mull__hex(const uint8_t *p, size_t n, char *out); /* 2n + 1 bytes */
 
 /* A new file that appears under its name only when it is whole. */
 typedef struct mull__sink {

@@ -11,7 +11,7 @@ static const char USAGE[] =
     "usage: mull-engine annotate --model DIR --in F --out DIR\n"
     "  --max-new-tokens 512   --temperature T   --top-p P   --top-k K   --seed N   --repetition-penalty P\n"
     "  --stop TEXT (again for more)   --ignore-eos\n"
-    "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|none   --latents 20\n"
+    "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|new_sepprompt|none   --latents 20\n"
     "  --min-pixels N   --max-pixels N   --fps F | --nframes N   --media-root DIR (again for more)\n"
     "  --shard-rows 1000   --batch 32   --prompt TEXT (when F is a folder of images and videos)\n"
     "  --dtype auto|f32|bf16|int8   --threads N   --device cpu   --wait SECONDS   --quiet\n\n"

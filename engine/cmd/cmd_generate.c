@@ -20,7 +20,7 @@ static const char USAGE[] =
     "T)\n"
     "  --max-new-tokens 512   --temperature T   --top-p P   --top-k K   --seed N   --repetition-penalty P\n"
     "  --stop TEXT (again for more)   --ignore-eos\n"
-    "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|none   --latents 20\n"
+    "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|new_sepprompt|none   --latents 20\n"
     "  --min-pixels N   --max-pixels N   --fps F | --nframes N\n"
     "  --device cpu|cuda   --dtype f32|bf16|int8   --threads N   --prefill-chunk N   --json\n\n"
     "Without a flag the checkpoint's generation_config.json decides. --case takes a case file as `forward` does and\n"

@@ -51,14 +51,14 @@ static json_t *render_row(void *ctx, const json_t *in, mull_error *err) {
     return out;
 }
 
-static const char *const HELP =
-    "usage: mull-engine render --model DIR [flags]\n\n"
-    "JSON lines {\"messages\": [...]} on stdin to "
-    "{\"text\",\"ids\",\"image_grid_thw\",\"video_grid_thw\",\"second_per_grid_ts\"}.\n\n"
-    "  --prompt-format mull|chatml|old    default mull, or chatml with --mode none\n"
-    "  --mode mmlatent2|new_wtxt|none     default mmlatent2, or none when the tokenizer has no <|latent_pad|>\n"
-    "  --latents N                        default 20\n"
-    "  --min-pixels N --max-pixels N --fps F --nframes N   as in preprocess\n";
+static const char *const HELP = "usage: mull-engine render --model DIR [flags]\n\n"
+                                "JSON lines {\"messages\": [...]} on stdin to "
+                                "{\"text\",\"ids\",\"image_grid_thw\",\"video_grid_thw\",\"second_per_grid_ts\"}.\n\n"
+                                "  --prompt-format mull|chatml|old    default mull, or chatml with --mode none\n"
+                                "  --mode mmlatent2|new_wtxt|new_sepprompt|none     default mmlatent2, or none when "
+                                "the tokenizer has no <|latent_pad|>\n"
+                                "  --latents N                        default 20\n"
+                                "  --min-pixels N --max-pixels N --fps F --nframes N   as in preprocess\n";
 
 int mull_cmd_render(int argc, char **argv) {
     const char *model = NULL;

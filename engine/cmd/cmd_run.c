@@ -2,6 +2,7 @@
  * and what a person can start to see exactly what the worker sees. */
 #include "engine/annotate/annotate.h"
 #include "engine/cmd/cmd.h"
+#include "engine/job/eval.h"
 #include "engine/job/generate.h"
 #include "engine/job/train.h"
 
@@ -16,8 +17,9 @@ static const double LOCK_WAIT_S = 60; /* for an earlier attempt to die */
 
 static const char USAGE[] =
     "usage: mull-engine run < SPEC.json 3> EVENTS.jsonl\n\n"
-    "Runs a job of kind generate, annotate or train. Events on descriptor 3: hello, heartbeat, progress, metric,\n"
-    "checkpoint, log, artifact, result, error. Without a descriptor 3 no events are written. SIGTERM: saves what is "
+    "Runs a job of kind generate, annotate, train or eval. Events on descriptor 3: hello, heartbeat, progress,\n"
+    "metric, checkpoint, eval, log, artifact, result, error. Without a descriptor 3 no events are written. SIGTERM: "
+    "saves what is "
     "done and exits with 75.\n";
 
 static int read_spec(mull_buf *text, mull_error *err) {
@@ -35,13 +37,10 @@ static int read_spec(mull_buf *text, mull_error *err) {
     return MULL_OK;
 }
 
-static const char *const KINDS[] = {
-    [MULL_JOB_GENERATE] = "generate", [MULL_JOB_ANNOTATE] = "annotate", [MULL_JOB_TRAIN] = "train"};
-
 static void hello(mull_events *ev, const mull_job *j) {
     mull_events_emit(ev, "hello",
                      json_pack("{s:s, s:I, s:s, s:s, s:s}", "version", MULL_VERSION, "pid", (json_int_t)getpid(),
-                               "kind", KINDS[j->kind], "job", j->id, "device", "cpu"));
+                               "kind", mull_job_kind_name(j->kind), "job", j->id, "device", "cpu"));
     if (j->unknown[0]) mull_events_log(ev, "warning", "this engine does not use these keys: %s", j->unknown);
 }
 
@@ -88,6 +87,7 @@ int mull_cmd_run(int argc, char **argv) {
         hello(ev, &job);
         rc = job.kind == MULL_JOB_ANNOTATE ? mull_annotate(&job, ev, LOCK_WAIT_S, &result, &err)
              : job.kind == MULL_JOB_TRAIN  ? mull_train_job(&job, ev, &result, &err)
+             : job.kind == MULL_JOB_EVAL   ? mull_eval_job(&job, ev, LOCK_WAIT_S, &result, &err)
                                            : mull_generate(&job, ev, &result, &err);
     }
     if (!rc) {

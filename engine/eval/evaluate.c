@@ -2,8 +2,8 @@
 #include "engine/eval/evaluate.h"
 
 #include "engine/annotate/shard.h"
+#include "engine/eval/results.h"
 #include "engine/eval/source.h"
-#include "engine/eval/stats.h"
 #include "engine/eval/task_internal.h"
 #include "engine/infer/clock.h"
 #include "engine/infer/media_ref.h"
@@ -11,14 +11,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { SLOTS = 64, SYNC_ROWS = 32, LINE_MAX_BYTES = 1 << 28 };
+enum { SLOTS = 64, SYNC_ROWS = 32 };
 static const char *const WHAT = "cannot evaluate";
 
 typedef struct slot {
@@ -33,14 +33,21 @@ typedef struct slot {
     double started;
 } slot;
 
+/* Counts over all tasks. */
+typedef struct tasks_done {
+    int64_t done, total, fresh, tokens;
+} tasks_done;
+
 typedef struct run {
     const mull_eval_opts *o;
+    tasks_done *all;
     mull_session *s;
     const mull_task *task;
     mull_source *source;
     mull_prompt_opts prompt;
-    int work; /* OUT/.mull-eval/TASK */
-    int64_t rows, tokens;
+    int work, timings; /* OUT/.mull-eval/TASK, OUT/timings_TASK.jsonl */
+    int64_t rows;
+    json_t *spec;
     mull__shard *shard;
     mull_infer *f;
     slot slots[SLOTS];
@@ -73,8 +80,17 @@ static void append(run *r, int64_t row, mull__kind kind, int64_t in, int64_t out
     }
     free(text);
     json_decref(line);
-    r->tokens += in + out;
-    if (r->o->progress) r->o->progress(r->o->ctx, r->task->name, r->shard->counts.rows, r->rows, r->tokens);
+    r->all->done++;
+    r->all->fresh++;
+    r->all->tokens += in + out;
+    if (r->o->progress) r->o->progress(r->o->ctx, r->all->done, r->all->total, r->all->fresh, r->all->tokens);
+}
+
+/* One write a line, so that a killed process leaves whole ones. A line that cannot be written costs no answer. */
+static void note_time(const run *r, int64_t row, double ms) {
+    char line[96];
+    int n = snprintf(line, sizeof line, "{\"doc_id\":%lld,\"latency_ms\":%.3f}\n", (long long)row, ms);
+    if (write(r->timings, line, (size_t)n) != n) return;
 }
 
 /* A row that could not be asked or scored: kept with its reason, wrong in the results. */
@@ -86,12 +102,12 @@ static void failed(run *r, int64_t row, const mull_error *why) {
 }
 
 static json_t *sample(const slot *t, const mull_result *res, const json_t *reply, const mull_scored *sc) {
-    json_t *line = json_pack("{s:I, s:O, s:s, s:O, s:O, s:f, s:O, s:s, s:I, s:I, s:f, s:[[O]], s:[O]}", "doc_id",
-                             (json_int_t)t->row, "doc", t->doc, "prompt", t->prompt, "reply", reply, "clean", sc->clean,
-                             "score", sc->score, "category", sc->category, "finish_reason",
-                             res->finish == MULL_FINISH_STOP ? "stop" : "length", "prompt_tokens",
-                             (json_int_t)res->prompt_tokens, "output_tokens", (json_int_t)res->n, "latency_ms",
-                             mull_clock_ms() - t->started, "resps", reply, "filtered_resps", sc->clean);
+    json_t *line =
+        json_pack("{s:I, s:O, s:s, s:O, s:O, s:f, s:O, s:s, s:I, s:I, s:[[O]], s:[O]}", "doc_id", (json_int_t)t->row,
+                  "doc", t->doc, "prompt", t->prompt, "reply", reply, "clean", sc->clean, "score", sc->score,
+                  "category", sc->category, "finish_reason", res->finish == MULL_FINISH_STOP ? "stop" : "length",
+                  "prompt_tokens", (json_int_t)res->prompt_tokens, "output_tokens", (json_int_t)res->n, "resps", reply,
+                  "filtered_resps", sc->clean);
     if (line) json_object_update(line, sc->cleaned);
     return line;
 }
@@ -111,6 +127,7 @@ static void on_done(void *ctx, const mull_result *res) {
         else {
             if (!sc.category) sc.category = json_string("unknown");
             append(r, t->row, MULL_KIND_OK, res->prompt_tokens, (int64_t)res->n, sample(t, res, reply, &sc));
+            note_time(r, t->row, mull_clock_ms() - t->started);
         }
         mull_scored_fini(&sc);
         json_decref(reply);
@@ -136,7 +153,9 @@ static int load_media(run *r, slot *t, const json_t *messages, mull_error *err) 
         tokens[i] = t->media[i].tokens;
     }
     free(refs);
-    if (!rc) rc = mull_chat_render(r->s->tok, messages, tokens, n, &r->s->render, NULL, &t->ids, err);
+    mull_render_opts how = r->s->render;
+    how.old_evaluation = true;
+    if (!rc) rc = mull_chat_render(r->s->tok, messages, tokens, n, &how, NULL, &t->ids, err);
     free(tokens);
     return rc;
 }
@@ -226,30 +245,33 @@ static int answer_all(run *r, mull_error *err) {
     return rc ? rc : synced;
 }
 
-/* What makes two evaluations the same work. */
-static json_t *spec_of(const run *r) {
+/* What makes two evaluations the same work: content, settings, no path. A new reference, or NULL with err. */
+static json_t *spec_of(const run *r, mull_error *err) {
     const mull_eval_opts *o = r->o;
     mull_sampling how = sampling(r);
-    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:b, s:s, s:i, s:f, s:f, s:f, s:I, s:i, s:i, s:i, s:I, s:I, s:i, s:f}",
-                     "task", r->task->name, "model", o->model_path ? o->model_path : o->model_name, "data",
-                     mull_source_folder(r->source), "rows", (json_int_t)r->rows, "prompt_mode",
-                     mull_prompt_style_name(r->prompt.style), "vsibench_options", r->prompt.vsibench_options, "compat",
-                     o->compat == MULL_COMPAT_RELEASE ? "release" : "ours", "max_new_tokens", how.max_new_tokens,
-                     "temperature", how.temperature, "top_p", how.top_p, "repetition_penalty", how.repetition_penalty,
-                     "seed", (json_int_t)o->seed, "prompt_format", (int)r->s->render.format, "assistant_mode",
-                     (int)r->s->render.mode, "latents", r->s->render.latents, "min_pixels",
-                     (json_int_t)r->s->limits.min_pixels, "max_pixels", (json_int_t)r->s->limits.max_pixels, "nframes",
-                     r->s->limits.nframes, "fps", r->s->limits.fps);
+    char data[65];
+    if (mull_source_digest(r->source, data, err)) return NULL;
+    json_t *spec = json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:s, s:b, s:b, s:b, s:s, s:i, s:f, s:f, s:f, s:I, s:i, s:i, s:i, s:I, s:I, s:i, "
+        "s:f}",
+        "task", r->task->name, "model_sha256", o->model_digest, "dtype", o->dtype, "data_sha256", data, "rows",
+        (json_int_t)r->rows, "prompt_mode", mull_prompt_style_name(r->prompt.style), "vsibench_options",
+        r->prompt.vsibench_options, "circular", o->circular, "shuffle", o->shuffle, "compat",
+        o->compat == MULL_COMPAT_RELEASE ? "release" : "ours", "max_new_tokens", how.max_new_tokens, "temperature",
+        how.temperature, "top_p", how.top_p, "repetition_penalty", how.repetition_penalty, "seed", (json_int_t)o->seed,
+        "prompt_format", (int)r->s->render.format, "assistant_mode", (int)r->s->render.mode, "latents",
+        r->s->render.latents, "min_pixels", (json_int_t)r->s->limits.min_pixels, "max_pixels",
+        (json_int_t)r->s->limits.max_pixels, "nframes", r->s->limits.nframes, "fps", r->s->limits.fps);
+    if (!spec) mull_fail(err, MULL_ENOMEM, WHAT, r->task->name, NULL, "out of memory");
+    return spec;
 }
 
 static int check_spec(run *r, mull_error *err) {
     mull_buf old = {0};
-    json_t *spec = spec_of(r), *before = NULL;
-    char *text = spec ? json_dumps(spec, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
-    if (!text) {
-        json_decref(spec);
-        return mull_fail(err, MULL_ENOMEM, WHAT, r->task->name, NULL, "out of memory");
-    }
+    const json_t *spec = r->spec;
+    json_t *before = NULL;
+    char *text = json_dumps(spec, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    if (!text) return mull_fail(err, MULL_ENOMEM, WHAT, r->task->name, NULL, "out of memory");
     int rc = mull__get_file(r->work, "spec.json", 1 << 20, &old, err);
     if (rc == MULL_EMISSING)
         rc = mull__put_file(r->work, "spec.json", text, strlen(text), err);
@@ -261,84 +283,8 @@ static int check_spec(run *r, mull_error *err) {
                            old.data ? old.data : "");
     }
     json_decref(before);
-    json_decref(spec);
     mull_buf_fini(&old);
     free(text);
-    return rc;
-}
-
-/* OUT/samples_TASK.jsonl and errors_TASK.jsonl in row order. */
-static int write_samples(run *r, int out, mull_error *err) {
-    char good[96], bad[96], hex[65];
-    mull__sink ok = {0}, no = {0};
-    snprintf(good, sizeof good, "samples_%s.jsonl", r->task->name);
-    snprintf(bad, sizeof bad, "errors_%s.jsonl", r->task->name);
-    int rc = mull__sink_open(&ok, out, good, err);
-    if (rc) return rc;
-    rc = mull__sink_open(&no, out, bad, err);
-    if (rc) {
-        mull__sink_fini(&ok);
-        return rc;
-    }
-    if (r->rows) rc = mull__shard_merge(r->work, 0, 0, r->rows, &ok, &no, err);
-    if (!rc) rc = mull__sink_commit(&ok, hex, err);
-    if (!rc) rc = mull__sink_commit(&no, hex, err);
-    mull__sink_fini(&ok);
-    mull__sink_fini(&no);
-    return rc;
-}
-
-static int read_samples(run *r, int out, mull_tally *tally, mull_error *err) {
-    char name[96], *line = NULL;
-    size_t cap = 0;
-    snprintf(name, sizeof name, "samples_%s.jsonl", r->task->name);
-    int fd = openat(out, name, O_RDONLY | O_CLOEXEC), rc = MULL_OK;
-    FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
-    if (!f) return mull_fail_errno(err, errno, WHAT, name, "check the folder");
-    for (ssize_t n; !rc && (n = getline(&line, &cap, f)) > 0;) {
-        json_t *o = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, NULL);
-        const char *category = json_string_value(json_object_get(o, "category"));
-        if (!category || mull_tally_add_score(tally, category, json_number_value(json_object_get(o, "score"))))
-            rc = mull_fail(err, MULL_EFORMAT, WHAT, name, "remove the folder and evaluate again",
-                           "a sample cannot be read");
-        json_decref(o);
-    }
-    free(line);
-    fclose(f);
-    for (int64_t i = 0; i < r->shard->counts.errors && !rc; i++)
-        if (mull_tally_add_score(tally, "error", 0))
-            rc = mull_fail(err, MULL_ENOMEM, WHAT, name, NULL, "out of memory");
-    return rc;
-}
-
-static json_t *number(double x) {
-    return isnan(x) ? json_null() : json_real(x);
-}
-
-static int sum_up(run *r, int out, json_t *results, mull_error *err) {
-    mull_tally tally = {0};
-    mull_interval ci;
-    const char *name = r->task->name;
-    char key[128];
-    int rc = read_samples(r, out, &tally, err);
-    if (!rc) rc = mull_bootstrap(r->task, &tally, r->o->bootstrap, &ci, err);
-    if (!rc) {
-        json_t *figures = mull_tally_results(r->task, &tally);
-        snprintf(key, sizeof key, "%s_stderr,none", r->task->metric);
-        json_object_set_new(figures, key, number(ci.stderr_));
-        json_object_set_new(json_object_get(results, "results"), name, figures);
-        json_object_set_new(json_object_get(results, "group_scores"), name, mull_tally_groups(&tally));
-        json_object_set_new(json_object_get(results, "confidence"), name,
-                            json_pack("{s:s, s:o, s:f, s:o, s:o, s:i}", "metric", r->task->metric, "estimate",
-                                      number(ci.estimate), "level", 0.95, "low", number(ci.low), "high",
-                                      number(ci.high), "rounds", r->o->bootstrap));
-        json_object_set_new(json_object_get(results, "n-samples"), name,
-                            json_pack("{s:I, s:I, s:I}", "original", (json_int_t)mull_source_count(r->source),
-                                      "effective", (json_int_t)r->rows, "errors", (json_int_t)r->shard->counts.errors));
-        json_object_set_new(json_object_get(results, "configs"), name, spec_of(r));
-        json_object_set_new(json_object_get(results, "versions"), name, json_integer(0));
-    }
-    mull_tally_fini(&tally);
     return rc;
 }
 
@@ -348,54 +294,86 @@ static int open_dir(int at, const char *name, mull_error *err) {
     return fd >= 0 ? fd : mull_fail_errno(err, errno, WHAT, name, "check --out");
 }
 
+static int64_t rows_of(const mull_eval_opts *o, const mull_source *source) {
+    int64_t n = mull_source_count(source);
+    return o->limit > 0 && o->limit < n ? o->limit : n;
+}
+
+static int open_timings(run *r, int out, mull_error *err) {
+    char name[96];
+    snprintf(name, sizeof name, "timings_%s.jsonl", r->task->name);
+    r->timings = openat(out, name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    return r->timings < 0 ? mull_fail_errno(err, errno, WHAT, name, "check --out") : MULL_OK;
+}
+
 static int run_task(const mull_eval_opts *o, mull_session *s, mull_source *source, const mull_task *t, int out,
-                    int state, json_t *results, mull_error *err) {
+                    int state, tasks_done *all, json_t *results, mull_error *err) {
     run *r = calloc(1, sizeof *r);
     if (!r) return mull_fail(err, MULL_ENOMEM, WHAT, t->name, NULL, "out of memory");
-    *r = (run){.o = o, .s = s, .task = t, .source = source, .prompt = o->prompt, .err = err};
-    r->rows = mull_source_count(source);
-    if (o->limit > 0 && o->limit < r->rows) r->rows = o->limit;
+    *r = (run){.o = o, .all = all, .s = s, .task = t, .source = source, .prompt = o->prompt, .timings = -1, .err = err};
+    r->rows = rows_of(o, source);
     if (!o->style_given) r->prompt.style = s->render.mode == MULL_MODE_NONE ? MULL_STYLE_SFT : MULL_STYLE_LATENTS;
     r->work = open_dir(state, t->name, err);
-    int rc = r->work < 0 ? r->work : check_spec(r, err);
+    int rc = r->work < 0 ? r->work : open_timings(r, out, err);
+    if (!rc && !(r->spec = spec_of(r, err))) rc = err->code;
+    if (!rc) rc = check_spec(r, err);
     if (!rc) rc = mull__shard_open(r->work, 0, 0, r->rows, &r->shard, err);
+    if (!rc) all->done += r->shard->counts.rows;
     if (!rc && r->shard->counts.rows < r->rows) rc = answer_all(r, err);
     if (!rc) rc = mull__shard_finish(r->shard, r->work, err);
-    if (!rc) rc = write_samples(r, out, err);
-    if (!rc) rc = sum_up(r, out, results, err);
+    if (!rc) {
+        mull__eval_task done = {.o = o,
+                                .task = t,
+                                .rows = r->rows,
+                                .of = mull_source_count(source),
+                                .errors = r->shard->counts.errors,
+                                .spec = r->spec};
+        rc = mull__eval_sum_up(&done, r->work, out, results, err);
+    }
     if (r->shard) mull__shard_close(r->shard);
     if (r->work >= 0) close(r->work);
+    if (r->timings >= 0) close(r->timings);
+    json_decref(r->spec);
     free(r);
     return rc;
 }
 
-static int write_results(int out, json_t *results, mull_error *err) {
-    char *text = json_dumps(results, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
-    int rc = text ? mull__put_file(out, "results.json", text, strlen(text), err)
-                  : mull_fail(err, MULL_ENOMEM, WHAT, "results.json", NULL, "out of memory");
-    free(text);
-    return rc;
+/* Of two attempts the later waits for the earlier to die. */
+static int take_lock(const mull_eval_opts *o, int dir, mull_error *err) {
+    double start = mull_clock_ms();
+    while (flock(dir, LOCK_EX | LOCK_NB)) {
+        if (errno != EWOULDBLOCK && errno != EINTR) return mull_fail_errno(err, errno, WHAT, o->out, "check --out");
+        if (o->stopped && o->stopped(o->ctx))
+            return mull_fail(err, MULL_ECANCELLED, "stopped", "eval", "start it again to go on",
+                             "it was asked to stop");
+        if (mull_clock_ms() - start > o->lock_wait_s * 1e3)
+            return mull_fail(err, MULL_EIO, WHAT, o->out, "wait for it, or choose another --out",
+                             "another evaluation runs there");
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    }
+    return MULL_OK;
 }
 
 int mull_evaluate(const mull_eval_opts *o, mull_session *s, json_t **results, mull_error *err) {
     mull_source **sources = calloc(o->ntasks + 1, sizeof *sources);
     int rc = sources ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, o->data, NULL, "out of memory"), out = -1,
         state = -1;
+    tasks_done all = {0};
     *results = json_pack("{s:{}, s:{}, s:{}, s:{}, s:{}, s:{}, s:s}", "results", "group_scores", "confidence",
                          "n-samples", "configs", "versions", "model_name", o->model_name);
     if (!*results && !rc) rc = mull_fail(err, MULL_EARG, WHAT, "--model", NULL, "the name is no UTF-8");
     for (size_t i = 0; i < o->ntasks && !rc; i++) {
         rc = mull_source_open(o->tasks[i], o->data, o->ntasks == 1, &sources[i], err);
         if (!rc) rc = mull_source_arrange(sources[i], o->circular, o->shuffle, err);
+        if (!rc) all.total += rows_of(o, sources[i]);
     }
+    if (!rc) rc = mull__make_folders(o->out, WHAT, err);
     if (!rc) rc = (out = open_dir(AT_FDCWD, o->out, err)) < 0 ? out : MULL_OK;
     if (!rc) rc = (state = open_dir(out, ".mull-eval", err)) < 0 ? state : MULL_OK;
-    if (!rc && flock(state, LOCK_EX | LOCK_NB))
-        rc = mull_fail(err, MULL_EIO, WHAT, o->out, "wait for it, or choose another --out",
-                       "another evaluation runs there");
+    if (!rc) rc = take_lock(o, state, err);
     for (size_t i = 0; i < o->ntasks && !rc; i++)
-        rc = run_task(o, s, sources[i], o->tasks[i], out, state, *results, err);
-    if (!rc) rc = write_results(out, *results, err);
+        rc = run_task(o, s, sources[i], o->tasks[i], out, state, &all, *results, err);
+    if (!rc) rc = mull__eval_write(out, *results, err);
     for (size_t i = 0; sources && i < o->ntasks; i++) mull_source_close(sources[i]);
     free(sources);
     if (state >= 0) close(state);

@@ -1,8 +1,11 @@
 /* Finding and reading the files of source.h. */
 #include "engine/eval/source_internal.h"
 
+#include "engine/core/digest.h"
+
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -303,6 +306,19 @@ int mull_source_arrange(mull_source *s, bool circular, bool shuffle, mull_error 
         s->order[i] = i < s->rows ? 2 * (mix ? (int64_t)mixed[i] : i) : 2 * (i - s->rows) + 1;
     free(mixed);
     return !rc && !strcmp(s->task->name, "sitebench") ? drop_many_images(s, err) : rc;
+}
+
+int mull_source_digest(const mull_source *s, char hex[65], mull_error *err) {
+    uint8_t md[32];
+    mull__sha *sha = mull__sha_create();
+    int rc = sha ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, s->folder, NULL, "out of memory");
+    for (size_t i = 0; i < s->nparts && !rc; i++) rc = mull_digest_file(sha, AT_FDCWD, s->parts[i].path, WHAT, err);
+    if (!rc) {
+        mull__sha_done(sha, md);
+        mull__hex(md, 32, hex);
+    }
+    mull__sha_destroy(sha);
+    return rc;
 }
 
 int64_t mull_source_count(const mull_source *s) {

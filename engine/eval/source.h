@@ -18,6 +18,8 @@ int mull_source_arrange(mull_source *s, bool circular, bool shuffle, mull_error 
 int64_t mull_source_count(const mull_source *s); /* after arranging */
 int64_t mull_source_rows(const mull_source *s);  /* in the files */
 const char *mull_source_folder(const mull_source *s);
+/* Of the files with the rows, by content (core/digest.h); media beside them are not in it. */
+int mull_source_digest(const mull_source *s, char hex[65], mull_error *err);
 /* Row i in that order, a new reference. Bytes of images are data URLs in it. */
 int mull_source_get(mull_source *s, int64_t i, json_t **doc, mull_error *err);
 /* Parts {"type": "image"|"video", …: path or data URL} for the row's media, a new array. */

@@ -33,6 +33,16 @@ static const field FIELDS[] = {
     {"config", T_TEXT, AT(config), 0, 0},
     {"set", T_LIST, AT(set), 0, 0},
     {"max_steps", T_INT, AT(max_steps), 1, 9e15},
+    {"tasks", T_LIST, AT(tasks), 0, 0},
+    {"data", T_TEXT, AT(data), 0, 0},
+    {"prompt_style", T_WORD, AT(prompt_style), 0, 0},
+    {"compat", T_WORD, AT(compat), 0, 0},
+    {"limit", T_INT, AT(limit), 0, 9e15},
+    {"bootstrap", T_INT, AT(bootstrap), 0, 1e6},
+    {"step", T_INT, AT(step), 0, 9e15},
+    {"vsibench_options", T_BOOL, AT(vsibench_options), 0, 0},
+    {"circular", T_BOOL, AT(circular), 0, 0},
+    {"shuffle", T_BOOL, AT(shuffle), 0, 0},
     {"latents", T_INT, AT(latents), 0, 1 << 16},
     {"min_pixels", T_INT, AT(min_pixels), 1, 1e12},
     {"max_pixels", T_INT, AT(max_pixels), 1, 1e12},
@@ -52,6 +62,8 @@ static const field FIELDS[] = {
     {"begin_ms", T_SKIP, 0, 0, 0},
     {"hold", T_SKIP, 0, 0, 0},
     {"retries", T_SKIP, 0, 0, 0},
+    {"preemptible", T_SKIP, 0, 0, 0},
+    {"min_run", T_SKIP, 0, 0, 0},
     {"attempt", T_SKIP, 0, 0, 0},
     {"fence", T_SKIP, 0, 0, 0},
     {"array", T_SKIP, 0, 0, 0},
@@ -161,6 +173,15 @@ static int check_whole(const mull_job *j, mull_error *err) {
         return j->out && *j->out ? MULL_OK : wrong("out", "it is missing", err);
     }
     if (!j->model || !*j->model) return wrong("model", "it is missing", err);
+    if (j->kind == MULL_JOB_EVAL) {
+        rc = check_strings(j->tasks, "tasks", false, err);
+        if (!rc && !json_array_size(j->tasks)) rc = wrong("tasks", "it is missing", err);
+        if (!rc && (!j->data || !*j->data)) rc = wrong("data", "it is missing", err);
+        if (!rc && (!j->out || !*j->out)) rc = wrong("out", "it is missing", err);
+        if (!rc && j->compat && strcmp(j->compat, "ours") && strcmp(j->compat, "release"))
+            rc = wrong("compat", "it must be ours or release", err);
+        if (rc) return rc;
+    }
     if (j->kind == MULL_JOB_ANNOTATE && (!j->input || !*j->input)) return wrong("input", "it is missing", err);
     if (j->kind == MULL_JOB_ANNOTATE && (!j->out || !*j->out)) return wrong("out", "it is missing", err);
     if (j->kind == MULL_JOB_GENERATE && (j->prompt != NULL) == (j->messages != NULL))
@@ -169,6 +190,31 @@ static int check_whole(const mull_job *j, mull_error *err) {
         return wrong("messages", "images and videos go with prompt; messages name their own", err);
     if (!isnan(j->fps) && j->nframes > 0) return wrong("nframes", "fps and nframes exclude each other", err);
     return MULL_OK;
+}
+
+/* An evaluation is asked as the release asks it: its pixels, and what each task says of tokens and temperature. */
+static void eval_defaults(mull_job *j) {
+    j->min_pixels = 256 * 784;
+    j->max_pixels = 12845056;
+    j->max_new_tokens = 0;
+    j->temperature = -1;
+    j->bootstrap = 1000;
+    j->vsibench_options = j->circular = j->shuffle = true;
+}
+
+/* The kind, or -1. */
+static int kind_of(const char *name) {
+    for (int i = 0; i <= MULL_JOB_EVAL; i++)
+        if (!strcmp(name, mull_job_kind_name((mull_job_kind)i))) return i;
+    return -1;
+}
+
+const char *mull_job_kind_name(mull_job_kind kind) {
+    static const char *const NAMES[] = {[MULL_JOB_GENERATE] = "generate",
+                                        [MULL_JOB_ANNOTATE] = "annotate",
+                                        [MULL_JOB_TRAIN] = "train",
+                                        [MULL_JOB_EVAL] = "eval"};
+    return NAMES[kind];
 }
 
 int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
@@ -192,16 +238,18 @@ int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
         rc = mull_fail(err, MULL_EARG, WHAT, "", "", "it is no JSON object");
     else if (!kind)
         rc = wrong("kind", "it is missing", err);
-    else if (strcmp(kind, "generate") && strcmp(kind, "annotate") && strcmp(kind, "train"))
-        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate, annotate or train",
+    else if (kind_of(kind) < 0)
+        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate, annotate, train or eval",
                        "this engine cannot run jobs of kind %.40s", kind);
     else if (sampling && !json_is_object(sampling) && !json_is_null(sampling))
         rc = wrong("sampling", "it must be a mapping", err);
     if (!rc) {
-        job->kind = kind[0] == 'g' ? MULL_JOB_GENERATE : kind[0] == 'a' ? MULL_JOB_ANNOTATE : MULL_JOB_TRAIN;
+        job->kind = (mull_job_kind)kind_of(kind);
+        if (job->kind == MULL_JOB_EVAL) eval_defaults(job);
         rc = take_all(job, json, FIELDS, err);
     }
     if (!rc && json_is_object(sampling)) rc = take_all(job, sampling, SAMPLING, err);
+    if (!rc && job->kind == MULL_JOB_EVAL && job->nframes < 0 && isnan(job->fps)) job->nframes = 32;
     if (!rc) rc = take_stop(job, json_object_get(sampling, "stop"), err);
     if (!rc) rc = check_whole(job, err);
     if (rc) mull_job_fini(job);

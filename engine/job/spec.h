@@ -7,7 +7,7 @@
 #include "engine/infer/infer.h"
 #include "engine/text/chat.h"
 
-typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE, MULL_JOB_TRAIN } mull_job_kind;
+typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE, MULL_JOB_TRAIN, MULL_JOB_EVAL } mull_job_kind;
 
 /* Strings and lists belong to json. Defaults are those of the front door (greedy, 512 tokens, 20 latents), so that a
  * job by hand and one through the queue give the same bytes. Other numbers that were not given are negative, floats
@@ -22,6 +22,11 @@ typedef struct mull_job {
     const char *config; /* train: the recipe, "key=value" over it */
     const json_t *set;
     int64_t max_steps;
+    /* eval; temperature negative and max_new_tokens 0: the task's */
+    const json_t *tasks; /* names */
+    const char *data, *prompt_style, *compat;
+    int64_t limit, bootstrap, step;
+    bool vsibench_options, circular, shuffle;
     int64_t latents, min_pixels, max_pixels, nframes, shard_rows;
     double fps;
     /* sampling */
@@ -41,6 +46,8 @@ enum { MULL_JOB_SPEC_MAX = 16 << 20 };
 int mull_job_read(json_t *json, mull_job *job, mull_error *err);
 int mull_job_parse(const char *text, size_t len, mull_job *job, mull_error *err);
 void mull_job_fini(mull_job *job);
+
+const char *mull_job_kind_name(mull_job_kind kind);
 
 /* A loaded model with everything that a job's spec says about how to ask it. */
 typedef struct mull_session {

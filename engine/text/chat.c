@@ -15,8 +15,8 @@ static int parse_word(const char *s, const char *what, const char *const *words,
             *out = i;
             return MULL_OK;
         }
-    return mull_fail(err, MULL_EARG, WHAT, what, "choose one of them", "'%.80s' is not one of %s, %s, %s", s, words[0],
-                     words[1], words[2]);
+    return mull_fail(err, MULL_EARG, WHAT, what, "choose one of them", "'%.80s' is not one of %s, %s, %s%s%s", s,
+                     words[0], words[1], words[2], n > 3 ? ", " : "", n > 3 ? words[3] : "");
 }
 
 int mull_prompt_format_parse(const char *s, mull_prompt_format *out, mull_error *err) {
@@ -27,8 +27,8 @@ int mull_prompt_format_parse(const char *s, mull_prompt_format *out, mull_error 
 }
 
 int mull_prompt_mode_parse(const char *s, mull_prompt_mode *out, mull_error *err) {
-    static const char *const words[] = {"mmlatent2", "new_wtxt", "none"};
-    int i = 0, rc = parse_word(s, "mode", words, 3, &i, err);
+    static const char *const words[] = {"mmlatent2", "new_wtxt", "none", "new_sepprompt"};
+    int i = 0, rc = parse_word(s, "mode", words, 4, &i, err);
     if (!rc) *out = (mull_prompt_mode)i;
     return rc;
 }
@@ -220,11 +220,17 @@ static void content(frame *f, const json_t *c, size_t m, const int64_t *tokens, 
 
 /* The assistant's beginning that the model continues. */
 static void prefix(frame *f, const mull_render_opts *o) {
+    bool old = o->format == MULL_PROMPT_OLD, again = old && o->old_evaluation;
     begin(f, "assistant");
-    if (o->mode == MULL_MODE_NONE) return;
+    if (o->mode == MULL_MODE_NONE || (again && o->mode != MULL_MODE_MMLATENT2)) return;
+    if (o->mode == MULL_MODE_NEW_SEPPROMPT) {
+        words(f, " Think using both text and by imagining images to come up with the answer. <think>");
+        return;
+    }
     words(f, "<think>");
     special(f, "<|latent_pad|>", o->latents);
-    if (o->mode == MULL_MODE_MMLATENT2) words(f, o->format == MULL_PROMPT_OLD ? "</think>" : "</think>\n");
+    if (o->mode == MULL_MODE_MMLATENT2) words(f, old ? "</think>" : "</think>\n");
+    if (again) begin(f, "assistant");
 }
 
 int mull_chat_render(const mull_tokenizer *t, const json_t *messages, const int64_t *tokens, size_t nmedia,

@@ -8,12 +8,20 @@
 #include <jansson.h>
 
 typedef enum mull_prompt_format { MULL_PROMPT_MULL, MULL_PROMPT_CHATML, MULL_PROMPT_OLD } mull_prompt_format;
-typedef enum mull_prompt_mode { MULL_MODE_MMLATENT2, MULL_MODE_NEW_WTXT, MULL_MODE_NONE } mull_prompt_mode;
+typedef enum mull_prompt_mode {
+    MULL_MODE_MMLATENT2,
+    MULL_MODE_NEW_WTXT,
+    MULL_MODE_NONE,
+    MULL_MODE_NEW_SEPPROMPT /* words that ask for thought in text and images, no latents */
+} mull_prompt_mode;
 
 typedef struct mull_render_opts {
     mull_prompt_format format;
     mull_prompt_mode mode;
     int latents; /* N, default 20 */
+    /* With MULL_PROMPT_OLD, as the release's evaluations of that version: a second, empty assistant message is behind
+     * the latents, and no other mode has a prefix. */
+    bool old_evaluation;
 } mull_render_opts;
 
 /* 0 and *out, or MULL_EARG naming the accepted words. */

@@ -170,6 +170,33 @@ static void prompt_row(const json_t *row, long line) {
     free(question);
 }
 
+/* How an evaluation's prompt ends, for every version and mode of the release. */
+static void chat_prefixes(void **state) {
+    (void)state;
+    json_t *rows = json_load_file(MULL_ORACLE_DIR "/eval/chat_prefix.json", 0, NULL), *row;
+    json_t *messages = json_pack("[{s:s,s:s}]", "role", "user", "content", "Why?");
+    size_t i;
+    assert_true(json_array_size(rows) >= 16);
+    json_array_foreach(rows, i, row) {
+        const json_t *want = json_object_get(row, "text_after_deletion");
+        const char *mode = json_string_value(json_object_get(row, "prompt_mode"));
+        bool old = !strcmp(json_string_value(json_object_get(row, "prompt_version")), "old");
+        mull_render_opts o = {.format = old ? MULL_PROMPT_OLD : MULL_PROMPT_MULL,
+                              .latents = (int)json_integer_value(json_object_get(row, "num_latents")),
+                              .old_evaluation = true};
+        mull_buf text = {0};
+        assert_int_equal(mull_prompt_mode_parse(*mode ? mode : "none", &o.mode, NULL), MULL_OK);
+        assert_int_equal(mull_chat_render(tok, messages, NULL, 0, &o, &text, NULL, NULL), MULL_OK);
+        const char *at = strstr(text.data, "Why?");
+        assert_non_null(at);
+        mull_buf tail = {.data = (char *)(uintptr_t)at + 4, .len = text.len - (size_t)(at + 4 - text.data)};
+        text_equal(&tail, want, "prefix", (long)i);
+        mull_buf_fini(&text);
+    }
+    json_decref(rows);
+    json_decref(messages);
+}
+
 static void strings(void **state) {
     (void)state, each_row("strings.jsonl", 2000, string_row);
 }
@@ -190,7 +217,8 @@ int main(void) {
         mull_error_print(stderr, &err);
         return 1;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(strings), cmocka_unit_test(streams), cmocka_unit_test(prompts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(strings), cmocka_unit_test(streams), cmocka_unit_test(prompts),
+                                       cmocka_unit_test(chat_prefixes)};
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     mull_tokenizer_destroy(tok);
     return rc;

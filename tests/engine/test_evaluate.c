@@ -72,7 +72,6 @@ static json_t *results(const place *p, const char *out) {
     return o;
 }
 
-/* Samples without their time. */
 static json_t *samples(const place *p, const char *out, const char *name) {
     char file[256], *line = NULL;
     size_t cap = 0;
@@ -83,7 +82,6 @@ static json_t *samples(const place *p, const char *out, const char *name) {
     for (ssize_t n; (n = getline(&line, &cap, f)) > 0;) {
         json_t *o = json_loadb(line, (size_t)n, 0, NULL);
         assert_non_null(o);
-        json_object_del(o, "latency_ms");
         json_array_append_new(all, o);
     }
     free(line);

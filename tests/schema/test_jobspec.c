@@ -47,6 +47,14 @@ typedef struct fault {
 } fault;
 
 static const fault faults[] = {
+    {"kind: eval\nmodel: /m\ndata: /d\nout: /o\n", "tasks", 0, "missing", ""},
+    {"kind: eval\nmodel: /m\ntasks: [erqa]\nout: /o\n", "data", 0, "missing", ""},
+    {"kind: eval\nmodel: /m\ntasks: [erqa]\ndata: /d\n", "out", 0, "missing", ""},
+    {"kind: eval\nmodel: /m\ndata: /d\nout: /o\ntasks: [erqa, blink_m]\n", "tasks[1]", 5, "one of", "blink_mv"},
+    {"kind: eval\nmodel: /m\ndata: /d\nout: /o\ntasks: []\n", "tasks", 5, "list of 1", ""},
+    {"kind: eval\nmodel: /m\ndata: /d\nout: /o\ntasks: erqa\n", "tasks", 5, "list of 1", ""},
+    {"kind: eval\nmodel: /m\ndata: /d\nout: /o\ntasks: [erqa]\nsampling:\n  stop: [x]\n", "sampling.stop", 7,
+     "no key of kind eval", ""},
     {"kind: generate\nmodel: /m\nprompt: x\npriorty: 1\n", "priorty", 4, "unknown key", "priority"},
     {"kind: generat\nmodel: /m\nprompt: x\n", "kind", 1, "must be one of", "generate"},
     {"kind: generate\nmodel: m\nprompt: x\n", "model", 2, "absolute", ""},
