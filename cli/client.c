@@ -135,7 +135,8 @@ static void set_request(mull_client *c, const char *method, const char *path, co
     curl_easy_setopt(c->curl, CURLOPT_URL, url);
     curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, c->headers);
     curl_easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
-    curl_easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST, strcmp(method, "PUT") == 0 ? method : NULL);
+    curl_easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST,
+                     strcmp(method, "PUT") == 0 || strcmp(method, "DELETE") == 0 ? method : NULL);
     if (strcmp(method, "GET") != 0) {
         curl_easy_setopt(c->curl, CURLOPT_POST, 1L);
         curl_easy_setopt(c->curl, CURLOPT_POSTFIELDS, text ? text : "");

@@ -26,7 +26,7 @@ static int act(const mull_cmd *cmd, int argc, char **argv) {
     for (int i = 1; i <= words; i++) {
         char path[96];
         json_t *r;
-        snprintf(path, sizeof path, "/v1/jobs/%.20s/%s", argv[i], cmd->name);
+        snprintf(path, sizeof path, "/v1/jobs/%.32s/%s", argv[i], cmd->name);
         int rc = mull_client_get(c, "POST", path, NULL, &r);
         if (rc) {
             worst = rc;

@@ -63,7 +63,7 @@ static int follow(mull_client *c, const char *id, reader *r) {
         int status;
         json_t *error = NULL;
         mull_err err;
-        snprintf(path, sizeof path, "/v1/jobs/%.20s/logs?follow=1&attempt=%lld&after=%lld", id, (long long)r->attempt,
+        snprintf(path, sizeof path, "/v1/jobs/%.32s/logs?follow=1&attempt=%lld&after=%lld", id, (long long)r->attempt,
                  (long long)r->after);
         int lost = mull_client_follow(c, path, on_event, r, &status, &error, &err);
         if (ferror(stdout)) return mull_complain("cannot write output", "stdout", NULL, "the pipe is closed");
@@ -97,7 +97,7 @@ static int read_all(mull_client *c, const char *id, reader *r, json_t *keep, lon
     for (;;) {
         char path[160];
         json_t *page;
-        snprintf(path, sizeof path, "/v1/jobs/%.20s/logs?attempt=%lld&after=%lld", id, (long long)r->attempt,
+        snprintf(path, sizeof path, "/v1/jobs/%.32s/logs?attempt=%lld&after=%lld", id, (long long)r->attempt,
                  (long long)r->after);
         int rc = mull_client_get(c, "GET", path, NULL, &page);
         if (rc) return rc;

@@ -100,7 +100,7 @@ static int run_metrics(const mull_cmd *cmd, int argc, char **argv) {
     mull_client *c = mull_client_or_complain();
     if (!c) return MULL_EXIT_FAILED;
     json_t *r;
-    snprintf(path, sizeof path, "/v1/jobs/%.20s/metrics?limit=100000%s%s", argv[1], *key ? "&key=" : "", key);
+    snprintf(path, sizeof path, "/v1/jobs/%.32s/metrics?limit=100000%s%s", argv[1], *key ? "&key=" : "", key);
     int rc = mull_client_get(c, "GET", path, NULL, &r);
     if (!rc) {
         const json_t *points = json_object_get(r, "points");

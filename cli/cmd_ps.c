@@ -12,7 +12,7 @@
 
 typedef struct look {
     bool json, watch, wide;
-    const char *output, *state, *team;
+    const char *output, *state, *team, *array;
     long limit;
 } look;
 
@@ -26,6 +26,7 @@ static const mull_opt ps_opts[] = {
     {"--output", 'o', MULL_OPT_TEXT, offsetof(look, output), NULL, "table|wide|json", "form (default table)"},
     {"--state", 's', MULL_OPT_TEXT, offsetof(look, state), NULL, "STATE", "only jobs in this state"},
     {"--team", 0, MULL_OPT_TEXT, offsetof(look, team), NULL, "TEAM", "only jobs of this team"},
+    {"--array", 0, MULL_OPT_TEXT, offsetof(look, array), NULL, "ID", "the tasks of this array that have begun"},
     {"--limit", 'n', MULL_OPT_INT, offsetof(look, limit), NULL, "N", "at most N jobs, the newest (default 100)"},
     {0}};
 static const mull_opt look_opts[] = {LOOK_OPTS, {0}};
@@ -74,14 +75,14 @@ static int emit_each(json_t *list) {
 }
 
 /* Pages of at most a thousand until limit jobs are there. */
-static int read_jobs(mull_client *c, const char *state, const char *team, long limit, json_t *all) {
+static int read_jobs(mull_client *c, const char *state, const char *team, const char *array, long limit, json_t *all) {
     char s[64] = "", t[256] = "", cursor[32] = "", path[512];
     if (state) mull_query_encode(state, s, sizeof s);
     if (team) mull_query_encode(team, t, sizeof t);
     while (limit > 0) {
         long page = limit < 1000 ? limit : 1000;
-        snprintf(path, sizeof path, "/v1/jobs?limit=%ld%s%s%s%s%s%s", page, *s ? "&state=" : "", s, *t ? "&team=" : "",
-                 t, *cursor ? "&cursor=" : "", cursor);
+        snprintf(path, sizeof path, "/v1/jobs?limit=%ld%s%s%s%s%s%s%s%s", page, *s ? "&state=" : "", s,
+                 *t ? "&team=" : "", t, array ? "&array=" : "", array ? array : "", *cursor ? "&cursor=" : "", cursor);
         json_t *r;
         int rc = mull_client_get(c, "GET", path, NULL, &r);
         if (rc) return rc;
@@ -97,11 +98,13 @@ static int read_jobs(mull_client *c, const char *state, const char *team, long l
 
 static int show_ps(mull_client *c, const look *o) {
     json_t *jobs = json_array();
-    int rc = read_jobs(c, o->state, o->team, o->limit, jobs);
+    int rc = read_jobs(c, o->state, o->team, o->array, o->limit, jobs);
     if (!rc && o->json)
         emit_each(jobs);
     else if (!rc && json_array_size(jobs))
         mull_jobs_table(jobs, o->wide);
+    else if (!rc && o->array)
+        fprintf(stderr, "no task of job %s has begun, or it is no array\n", o->array);
     else if (!rc)
         fprintf(stderr, "no jobs%s%s; mull submit --help shows how to make one\n", o->state ? " in state " : "",
                 o->state ? o->state : "");
@@ -115,6 +118,8 @@ static int run_ps(const mull_cmd *cmd, int argc, char **argv) {
     MULL_PARSE(cmd, argc, argv, &o, &words);
     if (words) return mull_usage(cmd->name, "unexpected word '%s'; mull show ID shows one job", argv[1]);
     if (o.limit < 1) return mull_usage(cmd->name, "--limit takes a number from 1");
+    if (o.array && (mull_id_check(cmd->name, o.array) || strchr(o.array, '_')))
+        return mull_usage(cmd->name, "--array takes the id of an array");
     if (pick_form(cmd, &o) || (o.state && check_state(cmd, o.state))) return MULL_EXIT_USAGE;
     return watching(&o, show_ps);
 }
@@ -177,8 +182,8 @@ static int show_top(mull_client *c, const look *o) {
     int rc = show_queue(c, o);
     if (rc || o->json) return rc;
     json_t *jobs = json_array();
-    rc = read_jobs(c, "RUNNING", NULL, 40, jobs);
-    if (!rc) rc = read_jobs(c, "PENDING", NULL, 20, jobs);
+    rc = read_jobs(c, "RUNNING", NULL, NULL, 40, jobs);
+    if (!rc) rc = read_jobs(c, "PENDING", NULL, NULL, 20, jobs);
     if (!rc && json_array_size(jobs)) {
         putchar('\n');
         mull_jobs_table(jobs, false);

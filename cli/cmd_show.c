@@ -100,6 +100,14 @@ static void print_job(const json_t *j) {
     field("message", mull_text(j, "message"));
     if (json_is_integer(json_object_get(j, "exit")))
         printf("%-11s %lld\n", "exit", (long long)json_integer_value(json_object_get(j, "exit")));
+    const json_t *array = json_object_get(j, "array");
+    if (json_is_object(array)) {
+        static const char *const keys[] = {"waiting", "running", "completed", "not_completed", "cancelled"};
+        printf("%-11s %s:", "tasks", mull_text(array, "range"));
+        for (int k = 0; k < 5; k++)
+            printf(" %s %lld%s", keys[k], (long long)json_integer_value(json_object_get(array, keys[k])),
+                   k < 4 ? "," : "\n");
+    }
     if (json_is_object(p)) {
         json_int_t done = json_integer_value(json_object_get(p, "done")),
                    total = json_integer_value(json_object_get(p, "total"));
@@ -163,7 +171,7 @@ static int each(const mull_cmd *cmd, int argc, char **argv, const char *path_for
 }
 
 static int run_show(const mull_cmd *cmd, int argc, char **argv) {
-    return each(cmd, argc, argv, "/v1/jobs/%.20s", print_job);
+    return each(cmd, argc, argv, "/v1/jobs/%.32s", print_job);
 }
 
 const mull_cmd mull_cmd_show = {"show",
@@ -199,7 +207,7 @@ static void print_why(const json_t *w) {
 }
 
 static int run_why(const mull_cmd *cmd, int argc, char **argv) {
-    return each(cmd, argc, argv, "/v1/jobs/%.20s/why", print_why);
+    return each(cmd, argc, argv, "/v1/jobs/%.32s/why", print_why);
 }
 
 const mull_cmd mull_cmd_why = {"why",

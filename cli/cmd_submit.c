@@ -3,9 +3,9 @@
  * here absolute. */
 #include "cli/args.h"
 #include "cli/jobs.h"
+#include "cli/spec.h"
 
 #include "schema/jobspec.h"
-#include "schema/spec_text.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -38,7 +38,7 @@ static const mull_opt submit_opts[] = {
     SPEC("--gpus", INT, "gpus", "N", "GPUs it needs (0: a CPU slot)"),
     SPEC("--retries", INT, "retries", "N", "infrastructure failures in a row before it fails (default 3)"),
     SPEC("--hold", FLAG, "hold", NULL, "do not start it before mull release"),
-    SPEC("--array", TEXT, "array", "RANGE", "not in this build"),
+    SPEC("--array", TEXT, "array", "0-99%10", "a task for each index, here ten at once; {array_index} stands for it"),
     SPEC("--model", PATH, "model", "DIR", "checkpoint folder (train: instead of the recipe's model_path)"),
     SPEC("--in", PATH, "input", "FILE", "annotate: JSONL of OpenAI Batch requests or {\"messages\"} rows"),
     SPEC("--out", PATH, "out", "DIR", "folder for results"),
@@ -75,95 +75,6 @@ static const mull_opt submit_opts[] = {
     SPEC("--nframes", INT, "nframes", "N", "frames taken from each video"),
     {0}};
 
-/* ---- reading ---- */
-
-enum { READ_MAX = 64 << 20 };
-
-static char *read_whole(const char *path, size_t *len) {
-    FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
-    char *text = NULL;
-    size_t cap = 0;
-    *len = 0;
-    int err = f ? 0 : errno;
-    while (f) {
-        if (*len + 1 >= cap) {
-            cap = cap ? 2 * cap : 65536;
-            char *grown = cap <= READ_MAX ? realloc(text, cap) : NULL;
-            if (!grown) {
-                err = EFBIG;
-                break;
-            }
-            text = grown;
-        }
-        size_t n = fread(text + *len, 1, cap - *len - 1, f);
-        *len += n;
-        if (!n) {
-            err = ferror(f) ? errno : 0;
-            break;
-        }
-    }
-    if (f && f != stdin) fclose(f);
-    if (!err && text) {
-        text[*len] = 0;
-        return text;
-    }
-    free(text);
-    mull_complain("cannot read the file", path, "check its name", "%s", strerror(err));
-    return NULL;
-}
-
-static bool is_json(const char *path, const char *text) {
-    const char *dot = strrchr(path, '.');
-    if (dot && (!strcmp(dot, ".json") || !strcmp(dot, ".JSON"))) return true;
-    return text[strspn(text, " \t\r\n")] == '{';
-}
-
-/* The file's mapping with the lines of its keys, or NULL with the words said. */
-static json_t *read_spec(const char *path, json_t *lines, int *rc) {
-    size_t len;
-    char *text = read_whole(path, &len);
-    *rc = MULL_EXIT_FAILED;
-    if (!text) return NULL;
-    mull_diags d = {0};
-    json_t *spec = is_json(path, text) ? mull__json_read(text, len, lines, &d) : mull__yaml_read(text, len, lines, &d);
-    free(text);
-    if (spec && !json_is_object(spec)) {
-        json_decref(spec);
-        spec = NULL;
-        mull__diag(&d, "", 1, NULL, "a job spec is a mapping of keys");
-    }
-    if (spec) return spec;
-    mull_reply r = {400, json_pack("{s:{s:s,s:s,s:o}}", "error", "code", "bad_spec", "message", "", "details",
-                                   mull_diags_json(&d))};
-    *rc = mull_client_refused(&r, NULL, path);
-    json_decref(r.json);
-    return NULL;
-}
-
-/* ---- paths ---- */
-
-static void absolute_at(json_t *spec, const char *key) {
-    json_t *v = json_object_get(spec, key);
-    if (json_is_string(v) && json_string_length(v)) {
-        char *path = mull_absolute(json_string_value(v));
-        if (path) json_object_set_new(spec, key, json_string(path));
-        free(path);
-    } else if (json_is_array(v)) {
-        for (size_t i = 0; i < json_array_size(v); i++) {
-            const char *text = json_string_value(json_array_get(v, i));
-            char *path = text && *text ? mull_absolute(text) : NULL;
-            if (path) json_array_set_new(v, i, json_string(path));
-            free(path);
-        }
-    }
-}
-
-static void absolute_paths(json_t *spec) {
-    static const char *const keys[] = {"model", "out",    "output", "input",      "config",
-                                       "data",  "images", "videos", "media_roots"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) absolute_at(spec, keys[i]);
-}
-
 /* ---- the command ---- */
 
 /* KIND or FILE. 0, or an exit status with the words said. */
@@ -188,7 +99,7 @@ static int begin_spec(const mull_cmd *cmd, const char *word, const json_t *flags
                           word);
     }
     *file = strcmp(word, "-") ? word : "stdin";
-    *spec = read_spec(word, lines, &rc);
+    *spec = mull_spec_read(word, lines, &rc);
     if (!*spec) return rc;
     const char *key;
     json_t *v;
@@ -212,7 +123,7 @@ static int refuse(const mull_diags *d, const json_t *lines, const char *file) {
 
 static int add_messages(json_t *flags, const char *path) {
     size_t len;
-    char *text = read_whole(path, &len);
+    char *text = mull_read_whole(path, &len);
     if (!text) return MULL_EXIT_FAILED;
     json_error_t e;
     json_t *v = json_loadb(text, len, 0, &e);
@@ -321,7 +232,7 @@ static int checked_submit(const mull_cmd *cmd, int argc, char **argv, opts *o, j
     if (o->tasks) add_tasks(o->spec, o->tasks);
     if (!rc) rc = begin_spec(cmd, argv[1], o->spec, lines, spec, &file);
     if (rc) return rc;
-    absolute_paths(*spec);
+    mull_spec_absolute(*spec);
     mull_diags d;
     json_t *checked = mull_jobspec_check(*spec, &d);
     if (!checked) return refuse(&d, lines, file);

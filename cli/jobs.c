@@ -28,9 +28,9 @@ const char *mull_text(const json_t *o, const char *key) {
 }
 
 int mull_id_check(const char *cmd, const char *text) {
-    size_t n = strlen(text);
-    if (n && n <= 18 && strspn(text, "0123456789") == n && strspn(text, "0") < n) return 0;
-    return mull_usage(cmd, "'%s' is no job id; ids are numbers, mull ps lists them", text);
+    size_t n = strspn(text, "0123456789"), m = text[n] == '_' ? strspn(text + n + 1, "0123456789") : 0;
+    if (n && n <= 18 && strspn(text, "0") < n && m <= 10 && !text[n + m + (m > 0)]) return 0;
+    return mull_usage(cmd, "'%s' is no job id; ids are numbers (ARRAY_INDEX for a task), mull ps lists them", text);
 }
 
 mull_client *mull_client_or_complain(void) {
@@ -96,7 +96,7 @@ int mull_wait_job(mull_client *c, const char *id, bool quiet, double timeout_s, 
     int rc = -1;
     *job = NULL;
     mull_bar_init(&bar);
-    snprintf(path, sizeof path, "/v1/jobs/%.20s", id);
+    snprintf(path, sizeof path, "/v1/jobs/%.32s", id);
     sigaction(SIGINT, &sa, &old);
     while (rc < 0) {
         mull_err err;
@@ -155,6 +155,17 @@ static void progress_text(const json_t *job, char *out, size_t cap) {
     if (json_is_object(p)) snprintf(out, cap, total > 0 ? "%lld/%lld" : "%lld", (long long)done, (long long)total);
 }
 
+/* 17, 17_[0-99%10] for an array, 17_3 for a task of it. */
+static void task_id(const json_t *job, char *out, size_t cap) {
+    const json_t *array = json_object_get(job, "array"), *index = json_object_get(job, "array_index");
+    if (json_is_object(array))
+        snprintf(out, cap, "%s_[%.40s]", mull_text(job, "id"), mull_text(array, "range"));
+    else if (json_is_integer(index))
+        snprintf(out, cap, "%s_%lld", mull_text(job, "array_job"), (long long)json_integer_value(index));
+    else
+        snprintf(out, cap, "%s", mull_text(job, "id"));
+}
+
 void mull_jobs_table(const json_t *jobs, bool wide) {
     static const mull_column narrow[] = {{"ID", .right = true},    {"NAME", .shrink = 6},   {"KIND"},
                                          {"STATE", .state = true}, {"REASON", .shrink = 4}, {"PROGRESS", .right = true},
@@ -179,7 +190,7 @@ void mull_jobs_table(const json_t *jobs, bool wide) {
     const json_t *j;
     double now = mull_now();
     json_array_foreach(jobs, i, j) {
-        char progress[48], span[40] = "", status[16] = "", priority[16], attempt[16];
+        char id[80], progress[48], span[40] = "", status[16] = "", priority[16], attempt[16];
         double begun = mull_when(json_object_get(j, "started_at")), ended = mull_when(json_object_get(j, "ended_at"));
         const char *state = mull_text(j, "state");
         bool over = mull_job_state_terminal(state);
@@ -190,7 +201,8 @@ void mull_jobs_table(const json_t *jobs, bool wide) {
             snprintf(status, sizeof status, "%lld", (long long)json_integer_value(json_object_get(j, "exit")));
         snprintf(priority, sizeof priority, "%lld", (long long)json_integer_value(json_object_get(j, "priority")));
         snprintf(attempt, sizeof attempt, "%lld", (long long)json_integer_value(json_object_get(j, "attempt")));
-        const char *cells[] = {mull_text(j, "id"),
+        task_id(j, id, sizeof id);
+        const char *cells[] = {id,
                                mull_text(j, "name"),
                                mull_text(j, "kind"),
                                state,

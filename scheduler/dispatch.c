@@ -1,6 +1,6 @@
 /* The dispatch loop: when something changed, one policy pass over memory, one statement for everything it decided,
  * then the start messages. One statement is under way at a time, so memory never decides the same job twice; while it
- * runs, its jobs are out of the pending set and its devices are held under the negative job id. */
+ * runs, its jobs are out of the pending set and its devices are held under a negative number of the plan. */
 #include "scheduler/leader_internal.h"
 
 #include <stdio.h>
@@ -64,7 +64,8 @@ void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason) {
 /* ---- the statement ---- */
 
 typedef struct planned {
-    mull_policy_job job;
+    mull_policy_job job; /* of an array: the array, until the answer says which task it is */
+    int64_t holder;      /* negative: holds the devices in place of the fence to come */
     uint32_t node;
     int32_t gpus; /* devices of kind cuda; 0 = a CPU slot */
     char boot[MULL_BOOT_MAX];
@@ -99,7 +100,7 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
             /* Whether it was committed is not known: free the devices and let reconcile read what is true. */
             int64_t ids[MULL_DISPATCH_BATCH];
             for (size_t i = 0; i < p->n; i++) {
-                rename_holder(&l->queue, p->items[i].node, -p->items[i].job.id, 0);
+                rename_holder(&l->queue, p->items[i].node, p->items[i].holder, 0);
                 ids[i] = p->items[i].job.id;
             }
             mull__reconcile(l);
@@ -109,20 +110,23 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
         return;
     }
     bool refused = false;
-    int rows = PQntuples(r->res), next = 0; /* rows come in the order of the items */
+    int rows = PQntuples(r->res), next = 0; /* rows come in the order of the items; column i says of which */
+    int64_t again[MULL_DISPATCH_BATCH];     /* to be read again: what was refused, and arrays for what they have left */
+    size_t agains = 0;
     for (size_t i = 0; i < p->n; i++) {
         const planned *it = &p->items[i];
         int row = next;
-        if (row < rows && atoll(PQgetvalue(r->res, row, 0)) == it->job.id) {
-            next++;
-        } else { /* no longer pending, or the node has started anew */
-            rename_holder(&l->queue, it->node, -it->job.id, 0);
-            mull__refetch(l, &it->job.id, 1);
+        bool started = row < rows && atoll(PQgetvalue(r->res, row, 7)) == (long long)i;
+        next += started;
+        if ((!started || it->job.array) && (agains == 0 || again[agains - 1] != it->job.id))
+            again[agains++] = it->job.id;
+        if (!started) { /* no longer pending, or the node has started anew */
+            rename_holder(&l->queue, it->node, it->holder, 0);
             refused = true;
             continue;
         }
         mull_attempt a = {.fence = atoll(PQgetvalue(r->res, row, 2)),
-                          .job = it->job.id,
+                          .job = atoll(PQgetvalue(r->res, row, 0)),
                           .attempt = atoi(PQgetvalue(r->res, row, 1)),
                           .node = it->node,
                           .time_limit_s = atoll(PQgetvalue(r->res, row, 3)),
@@ -131,9 +135,9 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
                           .gpus = it->gpus,
                           .preemptible = PQgetvalue(r->res, row, 5)[0] == 't',
                           .min_run_ms = mull__min_run_ms(PQgetvalue(r->res, row, 6))};
-        mull__nominated_done(l, a.job);
+        mull__nominated_done(l, it->job.id);
         memcpy(a.boot, it->boot, sizeof a.boot);
-        rename_holder(&l->queue, it->node, -it->job.id, a.fence);
+        rename_holder(&l->queue, it->node, it->holder, a.fence);
         mull_attempt *held = mull_queue_put_attempt(&l->queue, &a);
         if (!held) {
             mull_log(MULL_LOG_ERROR, "out of memory; attempt %lld starts with the next reconcile", (long long)a.fence);
@@ -143,29 +147,40 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
         l->stats.dispatched++;
     }
     free(p);
+    mull__refetch(l, again, agains);
     if (refused) mull__refetch_nodes(l);
     mull__kick(l);
 }
 
 static void send_plan(mull_leader *l, plan *p) {
     json_t *items = json_array();
+    bool arrays = false;
     for (size_t i = 0; i < p->n; i++) {
         planned *it = &p->items[i];
+        it->holder = -(int64_t)i - 1;
         mull_device picked[MULL_MAX_DEVICES];
         size_t n = mull_queue_pick(&l->queue, it->node, it->gpus, picked);
         for (size_t k = 0; k < n; k++)
-            mull_queue_hold(&l->queue, it->node, picked[k].cuda, picked[k].index, -it->job.id);
+            mull_queue_hold(&l->queue, it->node, picked[k].cuda, picked[k].index, it->holder);
         memcpy(it->boot, l->queue.nodes[it->node].boot, sizeof it->boot);
-        json_array_append_new(items, json_pack("{s:I, s:s, s:s, s:o}", "job", (json_int_t)it->job.id, "node",
-                                               l->queue.nodes[it->node].name, "boot", it->boot, "devices",
-                                               devices_json(&l->queue, it->node, -it->job.id)));
-        mull_queue_del_job(&l->queue, it->job.id);
+        json_array_append_new(items,
+                              json_pack("{s:i, s:I, s:b, s:s, s:s, s:o}", "i", (int)i, "job", (json_int_t)it->job.id,
+                                        "array", it->job.array, "node", l->queue.nodes[it->node].name, "boot", it->boot,
+                                        "devices", devices_json(&l->queue, it->node, it->holder)));
+        arrays |= it->job.array;
+        if (it->job.array)
+            mull_queue_take_tasks(&l->queue, it->job.id, 1);
+        else
+            mull_queue_del_job(&l->queue, it->job.id);
     }
     char *text = json_dumps(items, JSON_COMPACT);
     json_decref(items);
     const char *params[] = {l->term_text, text};
     l->dispatching = true;
-    mull__lead_query(l, "SELECT * FROM mull_dispatch($1::bigint, $2::jsonb)", 2, params, on_dispatched, p);
+    mull__lead_query(l,
+                     arrays ? "SELECT * FROM mull_dispatch($1::bigint, mull__array_items($1::bigint, $2::jsonb))"
+                            : "SELECT * FROM mull_dispatch($1::bigint, $2::jsonb)",
+                     2, params, on_dispatched, p);
     free(text);
 }
 

@@ -1,6 +1,8 @@
 /* See file_check.h. The spec is copied to plain texts first: the thread shares nothing with the loop. */
 #include "scheduler/file_check.h"
 
+#include "schema/array_range.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -119,6 +121,19 @@ static void look(mull_diags *d, const item *it) {
         absent(d, it, errno);
 }
 
+/* Of an array the first task's files are looked at. */
+static char *of_task(const char *path, const json_t *index) {
+    const char *at = json_is_integer(index) ? strstr(path, MULL_ARRAY_WORD) : NULL;
+    char *out = NULL;
+    if (!at) return strdup(path);
+    if (asprintf(&out, "%.*s%lld%s", (int)(at - path), path, (long long)json_integer_value(index),
+                 at + strlen(MULL_ARRAY_WORD)) < 0)
+        return NULL;
+    char *rest = of_task(out, index);
+    free(out);
+    return rest;
+}
+
 static int add(item **items, size_t *n, const char *key, const json_t *path, want w, const json_t *lines) {
     if (!json_is_string(path) || json_string_value(path)[0] != '/') return 0;
     item *grown = realloc(*items, (*n + 1) * sizeof **items);
@@ -144,6 +159,21 @@ static int add_list(item **items, size_t *n, const char *key, const json_t *list
     return 0;
 }
 
+static int settle_index(item *items, size_t n, const json_t *spec) {
+    const char *range = json_string_value(json_object_get(spec, "array"));
+    char why[160];
+    json_t *array = range ? mull_array_parse(range, why, sizeof why) : NULL;
+    int rc = 0;
+    for (size_t i = 0; array && i < n && rc == 0; i++) {
+        char *path = of_task(items[i].path, json_array_get(json_object_get(array, "los"), 0));
+        free(items[i].path);
+        items[i].path = path;
+        if (!path) rc = -1;
+    }
+    json_decref(array);
+    return rc;
+}
+
 static int collect(item **items, size_t *n, const json_t *spec, const json_t *lines) {
     const char *kind = json_string_value(json_object_get(spec, "kind"));
     bool writes = kind && (!strcmp(kind, "annotate") || !strcmp(kind, "eval"));
@@ -153,7 +183,8 @@ static int collect(item **items, size_t *n, const json_t *spec, const json_t *li
                    add(items, n, "data", json_object_get(spec, "data"), WANT_FOLDER, lines) ||
                    (writes && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||
                    add_list(items, n, "images", json_object_get(spec, "images"), lines) ||
-                   add_list(items, n, "videos", json_object_get(spec, "videos"), lines)
+                   add_list(items, n, "videos", json_object_get(spec, "videos"), lines) ||
+                   settle_index(*items, *n, spec)
                ? -1
                : 0;
 }

@@ -77,10 +77,12 @@ static void answer(mull_front *f, mull_req *req, const char *sql, int n, const c
 static void list_jobs(mull_front *f, mull_req *req) {
     const char *state = mull_req_query(req, "state"), *team = mull_req_query(req, "team");
     const mull_identity *who = mull_req_who(req);
-    int64_t cursor, limit;
-    if (mull_query_int(mull_req_query(req, "cursor"), 0, INT64_MAX, 0, &cursor) != 0 ||
+    int64_t cursor, limit, array;
+    if (mull_query_int(mull_req_query(req, "array"), 1, INT64_MAX, 0, &array) != 0 ||
+        mull_query_int(mull_req_query(req, "cursor"), 0, INT64_MAX, 0, &cursor) != 0 ||
         mull_query_int(mull_req_query(req, "limit"), 1, MULL_HTTP_MAX_PAGE, 100, &limit) != 0) {
-        mull_reply_error(req, 400, "bad_query", "cursor and limit are numbers, limit from 1 to %d", MULL_HTTP_MAX_PAGE);
+        mull_reply_error(req, 400, "bad_query", "array, cursor and limit are numbers, limit from 1 to %d",
+                         MULL_HTTP_MAX_PAGE);
         return;
     }
     if (state && *state && !mull_job_state(state)) {
@@ -93,11 +95,12 @@ static void list_jobs(mull_front *f, mull_req *req) {
         mull_reply_error(req, 403, "forbidden", "this token is for team %s", who->team);
         return;
     }
-    char c[24], l[24];
+    char a[24], c[24], l[24];
+    snprintf(a, sizeof a, "%" PRId64, array);
     snprintf(c, sizeof c, "%" PRId64, cursor);
     snprintf(l, sizeof l, "%" PRId64, limit);
-    const char *params[] = {state ? state : "", who->team[0] ? who->team : team ? team : "", c, l};
-    answer(f, req, "SELECT mull_job_list($1, $2, $3::bigint, $4::int)", 4, params);
+    const char *params[] = {state ? state : "", who->team[0] ? who->team : team ? team : "", a, c, l};
+    answer(f, req, "SELECT mull_job_list($1, $2, $3::bigint, $4::bigint, $5::int)", 5, params);
 }
 
 static void job_metrics(mull_front *f, mull_req *req, const char *id) {
@@ -137,6 +140,10 @@ static void on_action(const mull_pg_reply *r, void *arg) {
     free(c);
     if (mull__front_failed(req, r)) return;
     int64_t job = mull_req_route(req)->job;
+    if (PQgetvalue(r->res, 0, 0)[0] != 't' && mull_req_route(req)->task >= 0) {
+        mull_reply_error(req, 404, "not_found", "no task %d of job %" PRId64, (int)mull_req_route(req)->task, job);
+        return;
+    }
     if (PQgetvalue(r->res, 0, 0)[0] != 't') {
         mull_reply_error(req, 404, "not_found", "no job %" PRId64, job);
         return;
@@ -155,9 +162,45 @@ static void on_action(const mull_pg_reply *r, void *arg) {
 
 static void action(mull_front *f, mull_req *req, const char *id) {
     const mull_identity *who = mull_req_who(req);
-    const char *params[] = {id, op_of(mull_req_route(req)->id), who->user, who->team};
+    const mull_route *r = mull_req_route(req);
+    char index[16];
+    snprintf(index, sizeof index, "%d", (int)r->task);
+    const char *params[] = {id, op_of(r->id), who->user, who->team, index};
     call *c = call_new(f, req);
-    if (c) mull_pg_query(f->cfg.pg, "SELECT * FROM mull_job_action($1::bigint, $2, $3, $4)", 4, params, on_action, c);
+    if (c && r->task >= 0)
+        mull_pg_query(f->cfg.pg, "SELECT * FROM mull_task_action($1::bigint, $5::int, $2, $3, $4)", 5, params,
+                      on_action, c);
+    else if (c)
+        mull_pg_query(f->cfg.pg, "SELECT * FROM mull_job_action($1::bigint, $2, $3, $4)", 4, params, on_action, c);
+}
+
+/* ---- tasks of an array ---- */
+
+static void route(mull_front *f, mull_req *req);
+
+static void on_task(const mull_pg_reply *r, void *arg) {
+    call c = *(call *)arg;
+    free(arg);
+    if (mull__front_failed(c.req, r)) return;
+    if (PQgetisnull(r->res, 0, 0)) {
+        const mull_route *asked = mull_req_route(c.req);
+        mull_reply_error(c.req, 404, "not_found",
+                         "job %" PRId64 " has no task %d, or it has not begun; see job %" PRId64, asked->job,
+                         (int)asked->task, asked->job);
+        return;
+    }
+    mull_req_set_job(c.req, strtoll(PQgetvalue(r->res, 0, 0), NULL, 10));
+    route(c.front, c.req);
+}
+
+static void find_task(mull_front *f, mull_req *req) {
+    const mull_route *r = mull_req_route(req);
+    char id[24], index[16];
+    snprintf(id, sizeof id, "%" PRId64, r->job);
+    snprintf(index, sizeof index, "%d", (int)r->task);
+    const char *params[] = {id, index, mull_req_who(req)->team};
+    call *c = call_new(f, req);
+    if (c) mull_pg_query(f->cfg.pg, "SELECT mull_task_id($1::bigint, $2::int, $3)", 3, params, on_task, c);
 }
 
 /* ---- health ---- */
@@ -196,6 +239,10 @@ static void route(mull_front *f, mull_req *req) {
     }
     if (mull_route_get(r->id)->admin && who->role < MULL_ROLE_ADMIN) {
         mull_reply_error(req, 403, "forbidden", "this needs the role admin");
+        return;
+    }
+    if (r->task >= 0 && !mull_route_get(r->id)->writes) {
+        find_task(f, req);
         return;
     }
     char id[24];
@@ -239,6 +286,15 @@ static void route(mull_front *f, mull_req *req) {
     case MULL_ROUTE_TEAM_SET:
         mull__team_set(f, req);
         break;
+    case MULL_ROUTE_CRON:
+        answer(f, req, "SELECT mull_cron_list($1)", 1, params + 1);
+        break;
+    case MULL_ROUTE_CRON_SET:
+        mull__cron_set(f, req);
+        break;
+    case MULL_ROUTE_CRON_RM:
+        mull__cron_rm(f, req);
+        break;
     case MULL_ROUTE_QUEUE:
         answer(f, req, "SELECT mull_queue()", 0, NULL);
         break;
@@ -267,7 +323,8 @@ void mull_front_handle(mull_req *req, void *front) {
     else if (id == MULL_ROUTE_METHOD)
         mull_reply_error(req, 405, "method_not_allowed", "this path has no such method");
     else if (id == MULL_ROUTE_BAD_ID)
-        mull_reply_error(req, 400, "bad_id", "a job id is a positive decimal number");
+        mull_reply_error(req, 400, "bad_id",
+                         "a job id is a positive decimal number, or ARRAY_INDEX for a task of an array");
     else if (mull_route_get(id)->open)
         route(front, req);
     else

@@ -50,6 +50,14 @@ void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *f
 struct mull_submits *mull__submits_create(void);
 void mull__submits_destroy(struct mull_submits *s);
 void mull__submit(mull_front *f, mull_req *req);
+/* Reads and checks the spec of a request's body and looks for its files; then next gets what mull_submit takes (which
+ * it may keep by a reference of its own). Or next is not called, and the request has been answered. */
+typedef void (*mull__spec_next)(mull_front *f, mull_req *req, const json_t *item);
+void mull__spec_of(mull_front *f, mull_req *req, mull__spec_next next);
+
+/* cron.c: schedules. */
+void mull__cron_set(mull_front *f, mull_req *req);
+void mull__cron_rm(mull_front *f, mull_req *req);
 
 /* follow.c: logs, whole or as server-sent events. */
 void mull__logs(mull_front *f, mull_req *req);

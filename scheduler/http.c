@@ -176,7 +176,7 @@ void mull_reply(mull_req *req, int status, const char *content_type, char *body,
         MHD_add_response_header(resp, "Cache-Control", "no-store");
         if (status == 401) MHD_add_response_header(resp, "WWW-Authenticate", "Bearer realm=\"mull\"");
         if (status == 503) MHD_add_response_header(resp, "Retry-After", "1");
-        if (status == 405) MHD_add_response_header(resp, "Allow", "GET, POST, PUT");
+        if (status == 405) MHD_add_response_header(resp, "Allow", "GET, POST, PUT, DELETE");
     }
     set_response(req, status, resp);
 }
@@ -445,6 +445,11 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **ctx, enu
     }
     free(r->body);
     free(r);
+}
+
+void mull_req_set_job(mull_req *req, int64_t job) {
+    req->route.job = job;
+    req->route.task = -1;
 }
 
 const mull_route *mull_req_route(const mull_req *req) {

@@ -48,6 +48,8 @@ void mull_http_destroy(mull_http *http);
 
 /* Request. Strings are valid until the reply. */
 const mull_route *mull_req_route(const mull_req *req);
+/* The job that ARRAY_INDEX in the path means. */
+void mull_req_set_job(mull_req *req, int64_t job);
 const char *mull_req_query(const mull_req *req, const char *name); /* NULL when not given */
 const char *mull_req_header(const mull_req *req, const char *name);
 const char *mull_req_body(const mull_req *req, size_t *len);

@@ -65,7 +65,7 @@ void mull__step_down(mull_leader *l, const char *why) {
     l->epoch++;
     l->term = 0;
     l->stats.lost_terms++;
-    l->renewing = false;
+    l->renewing = l->cron_asked = false;
     mull__dispatch_reset(l);
     mull__recorder_reset(l);
     mull_queue_fini(&l->queue);
@@ -146,6 +146,7 @@ static void on_tick(uv_timer_t *t) {
     if (l->state != MULL_LEADING) return;
     mull__check_deadlines(l);
     mull__usage_tick(l);
+    mull__cron_tick(l);
     mull__read_streams(l);
     if (l->state == MULL_LEADING && now - l->last_reconcile_ms >= MULL_RECONCILE_MS) mull__reconcile(l);
 }

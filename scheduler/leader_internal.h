@@ -1,4 +1,4 @@
-/* What leader.c, dispatch.c, sharing.c, recorder.c and reconcile.c share. Nobody else includes this. */
+/* What leader.c, dispatch.c, sharing.c, timetable.c, recorder.c and reconcile.c share. Nobody else includes this. */
 #ifndef MULL_SCHEDULER_LEADER_INTERNAL_H
 #define MULL_SCHEDULER_LEADER_INTERNAL_H
 
@@ -22,6 +22,7 @@ enum {
     MULL_GRACE_S = 10,
     MULL_HALF_LIFE_S = 7 * 24 * 3600, /* of the use that fair share counts; the front door's figures use it too */
     MULL_SAVE_USAGE_MS = 30000,
+    MULL_CRON_MS = 1000,           /* between looks for schedules that are due */
     MULL_PREEMPT_BATCH = 64,       /* victims of one pass */
     MULL_NOMINATED_MS = 5 * 60000, /* a job for which others were stopped goes before everything else so long */
     MULL_NOMINATED = 64
@@ -64,6 +65,10 @@ struct mull_leader {
         int64_t job;
         uint64_t until_ms;
     } nominated[MULL_NOMINATED];
+
+    /* timetable.c */
+    bool cron_asked;
+    uint64_t cron_ms; /* loop time of the last look */
 
     /* recorder.c */
     mull_redis *events_conn, *ready_conn;
@@ -126,6 +131,10 @@ bool mull__nominated(const mull_leader *l, int64_t job);
 void mull__nominated_done(mull_leader *l, int64_t job);
 /* What runs, for the policy: arrays are malloc'ed; false without memory. */
 bool mull__running_view(const mull_leader *l, mull_policy_running **running, mull_policy_place **places);
+
+/* timetable.c */
+/* Submits what schedules say is due. */
+void mull__cron_tick(mull_leader *l);
 
 /* recorder.c */
 void mull__recorder_start(mull_leader *l);

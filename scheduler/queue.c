@@ -31,10 +31,22 @@ void mull_queue_fini(mull_queue *q) {
     *q = (mull_queue){0};
 }
 
+bool mull_queue_waits(const mull_policy_job *job) {
+    return job->dep == MULL_DEP_WAIT || job->tasks == 0;
+}
+
+void mull_queue_take_tasks(mull_queue *q, int64_t id, int32_t k) {
+    uint32_t i;
+    if (!mull_idmap_get(&q->by_job, id, &i)) return;
+    q->waiting -= mull_queue_waits(&q->jobs[i]);
+    q->jobs[i].tasks -= k < q->jobs[i].tasks ? k : q->jobs[i].tasks;
+    q->waiting += mull_queue_waits(&q->jobs[i]);
+}
+
 int mull_queue_put_job(mull_queue *q, const mull_policy_job *job) {
     uint32_t i;
     if (mull_idmap_get(&q->by_job, job->id, &i)) {
-        q->waiting -= q->jobs[i].dep == MULL_DEP_WAIT;
+        q->waiting -= mull_queue_waits(&q->jobs[i]);
         q->jobs[i] = *job;
     } else {
         if (mull__queue_reserve((void **)&q->jobs, &q->job_cap, q->job_count, sizeof *q->jobs) != 0 ||
@@ -42,7 +54,7 @@ int mull_queue_put_job(mull_queue *q, const mull_policy_job *job) {
             return -1;
         q->jobs[q->job_count++] = *job;
     }
-    q->waiting += job->dep == MULL_DEP_WAIT;
+    q->waiting += mull_queue_waits(job);
     if (job->id > q->newest_id) q->newest_id = job->id;
     return 0;
 }
@@ -51,7 +63,7 @@ void mull_queue_del_job(mull_queue *q, int64_t id) {
     uint32_t i;
     if (!mull_idmap_get(&q->by_job, id, &i)) return;
     mull_idmap_del(&q->by_job, id);
-    q->waiting -= q->jobs[i].dep == MULL_DEP_WAIT;
+    q->waiting -= mull_queue_waits(&q->jobs[i]);
     if (i != --q->job_count) {
         q->jobs[i] = q->jobs[q->job_count];
         mull_idmap_put(&q->by_job, q->jobs[i].id, i); /* replaces, so it cannot fail */

@@ -59,7 +59,7 @@ typedef struct mull_team_row {
 typedef struct mull_queue {
     mull_policy_job *jobs; /* pending */
     size_t job_count, job_cap;
-    size_t waiting;    /* of them, with an unmet dependency */
+    size_t waiting;    /* of them, those that the end of another may let start: see mull_queue_waits */
     int64_t newest_id; /* largest id ever put */
     mull_idmap by_job;
     mull_node *nodes;
@@ -81,6 +81,10 @@ void mull_queue_fini(mull_queue *q);
 /* Inserts or replaces a pending job by id. 0 or -1 without memory. */
 int mull_queue_put_job(mull_queue *q, const mull_policy_job *job);
 void mull_queue_del_job(mull_queue *q, int64_t id);
+/* An unmet dependency, or an array whose limit is used up. */
+bool mull_queue_waits(const mull_policy_job *job);
+/* k tasks of an array have been taken to be started; they are out of the pending set. */
+void mull_queue_take_tasks(mull_queue *q, int64_t id, int32_t k);
 const mull_policy_job *mull_queue_job(const mull_queue *q, int64_t id);
 /* Pending jobs with from < id <= to that are not among the n ascending ids: at most cap of them into out; how many. */
 size_t mull_queue_missing_jobs(const mull_queue *q, int64_t from, int64_t to, const int64_t *ids, size_t n,

@@ -25,7 +25,7 @@ static char *array_text(const int64_t *ids, size_t n) {
 /* ---- pending jobs ---- */
 
 static mull_why why_of(const char *name) {
-    for (int w = MULL_WHY_NONE; w <= MULL_WHY_DRAINED; w++)
+    for (int w = MULL_WHY_NONE; w <= MULL_WHY_ARRAY_LIMIT; w++)
         if (strcmp(mull_why_name((mull_why)w), name) == 0) return (mull_why)w;
     return MULL_WHY_NONE;
 }
@@ -48,7 +48,8 @@ static size_t put_rows(mull_leader *l, const PGresult *res, int64_t *never) {
                              .reason = (uint8_t)why_of(PQgetvalue(res, i, 7)),
                              .user = mull_queue_user(&l->queue, PQgetvalue(res, i, 8), PQgetvalue(res, i, 9)),
                              .time_limit_ms = atoll(PQgetvalue(res, i, 10)) * 1000,
-                             .tasks = 1,
+                             .tasks = atoi(PQgetvalue(res, i, 11)),
+                             .array = PQgetvalue(res, i, 12)[0] == 't',
                              .nominated = mull__nominated(l, atoll(PQgetvalue(res, i, 0)))};
         if (j.dep == MULL_DEP_NEVER) never[hopeless++] = j.id;
         if (j.user < 0 || mull_queue_put_job(&l->queue, &j) != 0) {

@@ -47,7 +47,7 @@ void mull__attempts_ended(mull_leader *l, const int64_t *fences, size_t n) {
     }
     /* Jobs that waited for these ends; the rest of a long list is found by the slices of reconcile. */
     for (size_t i = 0; ids && waiting > 0 && i < l->queue.job_count; i++)
-        if (l->queue.jobs[i].dep == MULL_DEP_WAIT) {
+        if (mull_queue_waits(&l->queue.jobs[i])) {
             ids[k++] = l->queue.jobs[i].id;
             waiting--;
         }

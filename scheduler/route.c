@@ -11,7 +11,7 @@
 /* clang-format off */
 static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_SUBMIT] = {"POST", "/v1/jobs", "", "Submit a job; answered after it is on disk. The same team and key again answers 200 with the first id.", JSON_TYPE, 201, false, true},
-    [MULL_ROUTE_JOBS] = {"GET", "/v1/jobs", "state,team,cursor,limit", "List jobs, newest first; next_cursor continues the list.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_JOBS] = {"GET", "/v1/jobs", "state,team,array,cursor,limit", "List jobs, newest first, an array as one; array=ID lists its tasks; next_cursor continues the list.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_JOB] = {"GET", "/v1/jobs/{id}", "", "Everything known about one job.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_CANCEL] = {"POST", "/v1/jobs/{id}/cancel", "", "Cancel a pending job, or ask a running one to stop.", JSON_TYPE, 200, false, true},
     [MULL_ROUTE_HOLD] = {"POST", "/v1/jobs/{id}/hold", "", "Keep a pending job from starting.", JSON_TYPE, 200, false, true},
@@ -25,6 +25,9 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_NODE_RESUME] = {"POST", "/v1/nodes/{name}/resume", "", "Let a drained node take jobs again.", JSON_TYPE, 200, false, true, true},
     [MULL_ROUTE_TEAMS] = {"GET", "/v1/teams", "", "Teams: weight, quota, decayed use, what runs; a token of one team sees that team.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_TEAM_SET] = {"PUT", "/v1/teams/{name}", "", "Create a team or change the given of weight, nominal, borrow, lend, parent; null takes one away.", JSON_TYPE, 200, false, true, true},
+    [MULL_ROUTE_CRON] = {"GET", "/v1/cron", "", "Schedules that submit jobs, with their next time and last job.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_CRON_SET] = {"PUT", "/v1/cron/{name}", "", "Make or change a schedule: schedule, tz, no_overlap and the spec of the job that it submits.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_CRON_RM] = {"DELETE", "/v1/cron/{name}", "team", "Remove a schedule; jobs that it has submitted stay.", JSON_TYPE, 200, false, true},
     [MULL_ROUTE_QUEUE] = {"GET", "/v1/queue", "", "Jobs by state and reason, slots in use.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_OPENMETRICS] = {"GET", "/metrics", "", "Counters of this server in OpenMetrics form.", "application/openmetrics-text; version=1.0.0; charset=utf-8", 200, false, false},
     [MULL_ROUTE_HEALTHZ] = {"GET", "/healthz", "", "The process answers.", JSON_TYPE, 200, true, false},
@@ -48,6 +51,19 @@ int mull_parse_id(const char *text, int64_t *id) {
     if (n == 0 || n > 18 || text[n] != '\0') return -1;
     *id = strtoll(text, NULL, 10);
     return *id > 0 ? 0 : -1;
+}
+
+int mull_parse_task_id(const char *text, int64_t *id, int32_t *task) {
+    char head[24];
+    int64_t index = -1;
+    const char *bar = text ? strchr(text, '_') : NULL;
+    *task = -1;
+    if (!bar) return mull_parse_id(text, id);
+    if (!bar[1] || (size_t)(bar - text) >= sizeof head || mull_query_int(bar + 1, 0, INT32_MAX, -1, &index) != 0)
+        return -1;
+    snprintf(head, sizeof head, "%.*s", (int)(bar - text), text);
+    *task = (int32_t)index;
+    return mull_parse_id(head, id);
 }
 
 int mull_query_int(const char *text, int64_t min, int64_t max, int64_t fallback, int64_t *value) {
@@ -75,7 +91,7 @@ static bool path_matches(const char *pattern, const char *path, char id[WORD]) {
 }
 
 mull_route mull_route_match(const char *method, const char *path) {
-    mull_route r = {.id = MULL_ROUTE_UNKNOWN};
+    mull_route r = {.id = MULL_ROUTE_UNKNOWN, .task = -1};
     for (int i = 0; i < MULL_ROUTE_COUNT; i++) {
         char id[WORD] = "";
         if (!path_matches(ROUTES[i].path, path, id)) continue;
@@ -89,7 +105,7 @@ mull_route mull_route_match(const char *method, const char *path) {
             memcpy(r.name, id, sizeof r.name);
             if (!id[0]) r.id = MULL_ROUTE_UNKNOWN;
         }
-        if (strstr(ROUTES[i].path, "{id}") && mull_parse_id(id, &r.job) != 0) r.id = MULL_ROUTE_BAD_ID;
+        if (strstr(ROUTES[i].path, "{id}") && mull_parse_task_id(id, &r.job, &r.task) != 0) r.id = MULL_ROUTE_BAD_ID;
         return r;
     }
     return r;
@@ -188,8 +204,11 @@ static json_t *operation(const mull_route_def *d) {
     if (op && strcmp(d->method, "PUT") == 0) {
         json_t *body = json_pack("{s:b, s:{s:{s:{s:s, s:s}}}}", "required", 1, "content", JSON_TYPE, "schema", "type",
                                  "object", "description",
-                                 "{\"weight\": 1, \"nominal\": 8, \"borrow\": null, \"lend\": 4, \"parent\": "
-                                 "\"lab\"}, any of them.");
+                                 strstr(d->path, "/cron/")
+                                     ? "{\"schedule\": \"30 2 * * mon-fri\", \"tz\": \"UTC\", \"no_overlap\": false, "
+                                       "\"spec\": {...}}"
+                                     : "{\"weight\": 1, \"nominal\": 8, \"borrow\": null, \"lend\": 4, \"parent\": "
+                                       "\"lab\"}, any of them.");
         json_object_set_new(op, "requestBody", body);
     }
     if (op && d->status == 501) json_object_set_new(op, "x-not-available", json_true());
@@ -207,9 +226,10 @@ json_t *mull_openapi(void) {
             json_object_set_new(paths, d->path, item);
         }
         json_object_set_new(item,
-                            strcmp(d->method, "GET") == 0   ? "get"
-                            : strcmp(d->method, "PUT") == 0 ? "put"
-                                                            : "post",
+                            strcmp(d->method, "GET") == 0      ? "get"
+                            : strcmp(d->method, "PUT") == 0    ? "put"
+                            : strcmp(d->method, "DELETE") == 0 ? "delete"
+                                                               : "post",
                             operation(d));
     }
     json_t *string = json_pack("{s:s}", "type", "string"), *integer = json_pack("{s:s}", "type", "integer");

@@ -33,6 +33,9 @@ typedef enum mull_route_id {
     MULL_ROUTE_NODE_RESUME,
     MULL_ROUTE_TEAMS,
     MULL_ROUTE_TEAM_SET,
+    MULL_ROUTE_CRON,
+    MULL_ROUTE_CRON_SET,
+    MULL_ROUTE_CRON_RM,
     MULL_ROUTE_QUEUE,
     MULL_ROUTE_OPENMETRICS,
     MULL_ROUTE_HEALTHZ,
@@ -48,11 +51,11 @@ typedef enum mull_route_id {
     /* No such route; the words tell which of the three. */
     MULL_ROUTE_UNKNOWN = -1, /* 404 not_found */
     MULL_ROUTE_METHOD = -2,  /* 405: the path is right, the method is not */
-    MULL_ROUTE_BAD_ID = -3   /* 400: the job id is not a positive decimal number */
+    MULL_ROUTE_BAD_ID = -3   /* 400: the job id is neither a positive decimal number nor ARRAY_INDEX */
 } mull_route_id;
 
 typedef struct mull_route_def {
-    const char *method;   /* GET, POST or PUT */
+    const char *method;   /* GET, POST, PUT or DELETE */
     const char *path;     /* "/v1/jobs/{id}/logs" */
     const char *query;    /* comma-separated names of query parameters, "" for none */
     const char *summary;  /* one sentence */
@@ -66,6 +69,7 @@ typedef struct mull_route_def {
 typedef struct mull_route {
     int id;         /* mull_route_id */
     int64_t job;    /* the {id} of the path, else 0 */
+    int32_t task;   /* its index when {id} is ARRAY_INDEX, else -1 */
     char name[128]; /* the {name} of the path, else "" */
 } mull_route;
 
@@ -73,6 +77,8 @@ typedef struct mull_route {
 const mull_route_def *mull_route_get(int id);
 /* method "GET", path without query, already percent-decoded. Never fails: unknown things have ids of their own. */
 mull_route mull_route_match(const char *method, const char *path);
+/* The same, or ARRAY_INDEX for a task of an array; *task is -1 without an index. 0 or -1. */
+int mull_parse_task_id(const char *text, int64_t *id, int32_t *task);
 /* A positive decimal number of at most 18 digits without sign or spaces. 0 or -1. */
 int mull_parse_id(const char *text, int64_t *id);
 /* A query number in [min, max]; text NULL or empty gives fallback. 0 or -1. */

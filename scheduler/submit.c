@@ -7,6 +7,7 @@
 #include "scheduler/front.h"
 
 #include "scheduler/file_check.h"
+#include "schema/array_range.h"
 #include "schema/event_line.h"
 #include "schema/jobspec.h"
 #include "schema/log.h"
@@ -27,6 +28,7 @@ typedef struct submit {
     json_t *item; /* what mull_submit takes */
     size_t bytes;
     mull_file_check *files;
+    mull__spec_next then; /* NULL: into the queue */
 } submit;
 
 struct mull_submits {
@@ -173,15 +175,18 @@ static json_t *item_of(const json_t *spec, const mull_identity *who, const char 
     const char *name = json_string_value(json_object_get(spec, "name"));
     const char *after = json_string_value(json_object_get(spec, "after"));
     const char *own_key = json_string_value(json_object_get(spec, "key"));
+    const char *range = json_string_value(json_object_get(spec, "array"));
+    char why[160];
+    json_t *array = range ? mull_array_parse(range, why, sizeof why) : json_null();
     json_t *limit = json_object_get(spec, "time_limit_s"), *begin = json_object_get(spec, "begin_ms");
-    json_t *item =
-        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s, s:O?, s:O?}", "user", who->user,
-                  "team", json_string_value(json_object_get(spec, "team")), "name", name && *name ? name : kind, "kind",
-                  kind, "priority", json_integer_value(json_object_get(spec, "priority")), "gpus",
-                  json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
-                  json_is_true(json_object_get(spec, "hold")), "key", text_or_null(own_key && *own_key ? own_key : key),
-                  "depends", after ? after : "", "any_team", !who->team[0], "spec", text, "preemptible",
-                  json_object_get(spec, "preemptible"), "min_run_s", json_object_get(spec, "min_run"));
+    json_t *item = json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s, s:O?, s:O?, s:o}", "user", who->user,
+        "team", json_string_value(json_object_get(spec, "team")), "name", name && *name ? name : kind, "kind", kind,
+        "priority", json_integer_value(json_object_get(spec, "priority")), "gpus",
+        json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
+        json_is_true(json_object_get(spec, "hold")), "key", text_or_null(own_key && *own_key ? own_key : key),
+        "depends", after ? after : "", "any_team", !who->team[0], "spec", text, "preemptible",
+        json_object_get(spec, "preemptible"), "min_run_s", json_object_get(spec, "min_run"), "array", array);
     free(text);
     return item;
 }
@@ -247,15 +252,22 @@ static bool settle_team(mull_req *req, json_t *spec) {
 
 static void on_files(const mull_diags *diags, void *arg) {
     submit *s = arg;
-    if (diags->n == 0) {
+    if (diags->n == 0 && !s->then) {
         enqueue(s);
         return;
     }
-    mull_reply_json(s->req, 400, spec_error(mull_diags_json(diags)));
+    if (diags->n == 0)
+        s->then(s->front, s->req, s->item);
+    else
+        mull_reply_json(s->req, 400, spec_error(mull_diags_json(diags)));
     submit_free(s);
 }
 
 void mull__submit(mull_front *f, mull_req *req) {
+    mull__spec_of(f, req, NULL);
+}
+
+void mull__spec_of(mull_front *f, mull_req *req, mull__spec_next next) {
     json_t *lines = NULL, *spec = read_spec(req, &lines);
     const char *key = mull_req_header(req, "Idempotency-Key");
     submit *s = NULL;
@@ -270,6 +282,7 @@ void mull__submit(mull_front *f, mull_req *req) {
         s->item = item_of(spec, mull_req_who(req), key);
         s->front = f;
         s->req = req;
+        s->then = next;
         mull_req_body(req, &s->bytes);
     }
     if (s && s->item) s->files = mull_file_check_start(f->cfg.loop, spec, lines, on_files, s);

@@ -2,6 +2,7 @@
  * suggestions and defaults all walk it. */
 #include "schema/jobspec.h"
 
+#include "schema/array_range.h"
 #include "schema/spec_text.h"
 
 #include <math.h>
@@ -24,7 +25,7 @@ typedef enum field_type {
     T_DURATION,
     T_BEGIN,
     T_AFTER,
-    T_NOT_YET
+    T_ARRAY
 } field_type;
 
 enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, EVAL = 8 };
@@ -74,7 +75,7 @@ static const field fields[] = {
     {"retries", T_INT, ALL, 0, 100, NULL, "3"},
     {"preemptible", T_BOOL, ALL, 0, 0, NULL, NULL}, /* generate: false, others: true; see mull_submit */
     {"min_run", T_INT, ALL, 0, 604800, NULL, NULL},
-    {"array", T_NOT_YET, ALL, 0, 0, NULL, NULL},
+    {"array", T_ARRAY, ALL, 0, 0, NULL, NULL},
     {"model", T_PATH, ALL, 0, 0, NULL, NULL},
     {"out", T_PATH, ALL, 0, 0, NULL, NULL},
     {"output", T_PATH, ALL, 0, 0, NULL, NULL},
@@ -206,6 +207,23 @@ static void check_after(checker *c, const char *path, const json_t *v) {
                  "must be afterok:ID, afterany:ID or afterfail:ID, more ids after further colons");
 }
 
+/* A number is an array of that one index. */
+static void check_array(checker *c, const char *path, const json_t *v) {
+    char why[160] = "it is no text", number[32];
+    const char *s = json_string_value(v);
+    if (json_is_integer(v)) {
+        snprintf(number, sizeof number, "%lld", (long long)json_integer_value(v));
+        json_object_set_new(c->out, path, json_string(s = number));
+    }
+    json_t *parsed = s ? mull_array_parse(s, why, sizeof why) : NULL;
+    if (!parsed)
+        COMPLAIN(c, path, NULL,
+                 "must be indexes such as 0-99, 0-99:5 or 1,4,10-20, with %%8 behind them for at "
+                 "most eight tasks at once: %s",
+                 why);
+    json_decref(parsed);
+}
+
 static int64_t now_ms(void) {
     struct timespec ts;
     clock_gettime(CLOCK_REALTIME, &ts);
@@ -280,8 +298,8 @@ static void check_value(checker *c, const field *f, const char *path, const json
     case T_AFTER:
         check_after(c, path, v);
         break;
-    case T_NOT_YET:
-        COMPLAIN(c, path, NULL, "is not available in this build");
+    case T_ARRAY:
+        check_array(c, path, v);
         break;
     }
 }
@@ -389,6 +407,10 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         COMPLAIN(&c, "messages", NULL, "give prompt or messages, not both");
     if (json_object_get(c.out, "fps") && json_object_get(c.out, "nframes"))
         COMPLAIN(&c, "nframes", NULL, "give fps or nframes, not both");
+    /* Tasks that write into one folder would overwrite each other. */
+    const char *out = json_string_value(json_object_get(c.out, "out"));
+    if (json_object_get(c.out, "array") && out && !strstr(out, MULL_ARRAY_WORD))
+        COMPLAIN(&c, "out", NULL, "names one folder for every task of the array: put " MULL_ARRAY_WORD " into it");
     if (diags->n) {
         json_decref(c.out);
         return NULL;

@@ -24,7 +24,8 @@
     X(Dependency, "a job that it comes after has not ended as required")                                               \
     X(BeginTime, "its begin time, or the pause before a retry, has not passed")                                        \
     X(Held, "a user holds it")                                                                                         \
-    X(DrainedNodes, "the nodes that could run it are drained or down")
+    X(DrainedNodes, "the nodes that could run it are drained or down")                                                 \
+    X(ArrayLimit, "as many tasks of its array run as its limit allows")
 
 /* X(name, meaning): how an attempt ended */
 #define MULL_CLASSES(X)                                                                                                \

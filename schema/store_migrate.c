@@ -66,6 +66,23 @@ static PGconn *connect_wait(const char *conninfo, mull_err *err) {
     }
 }
 
+/* A later migration may replace what an earlier one makes, so an earlier one that is missing cannot be made up for. */
+static int check_whole(const PGresult *applied, int have, mull_err *err) {
+    for (int i = 0, row = 0; i < COUNT && migrations[i].version <= have; i++) {
+        char where[60];
+        if (row < PQntuples(applied) && atoi(PQgetvalue(applied, row, 0)) == migrations[i].version) {
+            row++;
+            continue;
+        }
+        snprintf(where, sizeof where, "migration %d", migrations[i].version);
+        return mull_fail(err, MULL_ERR_UNSUPPORTED, WHAT, where,
+                         "begin with an empty database or state folder, or restore a backup of an earlier version",
+                         "it is missing though the database is at version %d: a build that was never released made it",
+                         have);
+    }
+    return 0;
+}
+
 int mull_migrate_to(const char *conninfo, int version, mull_err *err) {
     PGconn *c = connect_wait(conninfo, err);
     if (!c) return err ? err->code : MULL_ERR_UNAVAILABLE;
@@ -77,9 +94,10 @@ int mull_migrate_to(const char *conninfo, int version, mull_err *err) {
         rc =
             run(c,
                 "CREATE TABLE IF NOT EXISTS schema_migration (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT "
-                "clock_timestamp()); SELECT COALESCE(max(version), 0) FROM schema_migration",
+                "clock_timestamp()); SELECT version FROM schema_migration ORDER BY version",
                 NULL, &r, err);
-    int have = rc ? 0 : atoi(PQgetvalue(r, 0, 0));
+    int have = !rc && PQntuples(r) > 0 ? atoi(PQgetvalue(r, PQntuples(r) - 1, 0)) : 0;
+    if (!rc) rc = check_whole(r, have, err);
     PQclear(r);
     if (!rc && have > mull_migrate_latest())
         rc = mull_fail(err, MULL_ERR_UNSUPPORTED, WHAT, NULL, "use a newer mull",

@@ -264,6 +264,11 @@ static void make_env(mull_rank *k, env *e) {
     put(e, "MULL_ATTEMPT=%s:%lld", r->w->boot, (long long)r->fence);
     put(e, "MULL_RANK=%d", k->rank);
     put(e, "MULL_WORLD_SIZE=%d", r->world);
+    const char *array = json_string_value(json_object_get(r->spec, "array_job"));
+    if (array) {
+        put(e, "MULL_ARRAY_JOB=%s", array);
+        put(e, "MULL_ARRAY_INDEX=%lld", (long long)json_integer_value(json_object_get(r->spec, "array_index")));
+    }
     put(e, "MULL_THREADS=%d", threads);
     put(e, "OMP_NUM_THREADS=%d", threads);
     put(e, "OPENBLAS_NUM_THREADS=%d", threads);

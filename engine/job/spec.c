@@ -66,6 +66,8 @@ static const field FIELDS[] = {
     {"min_run", T_SKIP, 0, 0, 0},
     {"attempt", T_SKIP, 0, 0, 0},
     {"fence", T_SKIP, 0, 0, 0},
+    {"array_job", T_SKIP, 0, 0, 0},
+    {"array_index", T_SKIP, 0, 0, 0},
     {"array", T_SKIP, 0, 0, 0},
     {"created", T_SKIP, 0, 0, 0}, /* no part of the answer: the same work gives the same bytes whenever it is done */
     {"sampling", T_SKIP, 0, 0, 0},

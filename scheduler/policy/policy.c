@@ -8,7 +8,7 @@ const char *mull_why_name(mull_why why) {
     static const char *const names[] = {
         [MULL_WHY_NONE] = "",       [MULL_WHY_RESOURCES] = "Resources",   [MULL_WHY_PRIORITY] = "Priority",
         [MULL_WHY_QUOTA] = "Quota", [MULL_WHY_DEPENDENCY] = "Dependency", [MULL_WHY_BEGIN_TIME] = "BeginTime",
-        [MULL_WHY_HELD] = "Held",   [MULL_WHY_DRAINED] = "DrainedNodes"};
+        [MULL_WHY_HELD] = "Held",   [MULL_WHY_DRAINED] = "DrainedNodes",  [MULL_WHY_ARRAY_LIMIT] = "ArrayLimit"};
     return (size_t)why < sizeof names / sizeof *names ? names[why] : "";
 }
 

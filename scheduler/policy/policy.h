@@ -45,7 +45,8 @@ typedef enum mull_why {
     MULL_WHY_DEPENDENCY,
     MULL_WHY_BEGIN_TIME,
     MULL_WHY_HELD,
-    MULL_WHY_DRAINED
+    MULL_WHY_DRAINED,
+    MULL_WHY_ARRAY_LIMIT
 } mull_why;
 
 enum {
@@ -78,11 +79,12 @@ typedef struct mull_policy_job {
     int32_t priority;      /* higher starts first */
     int32_t gpus;          /* 0 = one CPU slot */
     int32_t user;          /* index into users */
-    int32_t tasks;         /* how many more of an array may start now; 1 for a plain job */
+    int32_t tasks;         /* how many more of an array may start now, 0: its limit is used up; 1 for a plain job */
     int32_t avoid_node;    /* index into nodes of the last infrastructure failure, -1 = none */
     uint8_t dep;           /* mull_dep */
     bool held;
     bool nominated; /* victims were preempted for it: it goes before everything else */
+    bool array;     /* the caller's: a record of tasks, of which each start makes one */
     uint8_t reason; /* the caller's: the mull_why last written down; the policy does not look at it */
 } mull_policy_job;
 

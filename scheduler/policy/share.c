@@ -128,7 +128,7 @@ mull_why mull__not_yet(const mull_policy_job *j, int64_t now_ms) {
     if (j->held) return MULL_WHY_HELD;
     if (j->dep != MULL_DEP_MET) return MULL_WHY_DEPENDENCY;
     if (j->eligible_ms > now_ms) return MULL_WHY_BEGIN_TIME;
-    return j->tasks > 0 ? MULL_WHY_NONE : MULL_WHY_PRIORITY;
+    return j->tasks > 0 ? MULL_WHY_NONE : MULL_WHY_ARRAY_LIMIT;
 }
 
 /* Sorts the candidates by user into heaps, and writes down why the others wait. */

@@ -58,13 +58,17 @@ static void devices_follow_their_attempts(void **state) {
     assert_int_equal(mull_queue_policy_node(&q, 0).free_cuda, 0);
     mull_queue_del_attempt(&q, 7);
     assert_int_equal(mull_queue_policy_node(&q, 0).free_cuda, 2);
-    mull_queue_put_job(&q, &(mull_policy_job){.id = 5, .dep = MULL_DEP_WAIT});
-    mull_queue_put_job(&q, &(mull_policy_job){.id = 9});
+    mull_queue_put_job(&q, &(mull_policy_job){.id = 5, .dep = MULL_DEP_WAIT, .tasks = 1});
+    mull_queue_put_job(&q, &(mull_policy_job){.id = 9, .tasks = 2});
+    assert_int_equal(q.waiting, 1);
+    mull_queue_take_tasks(&q, 9, 2); /* an array at its limit waits for an end too */
+    assert_int_equal(q.waiting, 2);
+    mull_queue_put_job(&q, &(mull_policy_job){.id = 9, .tasks = 1});
     assert_int_equal(q.waiting, 1);
     int64_t ids[] = {9}, missing[4];
     assert_int_equal(mull_queue_missing_jobs(&q, 0, 100, ids, 1, missing, 4), 1);
     assert_int_equal(missing[0], 5);
-    mull_queue_put_job(&q, &(mull_policy_job){.id = 5});
+    mull_queue_put_job(&q, &(mull_policy_job){.id = 5, .tasks = 1});
     assert_int_equal(q.waiting, 0);
     mull_queue_del_job(&q, 5);
     assert_null(mull_queue_job(&q, 5));

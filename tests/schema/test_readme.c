@@ -4,6 +4,7 @@
 #include "schema/states.h"
 #include "tests/support/check.h"
 
+#include <glob.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,8 +103,11 @@ static void words_of_states(void **state) {
 static void tables(void **state) {
     (void)state;
     list code = {.n = 0}, d = documented("table");
-    collect(&code, "schema/migrations/0001_init.sql", NULL, NULL, "\nCREATE TABLE ", " ");
-    collect(&code, "schema/migrations/0003_sharing.sql", NULL, NULL, "\nCREATE TABLE ", " ");
+    glob_t files;
+    assert_int_equal(glob(MULL_SOURCE_DIR "/schema/migrations/*.sql", 0, NULL, &files), 0);
+    for (size_t i = 0; i < files.gl_pathc; i++)
+        collect(&code, files.gl_pathv[i] + strlen(MULL_SOURCE_DIR) + 1, NULL, NULL, "\nCREATE TABLE ", " ");
+    globfree(&files);
     add(&code, "schema_migration", strlen("schema_migration"));
     same("table", &code, &d);
 }

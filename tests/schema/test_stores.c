@@ -232,6 +232,19 @@ static void from_every_earlier_version(void **state) {
     assert_non_null(strstr(err.why, "9999"));
 }
 
+/* A later migration may stand on what an earlier one did not do: that cannot be made up for, and is said. */
+static void a_hole_among_the_versions_is_refused(void **state) {
+    (void)state;
+    char pg[160];
+    mull_err err = {0};
+    mull_servers_database(&s, pg);
+    assert_int_equal(mull_migrate(pg, &err), 0);
+    free(mull_sql(pg, "DELETE FROM schema_migration WHERE version = 2"));
+    assert_int_equal(mull_migrate(pg, &err), MULL_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.where, "migration 2"));
+    assert_non_null(strstr(err.why, "missing"));
+}
+
 static void the_serving_role_changes_rows_only(void **state) {
     (void)state;
     char pg[160], role[200];
@@ -267,6 +280,7 @@ int main(void) {
         cmocka_unit_test(commands_answer_once_through_a_crash),
         cmocka_unit_test(any_number_of_migrations_at_once),
         cmocka_unit_test(from_every_earlier_version),
+        cmocka_unit_test(a_hole_among_the_versions_is_refused),
         cmocka_unit_test(the_serving_role_changes_rows_only),
         cmocka_unit_test(a_role_that_may_not_create_roles_can_migrate),
     };

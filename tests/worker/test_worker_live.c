@@ -201,6 +201,19 @@ static void the_time_limit(void **state) {
     json_decref(e);
 }
 
+/* A task of an array finds its index in its environment. */
+static void a_task_knows_its_index(void **state) {
+    (void)state;
+    json_t *m = play_start_message(&p, 5, 50, "test \"$MULL_ARRAY_JOB/$MULL_ARRAY_INDEX\" = 4/17 || exit 9\n");
+    json_t *spec = json_object_get(m, "spec");
+    json_object_set_new(spec, "array_job", json_string("4"));
+    json_object_set_new(spec, "array_index", json_integer(17));
+    play_tell(&p, m);
+    json_decref(play_end(&p, 50, "ok", 0, 0));
+    play_start(&p, 6, 60, "test -z \"${MULL_ARRAY_INDEX+x}\" || exit 9\n");
+    json_decref(play_end(&p, 60, "ok", 0, 0));
+}
+
 /* Three ranks; one is lost; the others, deaf to SIGTERM, are killed after the grace. */
 static void one_rank_lost_stops_the_gang(void **state) {
     (void)state;
@@ -259,6 +272,7 @@ int main(void) {
         TEST(a_job_that_finishes_in_its_grace_is_finished),
         TEST(a_cancel_for_a_start_that_was_lost),
         TEST(the_time_limit),
+        TEST(a_task_knows_its_index),
         TEST(one_rank_lost_stops_the_gang),
         TEST(devices_are_not_shared),
     };
