@@ -116,24 +116,54 @@ static int copy_files(const char *base, const char *dir, bool half, mull_error *
 /* ---- weights */
 typedef struct source {
     mull_tensor_info t;
-    const float *w;               /* a trained or frozen value of ours */
-    const mull_tensor_info *base; /* or a tensor of the folder that training began with: the frozen tower */
+    const mull_param *q;          /* a trained or frozen tensor of ours */
+    const mull_tensor_info *base; /* or one of the folder that training began with: the frozen tower */
 } source;
+
+/* Tensors go to every rank (where they are in parts) one after the other, and rank 0 writes. One that cannot write goes
+ * on asking: the others would wait. */
+typedef struct asker {
+    mull_ranks *ranks;
+    const source *s;
+    size_t n, next;
+} asker;
+
+static int ask(asker *a, mull_error *err) {
+    const mull_param *q = a->s[a->next++].q;
+    return q ? mull_ranks_fetch(a->ranks, q, false, err) : MULL_OK;
+}
+static void had(asker *a) {
+    const mull_param *q = a->s[a->next - 1].q;
+    if (q) mull_ranks_release(a->ranks, q);
+}
+static int ask_all(asker *a, mull_error *err) {
+    int rc = MULL_OK;
+    while (a->next < a->n) {
+        int failed = ask(a, rc ? NULL : err);
+        if (!rc) rc = failed;
+        had(a);
+    }
+    return rc;
+}
 
 static int put_tensor(mull_safetensors_writer *w, const source *s, mull_dtype type, void *piece, mull_error *err) {
     float wide[1024];
     int rc = MULL_OK;
     for (int64_t at = 0; at < s->t.count && !rc; at += PIECE) {
         int64_t n = s->t.count - at < PIECE ? s->t.count - at : PIECE;
-        if (s->w && type == MULL_F32) {
-            rc = mull_safetensors_writer_add(w, s->w + at, (size_t)n * 4, err);
+        if (s->q && type == MULL_F32) {
+            rc = mull_safetensors_writer_add(w, s->q->w + at, (size_t)n * 4, err);
+            continue;
+        }
+        if (s->q && s->q->half) { /* the rounded copy is what there is of all values on every rank */
+            rc = mull_safetensors_writer_add(w, s->q->half + at, (size_t)n * 2, err);
             continue;
         }
         for (int64_t i = 0; i < n; i += 1024) {
             int64_t k = n - i < 1024 ? n - i : 1024;
             const float *from = wide;
-            if (s->w)
-                from = s->w + at + i;
+            if (s->q)
+                from = s->q->w + at + i;
             else
                 mull_to_f32((const char *)s->base->data + (size_t)(at + i) * mull_dtype_size(s->base->dtype),
                             s->base->dtype, (size_t)k, wide);
@@ -149,7 +179,8 @@ static int put_tensor(mull_safetensors_writer *w, const source *s, mull_dtype ty
     return rc;
 }
 
-static int put_shard(const char *dir, const char *name, const source *s, size_t n, mull_dtype type, mull_error *err) {
+static int put_shard(const char *dir, const char *name, const source *s, size_t n, mull_dtype type, asker *a,
+                     mull_error *err) {
     char *path = mull_path_join(dir, name);
     mull_tensor_info *t = calloc(n + 1, sizeof *t);
     void *piece = malloc(PIECE * sizeof(float));
@@ -157,7 +188,11 @@ static int put_shard(const char *dir, const char *name, const source *s, size_t 
     int rc = path && t && piece ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, name, NULL, "out of memory");
     for (size_t i = 0; t && i < n; i++) t[i] = s[i].t;
     if (!rc) rc = mull_safetensors_writer_open(path, t, n, &w, err);
-    for (size_t i = 0; i < n && !rc; i++) rc = put_tensor(w, &s[i], type, piece, err);
+    for (size_t i = 0; i < n && !rc; i++) {
+        if (a) rc = ask(a, err);
+        if (!rc) rc = put_tensor(w, &s[i], type, piece, err);
+        if (a) had(a);
+    }
     if (!rc)
         rc = mull_safetensors_writer_commit(w, err);
     else
@@ -168,7 +203,7 @@ static int put_shard(const char *dir, const char *name, const source *s, size_t 
     return rc;
 }
 
-static int put_shards(const char *dir, const source *s, size_t n, mull_dtype type, mull_error *err) {
+static int put_shards(const char *dir, const source *s, size_t n, mull_dtype type, asker *a, mull_error *err) {
     size_t size = mull_dtype_size(type), shards = 1, from = 0;
     int64_t in = 0, total = 0;
     for (size_t i = 0; i < n; i++) {
@@ -177,7 +212,7 @@ static int put_shards(const char *dir, const source *s, size_t n, mull_dtype typ
         if (in && in + bytes > SHARD_BYTES) shards++, in = 0;
         in += bytes;
     }
-    if (shards == 1) return put_shard(dir, "model.safetensors", s, n, type, err);
+    if (shards == 1) return put_shard(dir, "model.safetensors", s, n, type, a, err);
     json_t *map = json_object();
     int rc = MULL_OK;
     for (size_t k = 1; k <= shards && !rc; k++) {
@@ -188,7 +223,7 @@ static int put_shards(const char *dir, const source *s, size_t n, mull_dtype typ
             in += s[e].t.count * (int64_t)size;
             json_object_set_new(map, s[e].t.name, json_string(name));
         }
-        rc = put_shard(dir, name, s + from, e - from, type, err);
+        rc = put_shard(dir, name, s + from, e - from, type, a, err);
         from = e;
     }
     if (rc) {
@@ -200,7 +235,9 @@ static int put_shards(const char *dir, const source *s, size_t n, mull_dtype typ
         json_pack("{s:{s:I},s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map), err);
 }
 
-static int put_model(const char *dir, const char *base, const mull_config *c, const mull_params *p, mull_error *err) {
+/* All ranks; the first one writes. */
+static int put_model(const char *dir, const char *base, const mull_config *c, const mull_params *p, mull_ranks *ranks,
+                     mull_error *err) {
     mull_weight_spec *specs = NULL;
     mull_safetensors *file = NULL;
     size_t n = 0;
@@ -213,17 +250,22 @@ static int put_model(const char *dir, const char *base, const mull_config *c, co
         const mull_param *q = mull_params_find(p, specs[i].name);
         s[i].t = (mull_tensor_info){.name = specs[i].name, .dtype = type, .ndim = specs[i].ndim, .count = 1};
         for (int d = 0; d < specs[i].ndim; d++) s[i].t.count *= s[i].t.shape[d] = specs[i].shape[d];
-        s[i].w = q ? q->w : NULL;
+        s[i].q = q;
         for (size_t k = 0; !q && k < mull_safetensors_count(file); k++) {
             const mull_tensor_info *t = mull_safetensors_at(file, k);
             char buf[160];
             if (!strcmp(mull_weights_published_name(t->name, buf, sizeof buf), specs[i].name)) s[i].base = t;
         }
-        if (!s[i].w && (!s[i].base || s[i].base->count != s[i].t.count))
+        if (!s[i].q && (!s[i].base || s[i].base->count != s[i].t.count))
             rc = mull_fail(err, MULL_EMISSING, WHAT, base, "keep the model's folder while training",
                            "it no longer has %s", specs[i].name);
     }
-    if (!rc) rc = put_shards(dir, s, n, type, err);
+    if (!rc) {
+        asker a = {ranks, s, n, 0};
+        if (mull_comm_rank(p->comm) == 0) rc = put_shards(dir, s, n, type, &a, err);
+        int failed = ask_all(&a, rc ? NULL : err);
+        if (!rc) rc = failed;
+    }
     free(s);
     free(specs);
     mull_safetensors_close(file);
@@ -240,11 +282,15 @@ static int put_adapter(const char *dir, const mull_params *p, const mull_checkpo
         if (!q->adapter) continue;
         s[n].t = (mull_tensor_info){.name = q->name, .dtype = MULL_F32, .ndim = q->ndim, .count = q->count};
         memcpy(s[n].t.shape, q->shape, sizeof q->shape);
-        s[n++].w = q->w;
+        s[n++].q = q;
     }
-    int rc = put_shard(dir, "adapter_model.safetensors", s, n, MULL_F32, err);
+    int rc = MULL_OK;
+    for (size_t i = 0; i < n && !rc; i++) rc = mull_ranks_fetch(o->ranks, s[i].q, true, err);
+    bool first = mull_comm_rank(p->comm) == 0;
+    if (!rc && first) rc = put_shard(dir, "adapter_model.safetensors", s, n, MULL_F32, NULL, err);
+    for (size_t i = 0; i < n; i++) mull_ranks_release(o->ranks, s[i].q);
     free(s);
-    if (rc) return rc;
+    if (rc || !first) return rc;
     json_t *targets = json_array();
     static const char *const ALL[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
     for (size_t i = 0; i < 7; i++) {
@@ -285,30 +331,45 @@ static json_t *state_json(const mull_train_state *s) {
                      (json_int_t)s->position.skipped);
 }
 
+/* All ranks fail when one does. */
+static int together(const mull_checkpoint_opts *o, int rc, mull_error *err) {
+    int most, lost = mull_ranks_agree(o->ranks, rc != 0, &most, rc ? NULL : err);
+    if (rc) return rc;
+    if (lost) return lost;
+    return most ? mull_fail(err, MULL_EIO, WHAT, "another rank", "see what that rank says",
+                            "it could not write its part")
+                : MULL_OK;
+}
+
 int mull_checkpoint_save(const char *out, const mull_config *c, const mull_params *p, const mull_train_state *s,
                          const mull_checkpoint_opts *o, char *path, size_t cap, mull_error *err) {
     char name[64];
+    bool first = mull_comm_rank(p->comm) == 0;
     snprintf(name, sizeof name, ".checkpoint-%lld.tmp", (long long)s->step);
     char *tmp = mull_path_join(out, name);
     if (!tmp) return mull_fail(err, MULL_ENOMEM, WHAT, out, NULL, "out of memory");
     snprintf(path, cap, "%s/checkpoint-%lld", out, (long long)s->step);
     int rc = MULL_OK;
-    mull__checkpoint_remove(tmp);
-    if (mkdir(tmp, 0777)) rc = fail(err, tmp);
+    if (first) mull__checkpoint_remove(tmp);
+    if (first && mkdir(tmp, 0777)) rc = fail(err, tmp);
+    rc = together(o, rc, err);
     if (!rc && o->lora_rank > 0) {
         rc = put_adapter(tmp, p, o, err);
     } else if (!rc) {
-        rc = copy_files(o->base, tmp, p->half != NULL, err);
-        if (!rc) rc = put_model(tmp, o->base, c, p, err);
+        if (first) rc = copy_files(o->base, tmp, p->half != NULL, err);
+        rc = together(o, rc, err);
+        if (!rc) rc = put_model(tmp, o->base, c, p, o->ranks, err);
     }
-    if (!rc) rc = mull__optimizer_save(tmp, p, err);
-    if (!rc) rc = mull__checkpoint_json(tmp, "trainer_state.json", state_json(s), err);
-    if (!rc && sync_dir(tmp)) rc = fail(err, tmp);
-    if (!rc && mull__checkpoint_remove(path)) /* of an earlier attempt */
+    if (!rc && (first || p->zero)) rc = mull__optimizer_save(tmp, p, err);
+    if (!rc && first) rc = mull__checkpoint_json(tmp, "trainer_state.json", state_json(s), err);
+    rc = together(o, rc, err);
+    if (!rc && first && sync_dir(tmp)) rc = fail(err, tmp);
+    if (!rc && first && mull__checkpoint_remove(path)) /* of an earlier attempt */
         rc = errno == ENOENT ? MULL_OK : fail(err, path);
-    if (!rc && rename(tmp, path)) rc = fail(err, path);
-    if (!rc) sync_dir(out);
-    if (rc) mull__checkpoint_remove(tmp);
+    if (!rc && first && rename(tmp, path)) rc = fail(err, path);
+    if (!rc && first) sync_dir(out);
+    rc = together(o, rc, err);
+    if (rc && first) mull__checkpoint_remove(tmp);
     free(tmp);
     return rc;
 }
@@ -323,7 +384,7 @@ int mull__checkpoint_export(const char *base, const mull_config *c, const mull_p
     mull__checkpoint_remove(tmp);
     int rc = mkdir(tmp, 0777) ? fail(err, tmp) : MULL_OK;
     if (!rc) rc = copy_files(base, tmp, p->half != NULL, err);
-    if (!rc) rc = put_model(tmp, base, c, p, err);
+    if (!rc) rc = put_model(tmp, base, c, p, NULL, err);
     if (!rc && sync_dir(tmp)) rc = fail(err, tmp);
     if (!rc && rename(tmp, out))
         rc =

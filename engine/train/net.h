@@ -22,9 +22,23 @@ typedef struct mull_net_batch {
     int nseq;
 } mull_net_batch;
 
+/* Told when a part of the model is about to be used and when it is done with: for values that live elsewhere between
+ * their uses. A part is a layer, a block of the vision tower, what the tower has beside them, or all else (embedding,
+ * final norm, head), which is entered once for forward and backward together. */
+#define MULL_PART_BLOCK(c, i) ((c)->layers + (i))
+#define MULL_PART_TOWER(c) ((c)->layers + (c)->vision.depth)
+#define MULL_PART_OUTER(c) ((c)->layers + (c)->vision.depth + 1)
+#define MULL_PARTS(c) ((c)->layers + (c)->vision.depth + 2)
+typedef struct mull_net_parts {
+    void (*enter)(void *ctx, int part); /* entering what was entered already does nothing */
+    void (*leave)(void *ctx, int part, bool backward);
+    void *ctx;
+} mull_net_parts;
+
 typedef struct mull_net_opts {
     mull_recompute recompute; /* what the backward computes again instead of keeping: nothing, attention, layers */
     float lora_scale;         /* alpha / rank */
+    mull_net_parts parts;     /* zero: nobody is told */
 } mull_net_opts;
 
 /* params, c and pool are borrowed. Nothing is allocated for activations before mull_net_reserve. */
@@ -44,6 +58,8 @@ const float *mull_net_hidden(const mull_net *n);
 float *mull_net_dh(mull_net *n);
 /* The backward of everything from dh on. */
 void mull_net_backward(mull_net *n, const mull_net_batch *b);
+/* Tells the parts what a forward and a backward tell them: for a rank that has no batch while others have one. */
+void mull_net_idle(mull_net *n);
 
 /* Log-probabilities of targets under the head, for gathered rows [0, count), at this temperature: logp [count].
  * slope (NULL: no gradient) gives d loss / d logp of row i; dh and the head's gradient accumulate. Logits exist for a

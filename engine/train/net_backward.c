@@ -68,11 +68,35 @@ void mull_net_backward(mull_net *n, const mull_net_batch *b) {
     for (int i = n->c->layers - 1; i >= 0 && i >= n->first; i--) {
         mull__layer *l = &n->layers[i];
         float *x_mid = l->x_mid ? l->x_mid : n->x_mid;
+        mull__net_enter(n, i);
         /* What was not kept is made again: attention's parts alone, or the layer's middle too. */
         if (!l->x_mid) mull__attention_half(n, b, l, l->x_in, x_mid);
         mlp_backward(n, b->rows, l, x_mid);
         if (l->x_mid && !l->att) mull__attention_half(n, b, l, l->x_in, NULL);
         attention_backward(n, b, l);
+        mull__net_leave(n, i, true);
     }
     if (n->first < 0) embed_backward(n, b);
+    mull__net_leave(n, MULL_PART_OUTER(n->c), true);
+}
+
+void mull__net_enter(const mull_net *n, int part) {
+    if (n->opts.parts.enter) n->opts.parts.enter(n->opts.parts.ctx, part);
+}
+
+void mull__net_leave(const mull_net *n, int part, bool backward) {
+    if (n->opts.parts.leave) n->opts.parts.leave(n->opts.parts.ctx, part, backward);
+}
+
+void mull_net_idle(mull_net *n) {
+    mull__net_enter(n, MULL_PART_OUTER(n->c));
+    for (int i = 0; i < n->c->layers; i++) {
+        mull__net_enter(n, i);
+        mull__net_leave(n, i, false);
+    }
+    for (int i = n->c->layers - 1; i >= 0 && i >= n->first; i--) {
+        mull__net_enter(n, i);
+        mull__net_leave(n, i, true);
+    }
+    mull__net_leave(n, MULL_PART_OUTER(n->c), true);
 }

@@ -56,14 +56,17 @@ static void mlp_half(mull_net *n, int64_t rows, const mull__layer *l, const floa
 void mull_net_forward(mull_net *n, const mull_net_batch *b) {
     assert(b->rows <= n->cap);
     const mull_config *c = n->c;
+    mull__net_enter(n, MULL_PART_OUTER(c));
     mull_mrope_table(&n->rope, b->pos, b->rows, b->rows, n->cos, n->sin);
     for (int64_t i = 0; i < b->rows * c->head_dim / 2; i++) n->nsin[i] = -n->sin[i];
     embed(n, b, c->layers ? n->layers[0].x_in : n->x);
     for (int i = 0; i < c->layers; i++) {
         mull__layer *l = &n->layers[i];
         float *x_mid = l->x_mid ? l->x_mid : n->x_mid;
+        mull__net_enter(n, i);
         mull__attention_half(n, b, l, l->x_in, x_mid);
         mlp_half(n, b->rows, l, x_mid, i + 1 < c->layers ? n->layers[i + 1].x_in : n->x);
+        mull__net_leave(n, i, false);
     }
 }
 

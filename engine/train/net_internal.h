@@ -48,6 +48,10 @@ struct mull_net {
     int64_t ngathered;
 };
 
+/* What net.h says of parts. */
+void mull__net_enter(const mull_net *n, int part);
+void mull__net_leave(const mull_net *n, int part, bool backward);
+
 /* y = x w^T + bias + adapters (accumulate: y += ..). */
 void mull__linear_forward(mull_net *n, const mull__linear *l, const float *x, int64_t rows, float *y, int64_t ldy,
                           bool accumulate);

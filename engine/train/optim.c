@@ -1,12 +1,10 @@
-/* AdamW over the flat arenas; see optim.h. Work is cut into pieces of a fixed number of values, and the norm's partial
- * sums are added in the order of the pieces: the bits do not depend on the number of threads. */
+/* AdamW over the flat arenas; see optim.h. Work is cut into MULL_PIECES pieces, and the norm's partial sums are added
+ * in the order of the pieces: the bits depend neither on the number of threads nor on which rank owns a piece. */
 #include "engine/train/optim.h"
 
 #include "engine/ops/kernels.h"
 
 #include <math.h>
-
-enum { PARTS = 256 };
 
 double mull_optim_lr(const mull_optim_opts *o, int64_t step) {
     if (step < o->warmup) return o->lr * (double)step / (double)(o->warmup > 1 ? o->warmup : 1);
@@ -27,36 +25,51 @@ typedef struct job {
     mull_params *p;
     mull_adamw adamw;
     float decayed; /* keep of values that decay */
-    double sums[PARTS];
+    int first, pieces;
+    float *g; /* [hi - lo] */
+    double sums[MULL_PIECES];
 } job;
 
 static void norm_task(void *ctx, int part, int parts) {
     job *j = ctx;
-    int64_t n = j->p->trained, a = n / parts * part + (part < n % parts ? part : n % parts);
-    int64_t e = n / parts * (part + 1) + (part + 1 < n % parts ? part + 1 : n % parts);
-    j->sums[part] = j->kn->square_sum(j->p->g + a, e - a);
+    (void)parts;
+    int64_t n = j->p->trained, a = mull_params_border(n, j->first + part),
+            e = mull_params_border(n, j->first + part + 1);
+    j->sums[j->first + part] = j->kn->square_sum(j->g + (a - j->p->lo), e - a);
 }
 
 static void adamw_task(void *ctx, int part, int parts) {
     job *j = ctx;
     mull_params *p = j->p;
-    int64_t a = p->trained / parts * part, e = part + 1 == parts ? p->trained : p->trained / parts * (part + 1);
+    (void)parts;
+    int64_t a = mull_params_border(p->trained, j->first + part),
+            e = mull_params_border(p->trained, j->first + part + 1);
     for (size_t i = 0; i < p->n; i++) {
         const mull_param *q = &p->list[i];
         int64_t from = q->at > a ? q->at : a, to = q->at + q->count < e ? q->at + q->count : e;
         if (q->at < 0 || from >= to) continue;
         mull_adamw o = j->adamw;
         o.keep = q->decay ? j->decayed : 1;
-        j->kn->adamw(q->w + (from - q->at), p->g + from, p->m + from, p->v + from, to - from, &o);
+        int64_t own = from - p->lo;
+        j->kn->adamw(q->w + (from - q->at), j->g + own, p->m + own, p->v + own, to - from, &o);
     }
 }
 
 void mull_optim_step(mull_pool *pool, mull_params *p, const mull_optim_opts *o, int64_t step, double scale,
                      int64_t *applied, mull_optim_result *out) {
-    job j = {.kn = mull_kernels_get(), .p = p};
-    mull_pool_run(pool, norm_task, &j, PARTS);
+    int world = mull_comm_world(p->comm), rank = mull_comm_rank(p->comm);
+    job j = {.kn = mull_kernels_get(), .p = p, .pieces = MULL_PIECES, .g = p->sum ? p->sum : p->g + p->lo};
+    if (p->zero) {
+        j.first = mull_params_piece(rank, world);
+        j.pieces = mull_params_piece(rank + 1, world) - j.first;
+    }
+    mull_pool_run(pool, norm_task, &j, j.pieces);
     double squares = 0;
-    for (int i = 0; i < PARTS; i++) squares += j.sums[i];
+    int64_t cuts[MULL_WORLD_MAX + 1];
+    for (int r = 0; r <= world; r++) cuts[r] = mull_params_piece(r, world);
+    if (p->zero && mull_comm_all_gather(p->comm, j.sums, MULL_F64, cuts, NULL))
+        squares = NAN; /* a rank is gone: the step is not taken, and the next call to the ranks says so */
+    for (int i = 0; i < MULL_PIECES; i++) squares += j.sums[i];
     *out = (mull_optim_result){.lr = mull_optim_lr(o, step), .grad_norm = sqrt(squares) * scale, .clip = 1};
     if (!isfinite(out->grad_norm)) {
         out->skipped = true;
@@ -72,6 +85,6 @@ void mull_optim_step(mull_pool *pool, mull_params *p, const mull_optim_opts *o, 
                            .step = (float)(out->lr / (1 - pow(o->beta1, t))),
                            .inv_root = (float)(1 / sqrt(1 - pow(o->beta2, t))),
                            .eps = (float)o->eps};
-    mull_pool_run(pool, adamw_task, &j, PARTS);
+    mull_pool_run(pool, adamw_task, &j, j.pieces);
     mull_params_round(pool, p);
 }

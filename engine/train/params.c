@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static const char *const WHAT = "cannot prepare training";
 /* Modules that LoRA can adapt, and the order in which one layer's adapters lie. */
@@ -132,25 +133,42 @@ static int check_patterns(const mull_params *p, const char *patterns, mull_error
     return MULL_OK;
 }
 
-static void *map(mull_params *p, size_t bytes) {
+/* part: only some of it will be kept at a time, so it is address space and in small pages, which go one by one. */
+static void *map(mull_params *p, size_t bytes, bool part) {
     if (!bytes) bytes = 64;
-    void *m = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *m =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (part ? MAP_NORESERVE : 0), -1, 0);
     if (m == MAP_FAILED) return NULL;
-    madvise(m, bytes, MADV_HUGEPAGE);
+    madvise(m, bytes, part ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
     p->bytes += bytes;
     return m;
 }
 
-static int take_memory(mull_params *p, const mull_params_opts *o, mull_error *err) {
-    size_t n = (size_t)p->count, t = (size_t)p->trained;
-    p->w = map(p, n * sizeof *p->w);
-    p->g = map(p, t * sizeof *p->g);
-    if (o->half) p->half = map(p, n * sizeof *p->half);
-    if (o->moments) {
-        p->m = map(p, t * sizeof *p->m);
-        p->v = map(p, t * sizeof *p->v);
+static void choose_range(mull_params *p, const mull_params_opts *o) {
+    int world = mull_comm_world(o->comm), rank = mull_comm_rank(o->comm);
+    p->comm = o->comm;
+    p->zero = world > 1 ? o->zero : 0;
+    p->lo = 0;
+    p->hi = p->trained;
+    if (p->zero) {
+        p->lo = mull_params_border(p->trained, mull_params_piece(rank, world));
+        p->hi = mull_params_border(p->trained, mull_params_piece(rank + 1, world));
     }
-    if (!p->w || !p->g || (o->half && !p->half) || (o->moments && (!p->m || !p->v)))
+}
+
+static int take_memory(mull_params *p, const mull_params_opts *o, mull_error *err) {
+    size_t n = (size_t)p->count, t = (size_t)p->trained, own;
+    choose_range(p, o);
+    own = (size_t)(p->hi - p->lo);
+    p->w = map(p, n * sizeof *p->w, p->zero > 2 || (p->zero && o->half));
+    p->g = map(p, t * sizeof *p->g, p->zero > 1);
+    if (p->zero > 1) p->sum = map(p, own * sizeof *p->sum, false);
+    if (o->half) p->half = map(p, n * sizeof *p->half, p->zero > 2);
+    if (o->moments) {
+        p->m = map(p, own * sizeof *p->m, false);
+        p->v = map(p, own * sizeof *p->v, false);
+    }
+    if (!p->w || !p->g || (p->zero > 1 && !p->sum) || (o->half && !p->half) || (o->moments && (!p->m || !p->v)))
         return mull_fail(err, MULL_ENOMEM, WHAT, "memory", "freeze more, use LoRA, or a machine with more memory",
                          "no memory for %zu trained of %zu values", t, n);
     int64_t at = 0;
@@ -164,6 +182,12 @@ static int take_memory(mull_params *p, const mull_params_opts *o, mull_error *er
     return MULL_OK;
 }
 
+/* A tensor was filled: its rounded copy, and only what this rank keeps. */
+static void settle(const mull_params *p, const mull_param *q) {
+    for (int64_t i = 0; q->half && i < q->count; i++) q->half[i] = mull_f32_to_bf16(q->w[i]);
+    mull_params_release(p, q);
+}
+
 /* A uniform in +-sqrt(1 / in) as torch's kaiming_uniform(a = sqrt 5), B zero: the adapted model starts as the base. */
 static void start_adapters(mull_params *p, uint64_t seed) {
     for (size_t i = 0; i < p->n; i++) {
@@ -172,6 +196,7 @@ static void start_adapters(mull_params *p, uint64_t seed) {
         double bound = sqrt(1.0 / (double)q->shape[1]);
         for (int64_t k = 0; k < q->count; k++)
             q->w[k] = (float)((2 * mull_uniform(seed, 0x6c6f7261u + (uint64_t)i, (uint64_t)k) - 1) * bound);
+        settle(p, q);
     }
 }
 
@@ -211,9 +236,9 @@ int mull_params_load(const char *dir, const mull_config *c, const mull_params_op
         if (!q) continue; /* the frozen tower; what else a folder may hold was checked */
         mull_to_f32(t->data, t->dtype, (size_t)t->count, q->w);
         mull_safetensors_drop(file, t);
+        settle(out, q);
     }
     if (!rc && o->lora_rank > 0) start_adapters(out, o->seed);
-    if (!rc) mull_params_round(NULL, out);
 out:
     mull_safetensors_close(file);
     free(specs);
@@ -226,12 +251,13 @@ static void unmap(void *p, size_t bytes) {
 }
 
 void mull_params_fini(mull_params *p) {
-    size_t n = (size_t)p->count, t = (size_t)p->trained;
+    size_t n = (size_t)p->count, t = (size_t)p->trained, own = (size_t)(p->hi - p->lo);
     unmap(p->w, n * sizeof *p->w);
     unmap(p->half, n * sizeof *p->half);
     unmap(p->g, t * sizeof *p->g);
-    unmap(p->m, t * sizeof *p->m);
-    unmap(p->v, t * sizeof *p->v);
+    unmap(p->sum, own * sizeof *p->sum);
+    unmap(p->m, own * sizeof *p->m);
+    unmap(p->v, own * sizeof *p->v);
     free(p->list);
     *p = (mull_params){0};
 }
@@ -243,7 +269,19 @@ mull_param *mull_params_find(const mull_params *p, const char *name) {
 }
 
 void mull_params_zero_grad(mull_params *p) {
-    memset(p->g, 0, (size_t)p->trained * sizeof *p->g);
+    if (p->sum) /* g is zero between micro-batches then */
+        memset(p->sum, 0, (size_t)(p->hi - p->lo) * sizeof *p->sum);
+    else
+        memset(p->g, 0, (size_t)p->trained * sizeof *p->g);
+}
+
+/* ---- ranges */
+int64_t mull_params_border(int64_t n, int k) {
+    return n / MULL_PIECES * k + (k < n % MULL_PIECES ? k : n % MULL_PIECES);
+}
+
+int mull_params_piece(int rank, int world) {
+    return MULL_PIECES * rank / world;
 }
 
 static void round_task(void *ctx, int part, int parts) {
@@ -252,6 +290,51 @@ static void round_task(void *ctx, int part, int parts) {
         p->half[i] = mull_f32_to_bf16(p->w[i]);
 }
 
+static void round_own_task(void *ctx, int part, int parts) {
+    mull_params *p = ctx;
+    int64_t a = p->lo + (p->hi - p->lo) * part / parts, e = p->lo + (p->hi - p->lo) * (part + 1) / parts;
+    for (size_t i = 0; i < p->n; i++) {
+        const mull_param *q = &p->list[i];
+        if (q->at < 0) continue;
+        int64_t from = q->at > a ? q->at : a, to = q->at + q->count < e ? q->at + q->count : e;
+        for (int64_t k = from - q->at; k < to - q->at; k++) q->half[k] = mull_f32_to_bf16(q->w[k]);
+    }
+}
+
 void mull_params_round(mull_pool *pool, mull_params *p) {
-    if (p->half) mull_pool_run(pool, round_task, p, 4 * mull_pool_threads(pool));
+    /* Without owners frozen tensors too: merging adapters changes them. */
+    if (p->half) mull_pool_run(pool, p->zero ? round_own_task : round_task, p, 4 * mull_pool_threads(pool));
+}
+
+/* Whole pages of [at, at + bytes). */
+static void give_back(void *at, size_t bytes, bool zero) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), a = (uintptr_t)at, e = a + bytes;
+    uintptr_t from = (a + page - 1) / page * page, to = e / page * page;
+    if (from >= to) {
+        if (zero) memset(at, 0, bytes);
+        return;
+    }
+    if (zero) {
+        memset(at, 0, from - a);
+        memset((char *)at + (to - a), 0, e - to);
+    }
+    madvise((char *)at + (from - a), to - from, MADV_DONTNEED);
+}
+
+void mull_params_forget(float *at, int64_t n) {
+    if (n > 0) give_back(at, (size_t)n * sizeof *at, true);
+}
+
+void mull_params_release(const mull_params *p, const mull_param *q) {
+    bool w = p->zero > 2 || (p->zero && p->half), half = p->zero > 2 && p->half;
+    if (q->at < 0 || q->ndim < 2 || !(w || half)) return;
+    int64_t end = q->at + q->count, own[2] = {p->lo < q->at ? q->at : p->lo, p->hi > end ? end : p->hi};
+    if (own[0] >= own[1]) own[0] = own[1] = end; /* nothing of it */
+    int64_t piece[2][2] = {{q->at, own[0]}, {own[1], end}};
+    for (int i = 0; i < 2; i++) {
+        int64_t from = piece[i][0] - q->at, n = piece[i][1] - piece[i][0];
+        if (n <= 0) continue;
+        if (w) give_back(q->w + from, (size_t)n * sizeof *q->w, false);
+        if (half) give_back(q->half + from, (size_t)n * sizeof *q->half, false);
+    }
 }

@@ -20,6 +20,7 @@ struct mull_trainer {
     int64_t steps;
     mull_model *tower;
     mull_params params;
+    mull_ranks *ranks;
     mull_net *net;
     mull_pack pack;
     mull_loss_work work;
@@ -94,11 +95,16 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     mull_model_opts load = {
         .weights = r->bf16 ? MULL_WEIGHT_BF16 : MULL_WEIGHT_F32, .threads = o->threads, .vision_only = true};
     mull_params_opts po = params_opts(r);
+    po.comm = o->comm;
+    po.zero = (int)r->zero_stage;
     mull_net_opts no = {.recompute = (mull_recompute)r->recompute};
     if (r->lora_rank) no.lora_scale = (float)(r->lora_alpha / (double)r->lora_rank);
     rc = mull_model_load(t->model, &load, &t->tower, err);
     if (!rc) rc = mull_params_load(weights, mull_model_config(t->tower), &po, &t->params, err);
     if (!rc && o->resume) rc = mull_checkpoint_load(o->resume, &t->params, &t->state, err);
+    if (!rc) rc = mull_ranks_create(mull_model_config(t->tower), &t->params, mull_model_pool(t->tower), &t->ranks, err);
+    if (!rc) rc = mull_ranks_publish(t->ranks, err);
+    if (!rc) no.parts = mull_ranks_parts(t->ranks);
     if (!rc)
         rc = mull_net_create(mull_model_config(t->tower), &t->params, mull_model_pool(t->tower), &no, &t->net, err);
     if (!rc && o->out && mkdir(o->out, 0777) && errno != EEXIST)
@@ -113,6 +119,7 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
 void mull_trainer_destroy(mull_trainer *t) {
     if (!t) return;
     mull_net_destroy(t->net);
+    mull_ranks_destroy(t->ranks);
     mull_params_fini(&t->params);
     mull_pack_fini(&t->pack);
     mull_loss_work_fini(&t->work);
@@ -174,25 +181,80 @@ static bool spike(mull_train_state *s, double loss) {
     return is;
 }
 
+/* What a rank has to say before each batch; the largest of all counts. */
+enum { DONE, BATCH, STOP, FAILED };
+
+/* The batches of one step. Ranks may have packed their samples into different numbers of batches: one that has no more
+ * takes part in what the others' need of it. */
+static int batches(mull_trainer *t, const mull_train_source *src, const mull_train_hooks *hooks, mull_loss_sum *sum,
+                   mull_step *st, double *work, mull_error *err) {
+    for (bool done = false;;) {
+        mull_batch b = {0};
+        int rc = MULL_OK, mine = DONE, all;
+        if (hooks->stop && hooks->stop(hooks->ctx)) {
+            mine = STOP;
+        } else if (!done) {
+            rc = src->next(src->ctx, &b, err);
+            mine = rc ? FAILED : BATCH;
+        }
+        int lost = mull_ranks_agree(t->ranks, mine, &all, rc ? NULL : err);
+        if (!rc && !lost && all == BATCH) {
+            done |= b.last;
+            if (mine == BATCH)
+                rc = one_batch(t, &b, sum, st, work, err);
+            else
+                mull_net_idle(t->net);
+        }
+        if (mine == BATCH) src->release(src->ctx, &b);
+        if (rc || lost) return rc ? rc : lost;
+        if (all == STOP) return MULL_ECANCELLED;
+        if (all == FAILED)
+            return mull_fail(err, MULL_EIO, WHAT, "another rank", "see what that rank says", "it has no next batch");
+        if (all == DONE) return MULL_OK;
+    }
+}
+
+/* Sums of all ranks, in their order. */
+static int add_ranks(mull_trainer *t, mull_loss_sum *sum, mull_step *st, double *work, mull_position *at,
+                     mull_error *err) {
+    double v[] = {sum->loss,
+                  sum->weight,
+                  sum->ce,
+                  sum->ce_weight,
+                  sum->cos,
+                  (double)sum->cosines,
+                  (double)sum->tokens,
+                  (double)sum->samples,
+                  (double)st->tokens,
+                  *work,
+                  (double)at->drawn,
+                  (double)at->bad,
+                  (double)at->skipped};
+    int rc = mull_ranks_add(t->ranks, v, sizeof v / sizeof *v, err);
+    *sum = (mull_loss_sum){v[0], v[1], v[2], v[3], v[4], (int64_t)v[5], (int64_t)v[6], (int64_t)v[7]};
+    st->tokens = (int64_t)v[8];
+    *work = v[9];
+    at->drawn = (int64_t)v[10];
+    at->bad = (int64_t)v[11];
+    at->skipped = (int64_t)v[12];
+    return rc;
+}
+
 static int one_step(mull_trainer *t, const mull_train_source *src, const mull_train_hooks *hooks, mull_step *st,
                     mull_error *err) {
     mull_loss_sum sum = {0};
     double start = now(), work = 0;
     *st = (mull_step){.cos = NAN};
     mull_params_zero_grad(&t->params);
-    for (bool last = false; !last;) {
-        mull_batch b = {0};
-        if (hooks->stop && hooks->stop(hooks->ctx)) return MULL_ECANCELLED;
-        int rc = src->next(src->ctx, &b, err);
-        if (rc) return rc;
-        last = b.last;
-        rc = one_batch(t, &b, &sum, st, &work, err);
-        src->release(src->ctx, &b);
-        if (rc) return rc;
-    }
+    int rc = batches(t, src, hooks, &sum, st, &work, err);
+    if (!rc) rc = mull_ranks_reduce(t->ranks, err);
+    if (rc) return rc;
+    mull_position at = src->position(src->ctx);
+    if ((rc = add_ranks(t, &sum, st, &work, &at, err))) return rc;
     double weight = sum.weight > 0 ? sum.weight : 1;
     mull_optim_result o;
     mull_optim_step(mull_model_pool(t->tower), &t->params, &t->optim, t->state.step, 1 / weight, &t->state.applied, &o);
+    if ((rc = mull_ranks_publish(t->ranks, err))) return rc;
     st->loss = sum.loss / weight;
     st->ce = sum.ce_weight > 0 ? sum.ce / sum.ce_weight : 0;
     if (sum.cosines) st->cos = sum.cos / (double)sum.cosines;
@@ -204,14 +266,14 @@ static int one_step(mull_trainer *t, const mull_train_source *src, const mull_tr
     st->samples = sum.samples;
     st->counted = sum.tokens;
     st->step = ++t->state.step;
-    t->state.position = src->position(src->ctx);
+    t->state.position = at;
     t->state.skipped += o.skipped;
     t->skipped_row = o.skipped ? t->skipped_row + 1 : 0;
     st->skipped_so_far = t->state.skipped;
     st->seconds = now() - start;
     if (!t->roof) t->roof = mull_roof_flops(mull_model_pool(t->tower), MULL_WEIGHT_F32);
     st->flops = work;
-    st->mfu = t->roof > 0 && st->seconds > 0 ? work / st->seconds / t->roof : 0;
+    st->mfu = t->roof > 0 && st->seconds > 0 ? work / st->seconds / (t->roof * mull_comm_world(t->params.comm)) : 0;
     return MULL_OK;
 }
 
@@ -220,9 +282,10 @@ static int save(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err)
     mull_checkpoint_opts o = {.base = t->model,
                               .lora_alpha = t->r->lora_alpha,
                               .lora_rank = t->r->lora_rank,
-                              .lora_targets = t->r->lora_targets};
+                              .lora_targets = t->r->lora_targets,
+                              .ranks = t->ranks};
     int rc = mull_checkpoint_save(t->out, mull_trainer_config(t), &t->params, &t->state, &o, path, sizeof path, err);
-    if (rc) return rc;
+    if (rc || mull_comm_rank(t->params.comm)) return rc;
     if (hooks->checkpoint) hooks->checkpoint(hooks->ctx, t->state.step, path);
     return mull_checkpoint_retain(t->out, t->r->save_total_limit, err);
 }
@@ -236,7 +299,7 @@ int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *sr
         mull_step st;
         rc = one_step(t, src, hooks, &st, err);
         if (rc) break;
-        if (hooks->step) hooks->step(hooks->ctx, &st);
+        if (hooks->step && mull_comm_rank(t->params.comm) == 0) hooks->step(hooks->ctx, &st);
         if (t->skipped_row >= SKIPPED_MAX)
             return mull_fail(err, MULL_EFORMAT, WHAT, "gradients", "lower learning_rate, or look at the data",
                              "%d steps in a row had no finite gradient and were skipped", SKIPPED_MAX);

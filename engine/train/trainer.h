@@ -1,5 +1,9 @@
 /* The training loop: batches in, steps, checkpoints out. It knows neither files of data nor the queue: batches come
- * from a source, and what happens is told to hooks. */
+ * from a source, and what happens is told to hooks.
+ *
+ * With several ranks every rank runs this loop over its own batches; gradients add up over all of them. What a step
+ * reports is of all ranks, and only rank 0 is told of steps and checkpoints. A stop or a failure on one rank ends all
+ * of them at the same batch. */
 #ifndef MULL_ENGINE_TRAIN_TRAINER_H
 #define MULL_ENGINE_TRAIN_TRAINER_H
 
@@ -40,7 +44,8 @@ typedef struct mull_trainer_opts {
     const mull_recipe *recipe;
     const char *out, *resume; /* out NULL: no checkpoints */
     int threads;
-    int64_t steps; /* of the whole run: what the schedule ends at */
+    int64_t steps;   /* of the whole run: what the schedule ends at */
+    mull_comm *comm; /* the run's ranks, borrowed; NULL: one. Each gets its own batches from its source */
 } mull_trainer_opts;
 
 int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_error *err);

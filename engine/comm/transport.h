@@ -1,0 +1,34 @@
+/* What a library for ranks has to do for comm.c: bytes from every rank to every other. Gloo's is gloo.cc; a build
+ * without it has transport_none.c. */
+#ifndef MULL_ENGINE_COMM_TRANSPORT_H
+#define MULL_ENGINE_COMM_TRANSPORT_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "engine/core/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct mull_transport mull_transport;
+
+bool mull__transport_available(void);
+/* Returns when all ranks are connected. dir exists. */
+int mull__transport_open(int rank, int world, const char *dir, int timeout_s, mull_transport **out, mull_error *err);
+void mull__transport_close(mull_transport *t);
+
+/* Sends bytes [send_at[r], + send_len[r]) of send to each other rank r, and receives recv_len[r] bytes from it at
+ * recv_at[r] of recv. The entries of this rank are not looked at. Lengths agree between the ends; 0 is no message. */
+typedef struct mull_exchange {
+    void *send, *recv;
+    size_t send_bytes, recv_bytes; /* of the whole buffers */
+    const size_t *send_at, *send_len, *recv_at, *recv_len;
+} mull_exchange;
+int mull__transport_exchange(mull_transport *t, const mull_exchange *x, mull_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

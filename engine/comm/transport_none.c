@@ -1,0 +1,25 @@
+/* transport.h in a build without Gloo: one rank works, more say what is missing. */
+#include "engine/comm/transport.h"
+
+#if !MULL_HAVE_GLOO
+bool mull__transport_available(void) {
+    return false;
+}
+
+int mull__transport_open(int rank, int world, const char *dir, int timeout_s, mull_transport **out, mull_error *err) {
+    (void)rank, (void)timeout_s;
+    *out = NULL;
+    return mull_fail(err, MULL_EUNSUPPORTED, "cannot run several ranks", dir,
+                     "run ops/deps (libgloo-dev) and build again, or use one rank",
+                     "this build has no library for collectives between %d ranks", world);
+}
+
+void mull__transport_close(mull_transport *t) {
+    (void)t;
+}
+
+int mull__transport_exchange(mull_transport *t, const mull_exchange *x, mull_error *err) {
+    (void)t, (void)x;
+    return mull_fail(err, MULL_EINTERNAL, "cannot run several ranks", "", NULL, "there is no transport");
+}
+#endif
