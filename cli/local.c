@@ -155,7 +155,7 @@ static int prepare_run(mull_local *l, mull_err *err) {
 }
 
 int mull_local_prepare(mull_local *l, mull_err *err) {
-    static const char *const folders[] = {"pid", "log", "redis", "worker"};
+    static const char *const folders[] = {"pid", "log", "redis", "worker", "files", "models"};
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         int rc = make_folder(mull_local_path(l, folders[i], ""), 0700, false, err);
         if (rc) return rc;

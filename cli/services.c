@@ -52,7 +52,11 @@ static int start_scheduler(const mull_local *l, mull_err *err) {
     snprintf(redis, sizeof redis, "unix:%s", l->dir.redis);
     snprintf(listen, sizeof listen, "unix:%s", l->dir.socket);
     mull_postgres_conninfo(l, "mull_scheduler", pg, sizeof pg);
-    const char *argv[] = {program, "serve", "--pg", pg, "--redis", redis, "--listen", listen, NULL};
+    char files[3400], models[3400];
+    snprintf(files, sizeof files, "%.3000s", mull_local_path(l, "files", ""));
+    snprintf(models, sizeof models, "%.3000s", mull_local_path(l, "models", ""));
+    const char *argv[] = {program, "serve",   "--pg", pg,         "--redis", redis, "--listen",
+                          listen,  "--files", files,  "--models", models,    NULL};
     mull_spawn s = {.argv = argv, .log = mull_local_log(l, "scheduler"), .record = mull_local_record(l, "scheduler")};
     return mull_spawn_start(&s, err);
 }

@@ -12,7 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-typedef enum want { WANT_MODEL, WANT_INPUT, WANT_FILE, WANT_FOLDER, WANT_OUT } want;
+/* WANT_ROWS: an input that cannot be a folder, for want of a prompt to ask about its files. */
+typedef enum want { WANT_MODEL, WANT_INPUT, WANT_ROWS, WANT_FILE, WANT_FOLDER, WANT_OUT } want;
 
 typedef struct item {
     char key[40], *path;
@@ -113,6 +114,9 @@ static void look(mull_diags *d, const item *it) {
         absent(d, it, errno);
     else if (it->want == WANT_MODEL)
         check_model(d, it, &st);
+    else if (it->want == WANT_ROWS && S_ISDIR(st.st_mode))
+        complain(d, it, NULL, "%.250s is a folder; give prompt, the question to ask about each image and video in it",
+                 it->path);
     else if (it->want == WANT_FOLDER && !S_ISDIR(st.st_mode))
         complain(d, it, NULL, "%.250s is no folder; name the folder that the datasets lie in", it->path);
     else if (it->want != WANT_FOLDER && !S_ISREG(st.st_mode) && !(it->want == WANT_INPUT && S_ISDIR(st.st_mode)))
@@ -178,7 +182,8 @@ static int collect(item **items, size_t *n, const json_t *spec, const json_t *li
     const char *kind = json_string_value(json_object_get(spec, "kind"));
     bool writes = kind && (!strcmp(kind, "annotate") || !strcmp(kind, "eval"));
     return add(items, n, "model", json_object_get(spec, "model"), WANT_MODEL, lines) ||
-                   add(items, n, "input", json_object_get(spec, "input"), WANT_INPUT, lines) ||
+                   add(items, n, "input", json_object_get(spec, "input"),
+                       json_object_get(spec, "prompt") ? WANT_INPUT : WANT_ROWS, lines) ||
                    add(items, n, "config", json_object_get(spec, "config"), WANT_FILE, lines) ||
                    add(items, n, "data", json_object_get(spec, "data"), WANT_FOLDER, lines) ||
                    (writes && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||

@@ -1,5 +1,5 @@
 /* Routing of requests to their statements; see front.h. */
-#include "scheduler/front.h"
+#include "scheduler/files.h"
 
 #include "schema/keys.h"
 #include "schema/log.h"
@@ -55,7 +55,11 @@ static void on_json(const mull_pg_reply *r, void *arg) {
     free(c);
     if (mull__front_failed(req, r)) return;
     if (PQntuples(r->res) < 1 || PQgetisnull(r->res, 0, 0)) {
-        mull_reply_error(req, 404, "not_found", "no job %" PRId64, mull_req_route(req)->job);
+        const mull_route *route = mull_req_route(req);
+        if (route->name[0])
+            mull_reply_error(req, 404, "not_found", "there is no %s", route->name);
+        else
+            mull_reply_error(req, 404, "not_found", "no job %" PRId64, route->job);
         return;
     }
     size_t len = (size_t)PQgetlength(r->res, 0, 0);
@@ -69,7 +73,7 @@ static void on_json(const mull_pg_reply *r, void *arg) {
     mull_reply(req, 200, "application/json", body, len);
 }
 
-static void answer(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params) {
+void mull__answer(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params) {
     call *c = call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, sql, n, params, on_json, c);
 }
@@ -100,7 +104,7 @@ static void list_jobs(mull_front *f, mull_req *req) {
     snprintf(c, sizeof c, "%" PRId64, cursor);
     snprintf(l, sizeof l, "%" PRId64, limit);
     const char *params[] = {state ? state : "", who->team[0] ? who->team : team ? team : "", a, c, l};
-    answer(f, req, "SELECT mull_job_list($1, $2, $3::bigint, $4::bigint, $5::int)", 5, params);
+    mull__answer(f, req, "SELECT mull_job_list($1, $2, $3::bigint, $4::bigint, $5::int)", 5, params);
 }
 
 static void job_metrics(mull_front *f, mull_req *req, const char *id) {
@@ -115,7 +119,7 @@ static void job_metrics(mull_front *f, mull_req *req, const char *id) {
     snprintf(a, sizeof a, "%" PRId64, after);
     snprintf(l, sizeof l, "%" PRId64, limit);
     const char *params[] = {id, mull_req_who(req)->team, key ? key : "", a, l};
-    answer(f, req, "SELECT mull_job_metrics($1::bigint, $2, $3, $4::bigint, $5::int)", 5, params);
+    mull__answer(f, req, "SELECT mull_job_metrics($1::bigint, $2, $3, $4::bigint, $5::int)", 5, params);
 }
 
 /* ---- cancel, hold, release, requeue ---- */
@@ -226,6 +230,18 @@ static void readyz(mull_front *f, mull_req *req) {
 
 /* ---- routing ---- */
 
+bool mull__may(mull_req *req) {
+    const mull_route_def *d = mull_route_get(mull_req_route(req)->id);
+    mull_role role = mull_req_who(req)->role;
+    if (d->writes && role < MULL_ROLE_MEMBER)
+        mull_reply_error(req, 403, "forbidden", "the role viewer may not change anything");
+    else if (d->admin && role < MULL_ROLE_ADMIN)
+        mull_reply_error(req, 403, "forbidden", "this needs the role admin");
+    else
+        return true;
+    return false;
+}
+
 static void route(mull_front *f, mull_req *req) {
     const mull_route *r = mull_req_route(req);
     const mull_identity *who = mull_req_who(req);
@@ -233,14 +249,7 @@ static void route(mull_front *f, mull_req *req) {
         mull_reply_error(req, 501, "not_available", "%s", mull_route_get(r->id)->summary);
         return;
     }
-    if (mull_route_get(r->id)->writes && who->role < MULL_ROLE_MEMBER) {
-        mull_reply_error(req, 403, "forbidden", "the role viewer may not change anything");
-        return;
-    }
-    if (mull_route_get(r->id)->admin && who->role < MULL_ROLE_ADMIN) {
-        mull_reply_error(req, 403, "forbidden", "this needs the role admin");
-        return;
-    }
+    if (!mull__may(req)) return;
     if (r->task >= 0 && !mull_route_get(r->id)->writes) {
         find_task(f, req);
         return;
@@ -256,10 +265,10 @@ static void route(mull_front *f, mull_req *req) {
         list_jobs(f, req);
         break;
     case MULL_ROUTE_JOB:
-        answer(f, req, "SELECT mull_job_show($1::bigint, $2)", 2, params);
+        mull__answer(f, req, "SELECT mull_job_show($1::bigint, $2)", 2, params);
         break;
     case MULL_ROUTE_WHY:
-        answer(f, req, "SELECT mull_job_why($1::bigint, $2)", 2, params);
+        mull__answer(f, req, "SELECT mull_job_why($1::bigint, $2)", 2, params);
         break;
     case MULL_ROUTE_CANCEL:
     case MULL_ROUTE_HOLD:
@@ -274,20 +283,20 @@ static void route(mull_front *f, mull_req *req) {
         job_metrics(f, req, id);
         break;
     case MULL_ROUTE_NODES:
-        answer(f, req, "SELECT mull_nodes()", 0, NULL);
+        mull__answer(f, req, "SELECT mull_nodes()", 0, NULL);
         break;
     case MULL_ROUTE_NODE_DRAIN:
     case MULL_ROUTE_NODE_RESUME:
         mull__node_action(f, req);
         break;
     case MULL_ROUTE_TEAMS:
-        answer(f, req, "SELECT mull_teams($1)", 1, params + 1);
+        mull__answer(f, req, "SELECT mull_teams($1)", 1, params + 1);
         break;
     case MULL_ROUTE_TEAM_SET:
         mull__team_set(f, req);
         break;
     case MULL_ROUTE_CRON:
-        answer(f, req, "SELECT mull_cron_list($1)", 1, params + 1);
+        mull__answer(f, req, "SELECT mull_cron_list($1)", 1, params + 1);
         break;
     case MULL_ROUTE_CRON_SET:
         mull__cron_set(f, req);
@@ -296,7 +305,34 @@ static void route(mull_front *f, mull_req *req) {
         mull__cron_rm(f, req);
         break;
     case MULL_ROUTE_QUEUE:
-        answer(f, req, "SELECT mull_queue()", 0, NULL);
+        mull__answer(f, req, "SELECT mull_queue()", 0, NULL);
+        break;
+    case MULL_ROUTE_FILES:
+        mull__upload(f, req);
+        break;
+    case MULL_ROUTE_FILE_LIST:
+        mull__file_list(f, req);
+        break;
+    case MULL_ROUTE_FILE:
+        mull__answer(f, req, "SELECT mull_file_show($1, $2)", 2, (const char *[]){r->name, who->team});
+        break;
+    case MULL_ROUTE_FILE_CONTENT:
+        mull__file_content(f, req);
+        break;
+    case MULL_ROUTE_FILE_DELETE:
+        mull__file_delete(f, req);
+        break;
+    case MULL_ROUTE_BATCHES:
+        mull__batch_create(f, req);
+        break;
+    case MULL_ROUTE_BATCH_LIST:
+        mull__batch_list(f, req);
+        break;
+    case MULL_ROUTE_BATCH:
+        mull__answer(f, req, "SELECT mull_batch_show($1, $2)", 2, (const char *[]){r->name, who->team});
+        break;
+    case MULL_ROUTE_BATCH_CANCEL:
+        mull__batch_cancel(f, req);
         break;
     case MULL_ROUTE_OPENMETRICS:
         mull__openmetrics(f, req);
@@ -316,7 +352,7 @@ static void route(mull_front *f, mull_req *req) {
     }
 }
 
-void mull_front_handle(mull_req *req, void *front) {
+static void handle(mull_req *req, void *front) {
     int id = mull_req_route(req)->id;
     if (id == MULL_ROUTE_UNKNOWN)
         mull_reply_error(req, 404, "not_found", "no such path; /v1/openapi.json lists them");
@@ -331,6 +367,44 @@ void mull_front_handle(mull_req *req, void *front) {
         mull__authenticate(front, req, route);
 }
 
+static void begin(mull_req *req, const char *method, const char *path, void *front) {
+    mull_ask *ask = mull_req_user(req);
+    ask->route = mull_route_match(method, path);
+    if (ask->route.id == MULL_ROUTE_FILES) mull__upload_begin(front, req);
+}
+
+static void gone(mull_req *req, void *front) {
+    (void)front;
+    mull__upload_gone(req);
+}
+
+/* Log followers, and now and then what is due. */
+static void on_poll(uv_timer_t *timer) {
+    mull__follow_poll(timer);
+    mull__batches_expire(timer->data);
+}
+
+static json_t *error_json(int status, const char *code, const char *message) {
+    (void)status;
+    return mull_error_json(code, message, NULL);
+}
+
+static void log_line(const char *line) {
+    mull_log(MULL_LOG_DEBUG, "http: %s", line); /* what clients do wrong is their business */
+}
+
+mull_http *mull_front_http(mull_front *f) {
+    return mull_http_create(&(mull_http_config){.loop = f->cfg.loop,
+                                                .handler = handle,
+                                                .arg = f,
+                                                .max_body = MULL_HTTP_MAX_BODY,
+                                                .user_size = sizeof(mull_ask),
+                                                .begin = begin,
+                                                .gone = gone,
+                                                .error_json = error_json,
+                                                .log = log_line});
+}
+
 mull_front *mull_front_create(const mull_front_config *config) {
     mull_front *f = calloc(1, sizeof *f);
     if (!f) return NULL;
@@ -343,7 +417,7 @@ mull_front *mull_front_create(const mull_front_config *config) {
     }
     uv_timer_init(config->loop, &f->poll);
     f->poll.data = f;
-    uv_timer_start(&f->poll, mull__follow_poll, FOLLOW_POLL_MS, FOLLOW_POLL_MS);
+    uv_timer_start(&f->poll, on_poll, FOLLOW_POLL_MS, FOLLOW_POLL_MS);
     return f;
 }
 

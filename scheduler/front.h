@@ -4,7 +4,7 @@
 #ifndef MULL_SCHEDULER_FRONT_H
 #define MULL_SCHEDULER_FRONT_H
 
-#include "scheduler/http.h"
+#include "scheduler/request.h"
 #include "scheduler/leader.h"
 
 typedef struct mull_front mull_front;
@@ -14,12 +14,15 @@ typedef struct mull_front_config {
     mull_pg *pg;
     mull_redis *redis;
     const mull_leader *leader; /* for its counters */
+    const char *files;         /* folder of uploads, NULL: none are taken */
+    const char *models;        /* folder of checkpoints that may be named without a path, NULL: none */
+    uint64_t max_upload;       /* bytes */
 } mull_front_config;
 
 /* NULL without memory. */
 mull_front *mull_front_create(const mull_front_config *config);
-/* The mull_http_handler; arg is the front. */
-void mull_front_handle(mull_req *req, void *front);
+/* The server that serves it; NULL without memory. */
+mull_http *mull_front_http(mull_front *front);
 /* Wakes the followers of this job's log. */
 void mull_front_job_news(int64_t job, void *front);
 /* Closes its handles; the loop must run once more before mull_front_destroy. */
@@ -34,10 +37,15 @@ struct mull_front {
     struct mull_tokens *tokens;
     uv_timer_t poll; /* log followers */
     uint64_t submitted, submit_batches;
+    uint64_t expired_ms; /* when batches were last looked through */
 };
 
 /* front.c: replies for a failed statement; true when it failed. */
 bool mull__front_failed(mull_req *req, const mull_pg_reply *r);
+/* Replies with the statement's one JSON value, or 404 where it is NULL. */
+void mull__answer(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params);
+/* Whether the role of who asks allows the route; false: refused, replied. */
+bool mull__may(mull_req *req);
 /* Tells the leader to look at a job. Best effort, PostgreSQL already has it. */
 void mull__poke(mull_front *f, const char *op, int64_t job);
 
@@ -50,6 +58,8 @@ void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *f
 struct mull_submits *mull__submits_create(void);
 void mull__submits_destroy(struct mull_submits *s);
 void mull__submit(mull_front *f, mull_req *req);
+/* What mull_submit (SQL) takes, from a checked spec; key may be NULL. NULL without memory. */
+json_t *mull__submit_item(const json_t *spec, const mull_identity *who, const char *key);
 /* Reads and checks the spec of a request's body and looks for its files; then next gets what mull_submit takes (which
  * it may keep by a reference of its own). Or next is not called, and the request has been answered. */
 typedef void (*mull__spec_next)(mull_front *f, mull_req *req, const json_t *item);

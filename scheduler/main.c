@@ -7,6 +7,7 @@
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -14,10 +15,12 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 static const char USAGE[] =
     "usage: mull-scheduler migrate --pg CONNINFO\n"
     "       mull-scheduler serve --pg CONNINFO --redis unix:PATH|tcp:HOST:PORT --listen unix:PATH|tcp:HOST:PORT\n"
-    "                            [--listen ...] [--name HOLDER]\n"
+    "                            [--listen ...] [--name HOLDER] [--files DIR [--max-upload MIB]] [--models DIR]\n"
     "\n"
     "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
-    "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n";
+    "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n"
+    "         --files: where POST /v1/files keeps what it is sent (512 MiB a file, or --max-upload)\n"
+    "         --models: folder of checkpoints that batches may name without a path\n";
 
 static int usage(const char *why, const char *what) {
     fprintf(stderr, "error: wrong usage (%s): %s; see mull-scheduler --help\n", what, why);
@@ -32,14 +35,13 @@ static int migrate(const char *pg) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option OPTIONS[] = {{"pg", required_argument, NULL, 'p'},
-                                            {"redis", required_argument, NULL, 'r'},
-                                            {"listen", required_argument, NULL, 'l'},
-                                            {"name", required_argument, NULL, 'n'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {0}};
-    mull_serve_config c = {0};
+    static const struct option OPTIONS[] = {
+        {"pg", required_argument, NULL, 'p'},         {"redis", required_argument, NULL, 'r'},
+        {"listen", required_argument, NULL, 'l'},     {"name", required_argument, NULL, 'n'},
+        {"files", required_argument, NULL, 'f'},      {"models", required_argument, NULL, 'm'},
+        {"max-upload", required_argument, NULL, 'u'}, {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},          {0}};
+    mull_serve_config c = {.max_upload = 512ull << 20};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -52,6 +54,18 @@ int main(int argc, char **argv) {
         case 'n':
             c.name = optarg;
             break;
+        case 'f':
+        case 'm':
+            if (optarg[0] != '/') return usage("give an absolute path", optarg);
+            *(o == 'f' ? &c.files : &c.models) = optarg;
+            break;
+        case 'u': {
+            char *end;
+            c.max_upload = strtoull(optarg, &end, 10);
+            if (*end || c.max_upload < 1 || c.max_upload > 1 << 20) return usage("give MiB from 1 to 1048576", optarg);
+            c.max_upload <<= 20;
+            break;
+        }
         case 'l':
             if (c.listen_count == MULL_MAX_LISTEN) return usage("too many addresses", optarg);
             c.listen[c.listen_count++] = optarg;

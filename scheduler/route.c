@@ -32,9 +32,15 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_OPENMETRICS] = {"GET", "/metrics", "", "Counters of this server in OpenMetrics form.", "application/openmetrics-text; version=1.0.0; charset=utf-8", 200, false, false},
     [MULL_ROUTE_HEALTHZ] = {"GET", "/healthz", "", "The process answers.", JSON_TYPE, 200, true, false},
     [MULL_ROUTE_READYZ] = {"GET", "/readyz", "", "PostgreSQL and Redis answer, a leader is known.", JSON_TYPE, 200, true, false},
-    [MULL_ROUTE_FILES] = {"POST", "/v1/files", "", "Upload an input file. Not available in this build: name a path the server can see in the job spec.", JSON_TYPE, 501, false, true},
-    [MULL_ROUTE_BATCHES] = {"POST", "/v1/batches", "", "Make a batch of an uploaded file. Not available in this build: submit an annotate job, its input and output are the same lines.", JSON_TYPE, 501, false, true},
-    [MULL_ROUTE_BATCH] = {"GET", "/v1/batches/{id}", "", "State of a batch. Not available in this build.", JSON_TYPE, 501, false, false},
+    [MULL_ROUTE_FILES] = {"POST", "/v1/files", "", "Upload a file: a form with purpose (batch) and file.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_FILE_LIST] = {"GET", "/v1/files", "purpose,after,limit,order", "List files, newest first.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_FILE] = {"GET", "/v1/files/{name}", "", "One file's name, size and purpose.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_FILE_CONTENT] = {"GET", "/v1/files/{name}/content", "", "The bytes of a file.", "application/octet-stream", 200, false, false},
+    [MULL_ROUTE_FILE_DELETE] = {"DELETE", "/v1/files/{name}", "", "Remove a file; not while a batch reads it.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_BATCHES] = {"POST", "/v1/batches", "", "Answer every request of an uploaded file: an annotate job in OpenAI's shape.", JSON_TYPE, 200, false, true},
+    [MULL_ROUTE_BATCH_LIST] = {"GET", "/v1/batches", "after,limit", "List batches, newest first.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_BATCH] = {"GET", "/v1/batches/{name}", "", "State, counts and files of a batch.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_BATCH_CANCEL] = {"POST", "/v1/batches/{name}/cancel", "", "Stop a batch; what is done is kept in its job.", JSON_TYPE, 200, false, true},
     [MULL_ROUTE_RUNS] = {"GET", "/v1/runs", "", "List runs. Not available in this build: GET /v1/jobs/{id} has the run of a job.", JSON_TYPE, 501, false, false},
     [MULL_ROUTE_RUN] = {"GET", "/v1/runs/{id}", "", "One run. Not available in this build.", JSON_TYPE, 501, false, false},
     [MULL_ROUTE_DASHBOARD] = {"GET", "/", "", "The dashboard. Not available in this build: mull ps, mull show and mull logs show the same.", JSON_TYPE, 501, true, false},
@@ -165,7 +171,10 @@ json_t *mull_body_parse(const char *body, size_t len, int *status, char *why, si
 
 json_t *mull_error_json(const char *code, const char *message, json_t *details) {
     if (!details) details = json_array();
-    return json_pack("{s:{s:s, s:s, s:o}}", "error", "code", code, "message", message, "details", details);
+    /* type and param are what clients of OpenAI's API look for. */
+    bool ours = !strcmp(code, "internal") || !strcmp(code, "unavailable") || !strcmp(code, "no_space");
+    return json_pack("{s:{s:s, s:s, s:s, s:n, s:o}}", "error", "code", code, "message", message, "type",
+                     ours ? "server_error" : "invalid_request_error", "param", "details", details);
 }
 
 static json_t *parameter(const char *name, const char *where, bool required) {
@@ -209,6 +218,21 @@ static json_t *operation(const mull_route_def *d) {
                                        "\"spec\": {...}}"
                                      : "{\"weight\": 1, \"nominal\": 8, \"borrow\": null, \"lend\": 4, \"parent\": "
                                        "\"lab\"}, any of them.");
+        json_object_set_new(op, "requestBody", body);
+    }
+    if (op && strcmp(d->path, "/v1/files") == 0 && d->writes) {
+        json_t *body = json_pack("{s:b, s:{s:{s:{s:s, s:{s:{s:s}, s:{s:s, s:s}}}}}}", "required", 1, "content",
+                                 "multipart/form-data", "schema", "type", "object", "properties", "purpose", "type",
+                                 "string", "file", "type", "string", "format", "binary");
+        json_object_set_new(op, "requestBody", body);
+    }
+    if (op && strcmp(d->path, "/v1/batches") == 0 && d->writes) {
+        json_t *body =
+            json_pack("{s:b, s:{s:{s:{s:s, s:s}}}}", "required", 1, "content", JSON_TYPE, "schema", "type", "object",
+                      "description",
+                      "{\"input_file_id\": \"file-…\", \"endpoint\": \"/v1/chat/completions\", "
+                      "\"completion_window\": \"24h\", \"metadata\": {…}, \"model\": \"…\", \"spec\": {keys of "
+                      "the job}}.");
         json_object_set_new(op, "requestBody", body);
     }
     if (op && d->status == 501) json_object_set_new(op, "x-not-available", json_true());

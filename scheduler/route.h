@@ -9,13 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-    MULL_HTTP_MAX_BODY = 8 << 20,
-    MULL_HTTP_MAX_DEPTH = 64,
-    MULL_HTTP_MAX_HEADER = 16 << 10,
-    MULL_HTTP_MAX_CONNECTIONS = 1000,
-    MULL_HTTP_MAX_PAGE = 1000
-};
+enum { MULL_HTTP_MAX_BODY = 8 << 20, MULL_HTTP_MAX_DEPTH = 64, MULL_HTTP_MAX_PAGE = 1000 };
 
 typedef enum mull_route_id {
     MULL_ROUTE_SUBMIT,
@@ -41,10 +35,16 @@ typedef enum mull_route_id {
     MULL_ROUTE_HEALTHZ,
     MULL_ROUTE_READYZ,
     MULL_ROUTE_OPENAPI,
-    MULL_ROUTE_FILES, /* from here to DASHBOARD: promised, answered with 501 in this build */
+    MULL_ROUTE_FILES,
+    MULL_ROUTE_FILE_LIST,
+    MULL_ROUTE_FILE,
+    MULL_ROUTE_FILE_CONTENT,
+    MULL_ROUTE_FILE_DELETE,
     MULL_ROUTE_BATCHES,
+    MULL_ROUTE_BATCH_LIST,
     MULL_ROUTE_BATCH,
-    MULL_ROUTE_RUNS,
+    MULL_ROUTE_BATCH_CANCEL,
+    MULL_ROUTE_RUNS, /* from here to DASHBOARD: promised, answered with 501 in this build */
     MULL_ROUTE_RUN,
     MULL_ROUTE_DASHBOARD,
     MULL_ROUTE_COUNT,

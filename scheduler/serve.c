@@ -2,7 +2,6 @@
 #include "scheduler/serve.h"
 
 #include "scheduler/front.h"
-#include "scheduler/http.h"
 #include "scheduler/leader.h"
 #include "scheduler/listen.h"
 #include "schema/log.h"
@@ -112,12 +111,20 @@ static int create_parts(server *s, const mull_serve_config *c, const opened *fds
                                                          .holder = s->name,
                                                          .on_job_news = on_news,
                                                          .arg = s});
-    s->front = mull_front_create(&(mull_front_config){&s->loop, s->pg, s->redis, s->leader});
-    s->http = s->front ? mull_http_create(&s->loop, mull_front_handle, s->front) : NULL;
+    s->front = mull_front_create(&(mull_front_config){.loop = &s->loop,
+                                                      .pg = s->pg,
+                                                      .redis = s->redis,
+                                                      .leader = s->leader,
+                                                      .files = c->files,
+                                                      .models = c->models,
+                                                      .max_upload = c->max_upload});
+    s->http = s->front ? mull_front_http(s->front) : NULL;
     if (!s->leader || !s->http) return -1;
     for (int i = 0; i < c->listen_count; i++) {
-        mull_err err;
-        if (mull_http_listen(s->http, fds[i].fd, fds[i].is_unix, &err) != 0) {
+        const char *why;
+        if (mull_http_listen(s->http, fds[i].fd, fds[i].is_unix, &why) != 0) {
+            mull_err err;
+            mull_fail(&err, MULL_ERR_INTERNAL, "cannot listen", c->listen[i], NULL, "%s", why);
             mull_err_print(stderr, &err);
             return -1;
         }

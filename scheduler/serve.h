@@ -9,6 +9,8 @@ typedef struct mull_serve_config {
     const char *redis; /* unix:PATH or tcp:HOST:PORT */
     const char *listen[MULL_MAX_LISTEN];
     int listen_count;
+    const char *files, *models; /* folders, NULL: none (mull_front_config) */
+    unsigned long long max_upload;
     const char *name; /* NULL = host name and first address: the same after a restart, different from all others */
 } mull_serve_config;
 

@@ -168,7 +168,7 @@ static json_t *text_or_null(const char *text) {
 }
 
 /* What mull_submit takes, from a validated spec. The spec is stored as the user meant it, defaults filled in. */
-static json_t *item_of(const json_t *spec, const mull_identity *who, const char *key) {
+json_t *mull__submit_item(const json_t *spec, const mull_identity *who, const char *key) {
     char *text = json_dumps(spec, JSON_COMPACT);
     if (!text) return NULL;
     const char *kind = json_string_value(json_object_get(spec, "kind"));
@@ -279,7 +279,7 @@ void mull__spec_of(mull_front *f, mull_req *req, mull__spec_next next) {
     if (!settle_team(req, spec)) goto out;
     s = calloc(1, sizeof *s);
     if (s) {
-        s->item = item_of(spec, mull_req_who(req), key);
+        s->item = mull__submit_item(spec, mull_req_who(req), key);
         s->front = f;
         s->req = req;
         s->then = next;

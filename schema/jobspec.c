@@ -89,7 +89,7 @@ static const field fields[] = {
     {"nframes", T_INT, ASKS, 2, 1 << 20, NULL, NULL},
     {"media_roots", T_PATHS, ANSWERS, 0, 256, NULL, NULL},
     {"sampling", T_MAP, ASKS, 0, 0, NULL, "{}"},
-    {"prompt", T_TEXT, GENERATE, 0, 1 << 20, NULL, NULL},
+    {"prompt", T_TEXT, ANSWERS, 0, 1 << 20, NULL, NULL},
     {"messages", T_MESSAGES, GENERATE, 0, 0, NULL, NULL},
     {"images", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"videos", T_PATHS, GENERATE, 0, 4096, NULL, NULL},

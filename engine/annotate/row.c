@@ -137,20 +137,9 @@ static int take_envelope(mull_row *row, mull_error *err) {
     return json_is_object(row->body) ? MULL_OK : wrong(err, "body", "it must be an object");
 }
 
-/* OpenAI's newer name of the system's role. */
-static void rename_developer(json_t *messages) {
-    size_t i;
-    json_t *m;
-    json_array_foreach(messages, i, m) {
-        const char *role = json_string_value(json_object_get(m, "role"));
-        if (role && !strcmp(role, "developer")) json_object_set_new(m, "role", json_string("system"));
-    }
-}
-
 static int take_messages(mull_row *row, mull_error *err) {
-    json_t *messages = json_object_get(row->body, "messages");
+    const json_t *messages = json_object_get(row->body, "messages");
     if (!messages) return wrong(err, "messages", "it is missing");
-    rename_developer(messages);
     row->messages = messages;
     int rc = mull_chat_media(messages, &row->refs, &row->nrefs, err);
     for (size_t i = 0; !rc && i < row->nrefs; i++) {

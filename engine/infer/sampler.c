@@ -104,8 +104,9 @@ int mull_sample(mull_sampler *s, float *logits, const mull_sampling *how, const 
             for (uint64_t w = banned->bits[word]; w; w &= w - 1) logits[word * 64 + __builtin_ctzll(w)] = -INFINITY;
     int32_t best = argmax(logits, s->vocab);
     if (best < 0 || !isfinite(logits[best]))
-        return mull_fail(err, MULL_EINTERNAL, "cannot choose a token", "", "check the checkpoint for broken weights",
-                         "the logits of token %llu hold no finite value", (unsigned long long)index);
+        return mull_fail(err, MULL_EINTERNAL, "cannot choose a token", "logits",
+                         "check the checkpoint for broken weights", "those of token %llu hold no finite value",
+                         (unsigned long long)index);
     *id = best;
     if (how->temperature <= 0) return MULL_OK;
 

@@ -13,11 +13,18 @@ static const char what[] = "cannot decode GIF";
 typedef struct reader {
     const uint8_t *data;
     size_t len, at;
+    bool padded;
 } reader;
 
 static int read_bytes(GifFileType *g, GifByteType *to, int n) {
     reader *r = g->UserData;
     size_t left = r->len - r->at, k = (size_t)(n < 0 ? 0 : n);
+    if (left == 0 && k == 1 && !r->padded) {
+        /* The block that ends the pixels, when a cut has taken only that: Pillow does not miss it either. */
+        r->padded = true;
+        *to = 0;
+        return 1;
+    }
     if (k > left) k = left;
     memcpy(to, r->data + r->at, k);
     r->at += k;

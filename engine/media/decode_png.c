@@ -13,7 +13,11 @@
 typedef struct png_state {
     const uint8_t *data;
     size_t len, at;
-    uint8_t *raw; /* whole image in the file's own channels; interlacing needs all of it */
+    uint8_t *raw;           /* rows in the file's own channels: one, or all of them when interlaced */
+    size_t keep, stride, y; /* rows of raw (0: decoded in place), its stride, the next row to convert */
+    int color, depth;
+    uint8_t pal[256][3];
+    bool cut; /* the file ended before libpng did */
     png_structp png;
     png_infop info;
     int64_t max_pixels;
@@ -26,7 +30,10 @@ typedef struct png_state {
 
 static void read_bytes(png_structp png, png_bytep to, size_t n) {
     png_state *s = png_get_io_ptr(png);
-    if (n > s->len - s->at) png_error(png, "the file ends early");
+    if (n > s->len - s->at) {
+        s->cut = true;
+        png_error(png, "the file ends early");
+    }
     memcpy(to, s->data + s->at, n);
     s->at += n;
 }
@@ -74,6 +81,24 @@ static void convert_row(uint8_t *rgb, const uint8_t *in, size_t w, int color, in
     }
 }
 
+/* Converts the row that png_read_row gave last; after the last pass all that are left. */
+static void convert_next(png_state *s) {
+    size_t w = (size_t)s->out->w;
+    if (s->keep)
+        convert_row(s->out->px + s->y * w * 3, s->raw + (s->keep > 1 ? s->y * s->stride : 0), w, s->color, s->depth,
+                    s->pal);
+    s->y++;
+}
+
+/* Whether every pixel was decoded before the error: then what is missing (a checksum, IEND) does not matter, and Pillow
+ * takes such files too. libpng counts a row when it is whole, and looks for the end of the data behind the last one. */
+static bool has_all_pixels(const png_state *s) {
+    return s->cut && s->stride &&
+           (png_get_interlace_type(s->png, s->info) == PNG_INTERLACE_NONE
+                ? png_get_current_row_number(s->png) >= png_get_image_height(s->png, s->info)
+                : png_get_current_pass_number(s->png) >= 7);
+}
+
 static void decode(png_state *s) {
     png_structp png = s->png;
     png_set_read_fn(png, s, read_bytes);
@@ -82,7 +107,7 @@ static void decode(png_state *s) {
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, 0);
     png_read_info(png, s->info);
     uint32_t w = png_get_image_width(png, s->info), h = png_get_image_height(png, s->info);
-    int color = png_get_color_type(png, s->info), depth = png_get_bit_depth(png, s->info);
+    int color = s->color = png_get_color_type(png, s->info), depth = s->depth = png_get_bit_depth(png, s->info);
     s->rc = mull_image_init(s->out, w, h, s->max_pixels, s->where, s->err);
     if (s->rc) png_longjmp(png, 1);
 
@@ -91,22 +116,21 @@ static void decode(png_state *s) {
     if (depth < 8 && color == PNG_COLOR_TYPE_PALETTE) png_set_packing(png);
     int passes = png_set_interlace_handling(png);
     png_read_update_info(png, s->info);
-    size_t stride = png_get_rowbytes(png, s->info);
-    uint8_t pal[256][3];
-    if (color == PNG_COLOR_TYPE_PALETTE) palette_of(s, pal);
+    if (color == PNG_COLOR_TYPE_PALETTE) palette_of(s, s->pal);
 
-    /* RGB lands in place; the rest goes through raw: one row, or all of them when interlaced. */
-    size_t keep = color == PNG_COLOR_TYPE_RGB ? 0 : passes > 1 ? h : 1;
+    /* RGB lands in place; the rest goes through raw. */
+    size_t stride = png_get_rowbytes(png, s->info), keep = color == PNG_COLOR_TYPE_RGB ? 0 : passes > 1 ? h : 1;
     if (keep) s->raw = calloc(keep, stride);
     if (keep && !s->raw) png_error(png, "out of memory");
+    s->keep = keep;
+    s->stride = stride;
     for (int pass = 0; pass < passes; pass++)
         for (size_t y = 0; y < h; y++) {
-            uint8_t *rgb = s->out->px + y * w * 3;
-            uint8_t *row = keep ? s->raw + (keep > 1 ? y * stride : 0) : rgb;
+            uint8_t *row = keep ? s->raw + (keep > 1 ? y * stride : 0) : s->out->px + y * w * 3;
             png_read_row(png, row, NULL);
-            if (keep && pass == passes - 1) convert_row(rgb, row, w, color, depth, pal);
+            if (pass == passes - 1) convert_next(s);
         }
-    png_read_end(png, NULL);
+    /* What follows the pixels does not matter: Pillow too takes a file without IEND. */
 }
 
 int mull__decode_png(const uint8_t *data, size_t len, int64_t max_pixels, const char *where, mull_image *out,
@@ -122,6 +146,8 @@ int mull__decode_png(const uint8_t *data, size_t len, int64_t max_pixels, const 
         rc = mull_fail(err, MULL_ENOMEM, what, where, NULL, "out of memory");
     else if (setjmp(png_jmpbuf(s->png)) == 0)
         decode(s);
+    else if (has_all_pixels(s))
+        while (s->y < (size_t)out->h) convert_next(s);
     else
         rc = s->rc ? s->rc : mull_fail(err, MULL_EFORMAT, what, where, "replace the file", "%s", s->why);
     if (s->png) png_destroy_read_struct(&s->png, &s->info, NULL);

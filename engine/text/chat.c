@@ -74,6 +74,9 @@ static int read_part(const json_t *part, size_t m, long i, part_kind *kind, cons
             return wrong(err, m, i,
                          video ? "a video part needs \"video\": PATH or \"video_url\": {\"url\"}"
                                : "an image part needs \"image\": PATH or \"image_url\": {\"url\"}");
+    } else if (!strcmp(type, "input_text") || !strcmp(type, "input_image") || !strcmp(type, "output_text")) {
+        /* Chat completions refuse these at OpenAI too. */
+        return wrong(err, m, i, "its type belongs to the Responses API; chat completions have text and image_url");
     } else {
         return wrong(err, m, i, "its type is not one of text, image, image_url, video, video_url");
     }
@@ -85,9 +88,14 @@ static int read_part(const json_t *part, size_t m, long i, part_kind *kind, cons
 static int check_message(const json_t *messages, size_t m, const char **role, mull_error *err) {
     const json_t *msg = json_array_get(messages, m), *content = json_object_get(msg, "content");
     *role = json_string_value(json_object_get(msg, "role"));
+    if (*role && !strcmp(*role, "developer")) *role = "system"; /* OpenAI's newer name of it */
+    if (*role && (!strcmp(*role, "tool") || !strcmp(*role, "function")))
+        return wrong(err, m, -1, "it is the answer of a tool, and this engine offers no tools");
     /* Roles go into the frame, so only known ones do. */
     if (!*role || (strcmp(*role, "system") && strcmp(*role, "user") && strcmp(*role, "assistant")))
-        return wrong(err, m, -1, "its role is not one of system, user, assistant");
+        return wrong(err, m, -1, "its role is not one of system, developer, user, assistant");
+    if (json_array_size(json_object_get(msg, "tool_calls")) || json_is_object(json_object_get(msg, "function_call")))
+        return wrong(err, m, -1, "it calls a tool, and this engine offers no tools");
     if (!json_is_string(content) && !json_is_array(content))
         return wrong(err, m, -1, "its content must be a text or a list of parts");
     return MULL_OK;

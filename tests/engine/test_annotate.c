@@ -38,6 +38,10 @@ static void test_bad_rows(void **state) {
          "invalid_media"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", "invalid_json"},
         {"{\"custom_id\":\"a\",\"messages\":[{\"role\":\"user\",\"content\":\"again\"}]}", "duplicate_custom_id"},
+        {"{\"messages\":[{\"role\":\"tool\",\"tool_call_id\":\"c\",\"content\":\"4\"}]}", "invalid_request"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}", "invalid_request"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"x\"}]}]}",
+         "invalid_request"},
     };
     enum { BAD = sizeof CODES / sizeof *CODES };
     shell("ln -sf /etc/passwd %s/link.png; rm -f %s/pipe; mkfifo %s/pipe", p->dir, p->dir, p->dir);

@@ -1,8 +1,7 @@
 /* Raw bytes on a connection to the real HTTP server (libmicrohttpd on the loop, routing, query, headers, body parsing),
  * through a socket pair's bigger brother: a unix listener of this process. The handler answers every request at once
  * with what it understood; one loop turn at a time until the server has nothing left to read. */
-#include "scheduler/http.h"
-#include "scheduler/route.h"
+#include "scheduler/request.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,14 @@ static uv_loop_t loop;
 static mull_http *http;
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
 static socklen_t address_len;
+
+static void take_part(mull_req *req, const char *name, const char *filename, const char *data, uint64_t offset,
+                      size_t n, void *arg) {
+    (void)req, (void)arg;
+    static volatile uint64_t seen;
+    if (offset > 1 << 16 || n > 1 << 16) abort();
+    seen += strlen(name) + (filename ? strlen(filename) : 0) + (n ? (unsigned char)data[n - 1] : 0);
+}
 
 static void handle(mull_req *req, void *arg) {
     (void)arg;
@@ -38,6 +45,17 @@ static void handle(mull_req *req, void *arg) {
     mull_reply_json(req, r->id >= 0 ? 200 : 404, json_pack("{s:i, s:I}", "route", r->id, "job", (json_int_t)r->job));
 }
 
+static void begin(mull_req *req, const char *method, const char *path, void *arg) {
+    (void)arg;
+    ((mull_ask *)mull_req_user(req))->route = mull_route_match(method, path);
+    if (mull_req_route(req)->id == MULL_ROUTE_FILES) mull_req_form(req, 1 << 16, take_part, NULL);
+}
+
+static json_t *error_json(int status, const char *code, const char *message) {
+    (void)status;
+    return mull_error_json(code, message, NULL);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
@@ -46,11 +64,16 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
         (socklen_t)(sizeof address.sun_family + 1 +
                     (size_t)snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "mull-fuzz-%d", (int)getpid()));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    mull_err err;
+    const char *why;
     uv_loop_init(&loop);
-    http = mull_http_create(&loop, handle, NULL);
+    http = mull_http_create(&(mull_http_config){.loop = &loop,
+                                                .handler = handle,
+                                                .max_body = MULL_HTTP_MAX_BODY,
+                                                .user_size = sizeof(mull_ask),
+                                                .begin = begin,
+                                                .error_json = error_json});
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, address_len) != 0 || listen(fd, 16) != 0 ||
-        mull_http_listen(http, fd, true, &err) != 0)
+        mull_http_listen(http, fd, true, &why) != 0)
         abort();
     return 0;
 }

@@ -80,7 +80,9 @@ static void errors_have_one_form(void **state) {
     expect_error("POST", "/v1/jobs", "{\"spec\":[]}", 400, "bad_spec");
     expect_error("POST", "/v1/batches", "{}", 501, "not_available");
     expect_error("POST", "/v1/files", "{}", 501, "not_available");
-    expect_error("GET", "/v1/batches/batch_1", NULL, 501, "not_available");
+    expect_error("GET", "/v1/batches/batch_1", NULL, 404, "not_found");
+    expect_error("GET", "/v1/files/file-1", NULL, 404, "not_found");
+    expect_error("DELETE", "/v1/files/file-1", NULL, 404, "not_found");
     expect_error("GET", "/v1/runs", NULL, 501, "not_available");
     expect_error("GET", "/", NULL, 501, "not_available");
     char deep[400] = "{\"spec\":";
@@ -216,6 +218,7 @@ static void the_description_is_true(void **state) {
             json_object_foreach(json_object_get(op, "responses"), status, r) {
                 if (strcmp(status, "default") != 0) snprintf(want, sizeof want, "%s", status);
             }
+            if (strstr(path, "{name}")) continue; /* those have tests of their own */
             if (strstr(target, "release") || strstr(target, "requeue") || strcmp(method, "get") != 0) continue;
             char *text;
             int got = mull_http_do(f.sock, "GET", target, NULL, NULL, &text);

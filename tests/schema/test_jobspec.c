@@ -78,7 +78,7 @@ static const fault faults[] = {
     {"kind: generate\nmodel: /m\nprompt: x\nimages: /a.jpg\n", "images", 4, "list", ""},
     {"kind: generate\nmodel: /m\nprompt: x\nimages:\n- /a.jpg\n- b.jpg\n", "images[1]", 6, "absolute", ""},
     {"kind: generate\nmodel: /m\nprompt: x\nshard_rows: 5\n", "shard_rows", 4, "no key of kind generate", ""},
-    {"kind: annotate\nmodel: /m\ninput: /i\nout: /o\nprompt: x\n", "prompt", 5, "no key of kind annotate", ""},
+    {"kind: annotate\nmodel: /m\ninput: /i\nout: /o\nmessages: []\n", "messages", 5, "no key of kind annotate", ""},
     {"kind: generate\nmodel: /m\nprompt: x\nsampling:\n  top_q: 1\n", "sampling.top_q", 5, "unknown key", "top_p"},
     {"kind: generate\nmodel: /m\nprompt: x\ntop_p: 1\n", "top_p", 4, "unknown key", "sampling.top_p"},
     {"kind: generate\nmodel: /m\nprompt: x\nsampling:\n  temperature: .nan\n", "sampling.temperature", 5, "number", ""},

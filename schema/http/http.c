@@ -3,11 +3,11 @@
  * Order of events for one request: on_request is called by MHD once with the headers, again for each piece of body,
  * once more at the end; there the handler runs and, if it has not replied yet, the connection is suspended. The reply
  * keeps its MHD response in the request and resumes the connection, after which MHD calls on_request a last time to
- * have the response queued. */
-#include "scheduler/http.h"
+ * have the response queued. MHD takes a response only before the first byte of the body or after its last one, so an
+ * error in the middle of a form waits for its end (or, past a limit, for the connection's). */
+#include "schema/http/http.h"
 
-#include "schema/log.h"
-
+#include <errno.h>
 #include <microhttpd.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,7 +24,9 @@ enum {
     SWEEP_MS = 2000,
     PER_IP = 250,
     MAX_LISTENERS = 8,
-    OVERRUN = 8 << 20
+    OVERRUN = 8 << 20,
+    SLOWEST_BYTES_S = 32 << 10, /* what a form must bring on average beyond its first minute */
+    FORM_BUFFER = 16 << 10
 };
 
 /* A connection that owes a request by a deadline. MHD counts only silence, so a client that sends a byte now and then
@@ -34,6 +36,7 @@ typedef struct peer {
     mull_http *http;
     int fd;
     uint64_t deadline; /* 0: a request is being answered */
+    mull_req *req;     /* the one under way */
 } peer;
 
 typedef struct listener {
@@ -45,9 +48,8 @@ typedef struct listener {
 } listener;
 
 struct mull_http {
+    mull_http_config cfg;
     uv_loop_t *loop;
-    mull_http_handler handler;
-    void *arg;
     listener *listeners[MAX_LISTENERS];
     size_t listener_count;
     mull_req *reqs;       /* every request handed to the handler and not replied to */
@@ -59,23 +61,29 @@ struct mull_http {
     mull_http_stats stats;
 };
 
-typedef enum phase { COLLECTING, HANDLING, REPLIED, QUEUED } phase;
+/* BEGINNING: begin waits, and a reply is possible. */
+typedef enum phase { BEGINNING, COLLECTING, HANDLING, REPLIED, QUEUED } phase;
 
 struct mull_req {
     listener *l;
     struct MHD_Connection *conn;
-    mull_req *prev, *next; /* in http->reqs while HANDLING */
+    mull_req *prev, *next; /* in http->reqs while listed */
     phase phase;
-    bool suspended, too_large;
+    bool listed; /* the caller owes a reply */
+    bool waits;  /* between mull_req_wait and mull_req_go */
+    bool suspended, too_large, broken, formed, hung;
     /* Only when the server closes: orphan, the peer was answered although the handler still has the request; abandoned,
      * the connection is gone too, and the handler's late reply frees it. */
     bool orphan, abandoned;
-    mull_route route;
-    mull_identity who;
     char *body;
     size_t len, cap;
+    struct MHD_PostProcessor *form;
+    mull_form_cb part;
+    mull_read_cb read;
+    uint64_t form_max, form_len;
     struct MHD_Response *response;
     int status;
+    max_align_t user[]; /* cfg.user_size bytes */
 };
 
 struct mull_stream {
@@ -138,6 +146,28 @@ static void count_reply(mull_http *h, int status) {
         h->stats.replies_5xx++;
 }
 
+static void enter(mull_req *r) {
+    mull_http *h = r->l->http;
+    r->prev = NULL;
+    r->next = h->reqs;
+    if (h->reqs) h->reqs->prev = r;
+    h->reqs = r;
+    h->pending++;
+    r->listed = true;
+}
+
+static void leave(mull_req *r) {
+    mull_http *h = r->l->http;
+    if (!r->listed) return;
+    if (r->prev)
+        r->prev->next = r->next;
+    else
+        h->reqs = r->next;
+    if (r->next) r->next->prev = r->prev;
+    h->pending--;
+    r->listed = false;
+}
+
 static void set_response(mull_req *r, int status, struct MHD_Response *response) {
     if (r->abandoned) {
         if (response) MHD_destroy_response(response);
@@ -147,16 +177,12 @@ static void set_response(mull_req *r, int status, struct MHD_Response *response)
     }
     r->orphan = false;
     mull_http *h = r->l->http;
-    if (r->phase != HANDLING) { /* a second reply to one request: drop it, the first stands */
+    if (!r->listed) { /* a second reply to one request: drop it, the first stands */
         if (response) MHD_destroy_response(response);
         return;
     }
-    if (r->prev)
-        r->prev->next = r->next;
-    else
-        h->reqs = r->next;
-    if (r->next) r->next->prev = r->prev;
-    h->pending--;
+    leave(r);
+    r->waits = false;
     r->phase = REPLIED;
     r->status = status;
     r->response = response;
@@ -197,7 +223,7 @@ void mull_reply_error(mull_req *req, int status, const char *code, const char *f
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    mull_reply_json(req, status, mull_error_json(code, text, NULL));
+    mull_reply_json(req, status, req->l->http->cfg.error_json(status, code, text));
 }
 
 /* ---- streams ---- */
@@ -325,10 +351,32 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **ctx,
     }
 }
 
+/* Whether the peer has closed its side. A client that only shuts down its writing half looks the same; none of those
+ * that matter do that while they wait. */
+static bool has_closed(struct MHD_Connection *conn) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    if (!info) return false;
+    ssize_t n = recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
 static void on_sweep(uv_timer_t *t) {
     mull_http *h = t->data;
     for (peer *p = h->peers; p; p = p->next)
         if (p->deadline && uv_now(h->loop) > p->deadline) shutdown(p->fd, SHUT_RDWR); /* MHD sees it and closes */
+    /* MHD does not look at suspended connections, so who waits for a reply is looked at here. */
+    for (mull_req *r = h->reqs, *next; r; r = next) {
+        next = r->next;
+        if (h->cfg.hangup && r->suspended && r->phase == HANDLING && !r->hung && has_closed(r->conn)) {
+            r->hung = true;
+            h->cfg.hangup(r, h->cfg.arg);
+        }
+    }
+    for (mull_stream *s = h->streams, *next; s; s = next) {
+        next = s->next;
+        if (s->suspended && has_closed(s->conn)) mull_stream_end(s);
+    }
 }
 
 static enum MHD_Result add_header_size(void *cls, enum MHD_ValueKind kind, const char *key, const char *value) {
@@ -338,12 +386,13 @@ static enum MHD_Result add_header_size(void *cls, enum MHD_ValueKind kind, const
 }
 
 static int append(mull_req *r, const char *data, size_t n) {
-    if (r->len + n > MULL_HTTP_MAX_BODY) {
+    size_t most = r->l->http->cfg.max_body;
+    if (r->len + n > most) {
         r->too_large = true;
         free(r->body);
         r->body = NULL;
         r->len += n; /* counted on, so that an endless body can be cut off */
-        return r->len > (size_t)MULL_HTTP_MAX_BODY + OVERRUN ? -1 : 0;
+        return r->len > most + OVERRUN ? -1 : 0;
     }
     if (r->len + n + 1 > r->cap) {
         size_t cap = (r->len + n + 1) * 2;
@@ -358,14 +407,32 @@ static int append(mull_req *r, const char *data, size_t n) {
     return 0;
 }
 
+static enum MHD_Result on_part(void *cls, enum MHD_ValueKind kind, const char *key, const char *filename,
+                               const char *type, const char *encoding, const char *data, uint64_t offset, size_t size) {
+    (void)kind, (void)type, (void)encoding;
+    mull_req *r = cls;
+    if (key) r->part(r, key, filename, data ? data : "", offset, data ? size : 0, r->l->http->cfg.arg);
+    return MHD_YES;
+}
+
+static int feed_form(mull_req *r, const char *data, size_t n) {
+    r->form_len += n;
+    if (r->form_len > r->form_max) {
+        r->too_large = true;
+        return r->form_len > r->form_max + OVERRUN ? -1 : 0;
+    }
+    peer *p = peer_of(r->conn);
+    if (p) p->deadline += n * 1000 / SLOWEST_BYTES_S;
+    if (r->form && MHD_post_process(r->form, data, n) != MHD_YES) r->broken = true;
+    if (r->read) r->read(r);
+    return 0;
+}
+
 /* Enters HANDLING, with the checks that need no handler. */
 static void dispatch(mull_req *r) {
     mull_http *h = r->l->http;
     r->phase = HANDLING;
-    r->next = h->reqs;
-    if (h->reqs) h->reqs->prev = r;
-    h->reqs = r;
-    h->pending++;
+    enter(r);
     h->stats.requests++;
     peer *p = peer_of(r->conn);
     if (p) p->deadline = 0;
@@ -375,11 +442,14 @@ static void dispatch(mull_req *r) {
         mull_reply_error(r, 431, "header_too_large", "the request headers are larger than %d bytes",
                          MULL_HTTP_MAX_HEADER);
     else if (r->too_large)
-        mull_reply_error(r, 413, "too_large", "the request body is larger than %d bytes", MULL_HTTP_MAX_BODY);
+        mull_reply_error(r, 413, "too_large", "the request body is larger than %llu bytes",
+                         (unsigned long long)(r->part ? r->form_max : h->cfg.max_body));
     else if (h->closing)
         mull_reply_error(r, 503, "unavailable", "the server is stopping; try again");
+    else if (r->part && !r->formed)
+        mull_reply_error(r, 400, "bad_form", "the body is no form; send multipart/form-data");
     else
-        h->handler(r, h->arg);
+        h->cfg.handler(r, h->cfg.arg);
 }
 
 /* MHD calls this while it answers; a request that lost its response for want of memory closes the connection. */
@@ -392,32 +462,66 @@ static enum MHD_Result queue(mull_req *r) {
     return ok;
 }
 
+/* MHD hands out what it still holds of the last value here. */
+static void end_form(mull_req *r) {
+    if (r->form && MHD_destroy_post_processor(r->form) != MHD_YES) r->formed = false;
+    r->form = NULL;
+}
+
+static enum MHD_Result begin(listener *l, struct MHD_Connection *conn, const char *url, const char *method,
+                             void **ctx) {
+    mull_http *h = l->http;
+    peer *p = peer_of(conn);
+    mull_req *r = p ? calloc(1, sizeof *r + h->cfg.user_size) : NULL;
+    if (!r) return MHD_NO;
+    p->req = r;
+    r->l = l;
+    r->conn = conn;
+    r->phase = BEGINNING;
+    *ctx = r;
+    enter(r); /* so that begin may reply */
+    if (h->cfg.begin) h->cfg.begin(r, strcmp(method, "HEAD") == 0 ? "GET" : method, url, h->cfg.arg);
+    /* A declared length over the limit is refused before a byte of it is read. */
+    const char *declared = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Content-Length");
+    if (!r->waits && r->phase == BEGINNING &&
+        strtoull(declared ? declared : "0", NULL, 10) > (r->part ? r->form_max : h->cfg.max_body)) {
+        r->too_large = true;
+        leave(r);
+        dispatch(r);
+    }
+    if (r->phase == REPLIED) return queue(r);
+    if (r->waits) {
+        r->suspended = true;
+        MHD_suspend_connection(conn);
+    } else {
+        leave(r);
+        r->phase = COLLECTING;
+    }
+    return MHD_YES;
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
                                   const char *version, const char *data, size_t *size, void **ctx) {
     (void)version;
     mull_req *r = *ctx;
-    if (!r) {
-        r = calloc(1, sizeof *r);
-        if (!r) return MHD_NO;
-        r->l = cls;
-        r->conn = conn;
-        r->route = mull_route_match(strcmp(method, "HEAD") == 0 ? "GET" : method, url);
-        *ctx = r;
-        /* A declared length over the limit is refused before a byte of it is read. */
-        const char *declared = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Content-Length");
-        if (declared && strtoull(declared, NULL, 10) > MULL_HTTP_MAX_BODY) {
-            r->too_large = true;
-            dispatch(r);
-            return queue(r);
-        }
+    if (!r) return begin(cls, conn, url, method, ctx);
+    if (r->phase == BEGINNING) { /* what begin waited for has come: MHD asks once more before the body */
+        r->phase = COLLECTING;
         return MHD_YES;
     }
+    if (r->phase == COLLECTING && r->l->http->closing && r->part) return MHD_NO;
     if (r->phase == COLLECTING) {
         if (*size > 0) {
-            int rc = append(r, data, *size);
+            int rc = r->part ? feed_form(r, data, *size) : append(r, data, *size);
             *size = 0;
+            if (rc == 0 && r->waits) {
+                r->suspended = true;
+                MHD_suspend_connection(conn);
+            }
             return rc == 0 ? MHD_YES : MHD_NO;
         }
+        r->formed = r->form && !r->broken;
+        end_form(r);
         dispatch(r);
         if (r->phase == HANDLING) {
             r->suspended = true;
@@ -429,17 +533,48 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     return r->phase == HANDLING ? MHD_YES : MHD_NO;
 }
 
+void mull_req_form(mull_req *r, uint64_t max, mull_form_cb part, mull_read_cb read) {
+    r->part = part;
+    r->read = read;
+    r->form_max = max;
+    r->form = MHD_create_post_processor(r->conn, FORM_BUFFER, on_part, r);
+}
+
+void mull_req_wait(mull_req *r) {
+    r->waits = true;
+}
+
+void mull_req_go(mull_req *r) {
+    if (r->abandoned) {
+        free(r->body);
+        free(r);
+        return;
+    }
+    if (!r->waits) return;
+    r->waits = false;
+    if (r->phase == BEGINNING) leave(r);
+    if (!r->suspended) return;
+    r->suspended = false;
+    resume(r->l, r->conn);
+}
+
 static void on_completed(void *cls, struct MHD_Connection *conn, void **ctx, enum MHD_RequestTerminationCode how) {
     (void)cls;
     (void)how;
     mull_req *r = *ctx;
     peer *p = peer_of(conn);
-    if (p) p->deadline = uv_now(p->http->loop) + REQUEST_MS;
+    if (p) {
+        p->deadline = uv_now(p->http->loop) + REQUEST_MS;
+        p->req = NULL;
+    }
     if (!r) return;
     *ctx = NULL;
     if (r->response) MHD_destroy_response(r->response);
     r->response = NULL;
-    if (r->orphan || r->phase == HANDLING) {
+    if (r->form) MHD_destroy_post_processor(r->form);
+    r->form = NULL;
+    if (r->l->http->cfg.gone) r->l->http->cfg.gone(r, r->l->http->cfg.arg);
+    if (r->orphan || r->listed) {
         r->abandoned = true;
         return;
     }
@@ -447,16 +582,8 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **ctx, enu
     free(r);
 }
 
-void mull_req_set_job(mull_req *req, int64_t job) {
-    req->route.job = job;
-    req->route.task = -1;
-}
-
-const mull_route *mull_req_route(const mull_req *req) {
-    return &req->route;
-}
-mull_identity *mull_req_who(mull_req *req) {
-    return &req->who;
+void *mull_req_user(mull_req *req) {
+    return req->user;
 }
 bool mull_req_is_unix(const mull_req *req) {
     return req->l->is_unix;
@@ -495,41 +622,40 @@ static size_t unescape(void *cls, struct MHD_Connection *conn, char *s) {
 }
 
 __attribute__((format(printf, 2, 0))) static void log_line(void *cls, const char *fmt, va_list ap) {
-    (void)cls;
+    const mull_http *h = cls;
     char line[300];
     vsnprintf(line, sizeof line, fmt, ap);
-    mull_log(MULL_LOG_DEBUG, "http: %s", line); /* what clients do wrong is their business */
+    if (h->cfg.log) h->cfg.log(line);
 }
 
 /* ---- server ---- */
 
-mull_http *mull_http_create(uv_loop_t *loop, mull_http_handler handler, void *arg) {
+mull_http *mull_http_create(const mull_http_config *config) {
     mull_http *h = calloc(1, sizeof *h);
     if (!h) return NULL;
-    *h = (mull_http){.loop = loop, .handler = handler, .arg = arg};
-    uv_timer_init(loop, &h->sweep);
+    *h = (mull_http){.cfg = *config, .loop = config->loop};
+    uv_timer_init(h->loop, &h->sweep);
     h->sweep.data = h;
     uv_timer_start(&h->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     return h;
 }
 
-int mull_http_listen(mull_http *h, int fd, bool is_unix, mull_err *err) {
+int mull_http_listen(mull_http *h, int fd, bool is_unix, const char **why) {
     listener *l = h->listener_count < MAX_LISTENERS ? calloc(1, sizeof *l) : NULL;
     if (!l) {
         close(fd);
-        return mull_fail(err, MULL_ERR_NOMEM, "cannot listen", NULL, NULL, "out of memory or more than %d listeners",
-                         MAX_LISTENERS);
+        *why = "out of memory, or too many listeners";
+        return -1;
     }
     l->http = h;
     l->is_unix = is_unix;
     l->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, l,
-        MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
-        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
-        on_connection, h, MHD_OPTION_PER_IP_CONNECTION_LIMIT, is_unix ? 0U : (unsigned)PER_IP,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+        MHD_OPTION_EXTERNAL_LOGGER, log_line, h, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_LISTEN_SOCKET,
+        fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+        MHD_OPTION_PER_IP_CONNECTION_LIMIT, is_unix ? 0U : (unsigned)PER_IP, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_TIMEOUT_S,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     const union MHD_DaemonInfo *info = l->daemon ? MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info || uv_poll_init(h->loop, &l->poll, info->epoll_fd) != 0) {
         if (l->daemon)
@@ -537,7 +663,8 @@ int mull_http_listen(mull_http *h, int fd, bool is_unix, mull_err *err) {
         else
             close(fd);
         free(l);
-        return mull_fail(err, MULL_ERR_INTERNAL, "cannot listen", NULL, NULL, "libmicrohttpd refused to start");
+        *why = "libmicrohttpd refused to start";
+        return -1;
     }
     uv_timer_init(h->loop, &l->timer);
     l->poll.data = l->timer.data = l;
@@ -563,6 +690,9 @@ size_t mull_http_pending(const mull_http *h) {
 void mull_http_close(mull_http *h) {
     mull_http_quiesce(h);
     uv_close((uv_handle_t *)&h->sweep, NULL);
+    /* Forms in the middle: on_request ends their connections. */
+    for (peer *p = h->peers; p; p = p->next)
+        if (p->req && p->req->phase == COLLECTING) mull_req_go(p->req);
     while (h->reqs) {
         mull_req *r = h->reqs;
         mull_reply_error(r, 503, "unavailable", "the server is stopping; try again");
