@@ -46,6 +46,7 @@ static const mull_opt submit_opts[] = {
     SPEC("--shard-rows", INT, "shard_rows", "N", "annotate: rows a shard (default 1000)"),
     SPEC("--set", TEXTS, "set", "KEY=VALUE", "train: over the recipe's key; may be given again"),
     SPEC("--max-steps", INT, "max_steps", "N", "train: optimiser steps"),
+    SPEC("--ranks", INT, "ranks", "N", "train: processes that share the work (default: one for each GPU)"),
     MINE("--tasks", 0, MULL_OPT_TEXT, tasks, "A,B", "eval: names of tasks, with commas between them"),
     SPEC("--data", PATH, "data", "DIR", "eval: where the datasets lie, a folder each"),
     SPEC("--limit", INT, "limit", "N", "eval: rows of each task (default: all)"),

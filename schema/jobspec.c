@@ -98,6 +98,7 @@ static const field fields[] = {
     {"config", T_PATH, TRAIN, 0, 0, NULL, NULL},
     {"set", T_TEXTS, TRAIN, 0, 256, NULL, NULL},
     {"max_steps", T_INT, TRAIN, 1, BIG, NULL, NULL},
+    {"ranks", T_INT, TRAIN, 1, 256, NULL, NULL},
     {"tasks", T_WORDS, EVAL, 1, 64, TASKS, NULL},
     {"data", T_PATH, EVAL, 0, 0, NULL, NULL},
     {"limit", T_INT, EVAL, 1, BIG, NULL, NULL},

@@ -45,9 +45,11 @@ static void keep_progress(mull_run *r, const char *line, size_t n) {
         uv_timer_start(&r->progress_timer, on_progress_timer, MULL_PROGRESS_MS - since, 0);
 }
 
-static void keep_error(mull_run *r, const json_t *o) {
+static void keep_error(mull_rank *k, const json_t *o) {
+    mull_run *r = k->run;
     const char *message = json_string_value(json_object_get(o, "message"));
     if (r->failed) return; /* the others stumble over the first */
+    r->said = k->rank;
     snprintf(r->error_class, sizeof r->error_class, "%s", json_string_value(json_object_get(o, "class")));
     if (message)
         snprintf(r->message, sizeof r->message, "%s", message);
@@ -65,7 +67,7 @@ void mull__run_engine_line(mull_rank *k, const char *line, size_t n) {
     }
     const char *ev = json_string_value(json_object_get(o, "ev"));
     bool progress = !strcmp(ev, "progress"), first = k->rank == 0;
-    if (!strcmp(ev, "error")) keep_error(r, o);
+    if (!strcmp(ev, "error")) keep_error(k, o);
     if (progress && first) {
         keep_progress(r, line, n);
     } else if (!progress && strcmp(ev, "heartbeat") != 0 && (first || strcmp(ev, "metric") != 0)) {
@@ -185,6 +187,8 @@ void mull__run_rank_ended(mull_rank *k) {
         r->end.spawn_failed = k->spawn_failed;
         r->end.code = k->ended ? k->code : -1;
         r->end.signal = k->signal;
+        /* Killed: what the others said of losing it explains nothing. */
+        if (!k->spawn_failed && (!k->ended || k->code < 0) && r->said != k->rank) r->message[0] = r->error_class[0] = 0;
         r->end.oom_seen = mull_proc_oom_kills() > w->oom_kills[1];
         if (r->world > 1 && r->live > 1)
             mull__report_note(r, k->rank, "rank %d of %d is lost; the others are stopped", k->rank, r->world);
@@ -296,6 +300,9 @@ mull_run *mull__run_add(mull_worker *w, const char *job, int attempt, int64_t fe
     init_timers(r);
     bool here = find_devices(r, json_object_get(msg, "devices"));
     r->world = r->device_count ? r->device_count : 1;
+    /* A job may want more processes than it has devices: they share them. */
+    int64_t ranks = json_integer_value(json_object_get(r->spec, "ranks"));
+    if (ranks > r->world && ranks <= MULL_DEVICES_MAX) r->world = (int)ranks;
     r->ranks = calloc((size_t)r->world, sizeof(mull_rank *));
     for (int i = 0; r->ranks && i < r->world; i++)
         if (!(r->ranks[i] = calloc(1, sizeof(mull_rank)))) abort();

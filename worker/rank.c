@@ -53,6 +53,7 @@ static void on_err_line(void *arg, const char *line, size_t n) {
         size_t len;
         char *clean = mull_utf8_repair(line, n, &len);
         if (clean) snprintf(r->message, sizeof r->message, "%s", clean);
+        r->said = k->rank;
         free(clean);
     }
 }
@@ -252,8 +253,9 @@ static void make_env(mull_rank *k, env *e) {
         "PATH",     "HOME",         "USER",          "LANG",         "LC_ALL",      "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",
         "MULL_ISA", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"};
     const mull_run *r = k->run;
-    const mull_node_device *d = r->device_count ? r->devices[k->rank] : NULL;
-    int threads = d ? d->threads : 1;
+    const mull_node_device *d = r->device_count ? r->devices[k->rank % r->device_count] : NULL;
+    int sharing = r->device_count ? (r->world + r->device_count - 1) / r->device_count : 1;
+    int threads = d && d->threads > sharing ? d->threads / sharing : 1;
     e->n = 0;
     e->used = 0;
     for (size_t i = 0; i < sizeof passed / sizeof *passed; i++) {
@@ -269,6 +271,8 @@ static void make_env(mull_rank *k, env *e) {
         put(e, "MULL_ARRAY_JOB=%s", array);
         put(e, "MULL_ARRAY_INDEX=%lld", (long long)json_integer_value(json_object_get(r->spec, "array_index")));
     }
+    /* Where ranks leave their addresses for each other: of this attempt alone, and gone with it. */
+    if (r->world > 1) put(e, "MULL_RENDEZVOUS=%s/meet", r->ranks[0]->dir);
     put(e, "MULL_THREADS=%d", threads);
     put(e, "OMP_NUM_THREADS=%d", threads);
     put(e, "OPENBLAS_NUM_THREADS=%d", threads);

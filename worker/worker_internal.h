@@ -79,6 +79,7 @@ struct mull_run {
     mull_end end;     /* of the rank that failed first */
     bool failed;
     char message[1600], error_class[24];
+    int said; /* the rank that message is of */
     uint64_t oom_kills;
     char *progress; /* latest engine line not yet sent */
     size_t progress_len;

@@ -91,7 +91,7 @@ int mull_cmd_run(int argc, char **argv) {
                                            : mull_generate(&job, ev, &result, &err);
     }
     if (!rc) {
-        send_result(ev, result);
+        if (result) send_result(ev, result); /* ranks but the first have none */
     } else {
         mull_error_print(stderr, &err);
         if (ev && rc != MULL_ECANCELLED) mull_events_error(ev, &err);

@@ -2,20 +2,27 @@
 #include "engine/cmd/cmd.h"
 
 #include "engine/cmd/cmd_model.h"
+#include "engine/cmd/train_ranks.h"
 #include "engine/train/session.h"
 
 #include <getopt.h>
 #include <math.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char USAGE[] =
-    "usage: mull-engine train CONFIG.yaml --out DIR [--set key=value ..] [--max-steps N] [--dry-run] [--threads N]\n\n"
+    "usage: mull-engine train CONFIG.yaml --out DIR [--set key=value ..] [--max-steps N] [--dry-run] [--threads N]\n"
+    "                         [--ranks N]\n\n"
     "Trains what the recipe says and writes one JSON line a step; checkpoints appear whole as DIR/checkpoint-N: "
     "Hugging\n"
     "Face folders with the optimiser's state beside the weights. --set resume_from_checkpoint=true goes on from the\n"
     "newest one, bit for bit. --dry-run prints the resolved plan: parameters, memory by part, steps.\n"
-    "SIGTERM or SIGINT: a checkpoint is saved and the exit status is 75.\n";
+    "SIGTERM or SIGINT: a checkpoint is saved and the exit status is 75.\n"
+    "--ranks N: so many processes on this machine share the work, each with its own samples and its part of what the\n"
+    "recipe's zero_stage splits; --threads is each one's. A step takes N times as many samples. The run goes on from "
+    "a\n"
+    "checkpoint of any number of ranks; with the same number bit for bit.\n";
 
 static volatile sig_atomic_t stopped;
 
@@ -62,6 +69,20 @@ static void note(void *ctx, const char *level, const char *text) {
     fprintf(stderr, "%s: %s\n", level, text);
 }
 
+static void nothing(void *ctx, const json_t *plan) {
+    (void)ctx, (void)plan;
+}
+
+/* What every rank would stumble over is told once, before there are several. */
+static int start_ranks(mull_train_session_opts o, int ranks, int argc, char **argv) {
+    mull_train_session_hooks h = {.run = {.ctx = &o.dry_run}, .note = note, .start = nothing};
+    mull_error err = {0};
+    o.dry_run = true;
+    o.ranks = ranks;
+    int rc = mull_train_session(&o, &h, &err);
+    return rc ? mull_cmd_fail(&err) : mull_cmd_train_ranks(ranks, argc, argv);
+}
+
 static void start(void *ctx, const json_t *plan) {
     const json_t *total = json_object_get(json_object_get(plan, "memory"), "total");
     if (*(const bool *)ctx)
@@ -75,13 +96,13 @@ static void start(void *ctx, const json_t *plan) {
 
 int mull_cmd_train(int argc, char **argv) {
     enum { MAX_SETS = 256 };
-    static const struct option LONG[] = {
-        {"out", 1, 0, 'o'},     {"set", 1, 0, 's'},    {"max-steps", 1, 0, 'n'}, {"dry-run", 0, 0, 'd'},
-        {"threads", 1, 0, 't'}, {"device", 1, 0, 'D'}, {"help", 0, 0, 'h'},      {0, 0, 0, 0}};
+    static const struct option LONG[] = {{"out", 1, 0, 'o'},     {"set", 1, 0, 's'},     {"max-steps", 1, 0, 'n'},
+                                         {"dry-run", 0, 0, 'd'}, {"threads", 1, 0, 't'}, {"device", 1, 0, 'D'},
+                                         {"help", 0, 0, 'h'},    {"ranks", 1, 0, 'r'},   {0, 0, 0, 0}};
     const char *sets[MAX_SETS];
     mull_train_session_opts o = {.sets = sets};
     mull_cmd_model load = {0};
-    long long n = 0;
+    long long n = 0, ranks = 1;
     int ch;
     optind = 1;
     while ((ch = getopt_long(argc, argv, "", LONG, NULL)) != -1) {
@@ -108,6 +129,9 @@ int mull_cmd_train(int argc, char **argv) {
         case 'D':
             rc = mull_cmd_device("train", optarg);
             break;
+        case 'r':
+            rc = mull_cmd_int("train", "--ranks", optarg, 1, MULL_WORLD_MAX, &ranks);
+            break;
         case 'h':
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
@@ -119,6 +143,8 @@ int mull_cmd_train(int argc, char **argv) {
     if (optind + 1 != argc || (!o.out && !o.dry_run)) return mull_cmd_usage("train", "it takes CONFIG.yaml and --out");
     o.config = argv[optind];
     if (!o.out) o.out = ".";
+    o.ranks = (int)ranks;
+    if (ranks > 1 && !o.dry_run && !getenv("MULL_WORLD_SIZE")) return start_ranks(o, (int)ranks, argc, argv);
     struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGINT, &sa, NULL);

@@ -56,6 +56,7 @@ static const field FIELDS[] = {
     {"time_limit", T_SKIP, 0, 0, 0},
     {"time_limit_s", T_SKIP, 0, 0, 0},
     {"gpus", T_SKIP, 0, 0, 0},
+    {"ranks", T_SKIP, 0, 0, 0}, /* the worker starts them */
     {"key", T_SKIP, 0, 0, 0},
     {"after", T_SKIP, 0, 0, 0},
     {"begin", T_SKIP, 0, 0, 0},

@@ -14,6 +14,7 @@ typedef struct train_job {
     mull_events *ev;
     int64_t total, first, tokens; /* steps of the run; step this attempt began with, -1: none yet */
     double seconds, loss;
+    bool quiet; /* not rank 0 */
     int64_t step;
     char path[4096]; /* of the newest checkpoint */
 } train_job;
@@ -71,6 +72,8 @@ static void on_checkpoint(void *ctx, int64_t step, const char *path) {
 
 static bool stop(void *ctx) {
     const train_job *t = ctx;
+    /* A rank that is told of no steps has loaded when it asks for the first time. */
+    if (t->quiet) mull_events_loading(t->ev, false);
     mull_events_beat(t->ev);
     return mull_events_stopped(t->ev);
 }
@@ -105,11 +108,14 @@ int mull_train_job(const mull_job *job, mull_events *ev, json_t **result, mull_e
                                  .max_steps = job->max_steps,
                                  .threads = job->threads,
                                  .resume = true};
+    mull_comm_opts who;
+    int rc = mull_comm_from_env(&who, err);
+    t.quiet = !rc && who.rank > 0;
     mull_train_session_hooks h = {.run = {on_step, on_checkpoint, stop, &t}, .note = note, .start = start};
     mull_events_loading(ev, true);
-    int rc = mull_train_session(&o, &h, err);
+    if (!rc) rc = mull_train_session(&o, &h, err);
     mull_events_loading(ev, false);
-    if (!rc)
+    if (!rc && !t.quiet)
         *result = json_pack("{s:I,s:o,s:o}", "steps", (json_int_t)t.step, "loss",
                             t.first >= 0 && isfinite(t.loss) ? json_real(t.loss) : json_null(), "checkpoint",
                             mull_json_text(t.path, strlen(t.path)));

@@ -20,6 +20,7 @@ typedef struct session {
     mull_mix *mix;
     mull_loader *loader;
     mull_trainer *trainer;
+    mull_comm *comm;
     char *resume;
     int64_t steps;
     mull_error *err;
@@ -41,7 +42,8 @@ static int load_recipe(session *s) {
     s->has_recipe = !rc;
     for (size_t i = 0; i < report.n; i++) {
         const mull_recipe_note *n = &report.notes[i];
-        if (!n->error) note(s, "note", "%s%s%s", n->key, *n->key ? ": " : "", n->message);
+        if (!n->error && mull_comm_rank(s->comm) == 0)
+            note(s, "note", "%s%s%s", n->key, *n->key ? ": " : "", n->message);
     }
     mull_recipe_report_fini(&report);
     return rc;
@@ -81,23 +83,26 @@ static int plan(session *s) {
     const mull_recipe *r = &s->recipe;
     mull_train_plan p;
     mull_config c = {0};
+    int world = mull_comm_world(s->comm) > s->o->ranks ? mull_comm_world(s->comm) : s->o->ranks > 1 ? s->o->ranks : 1;
     int rc = mull_config_load(r->model_path, &c, s->err);
-    if (!rc) rc = mull_trainer_plan(r, &c, rows_of(r), &p, s->err);
+    if (!rc) rc = mull_trainer_plan(r, &c, rows_of(r), world, &p, s->err);
     mull_config_fini(&c);
     if (rc) return rc;
     json_t *j =
-        json_pack("{s:o,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I},s:I}", "recipe", mull_recipe_json(r), "parameters",
+        json_pack("{s:o,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:i}", "recipe", mull_recipe_json(r), "parameters",
                   (json_int_t)p.parameters, "trainable", (json_int_t)p.trained, "steps", (json_int_t)s->steps, "memory",
                   "weights", (json_int_t)p.weights, "gradients", (json_int_t)p.gradients, "moments",
                   (json_int_t)p.moments, "activations", (json_int_t)p.activations, "vision_tower", (json_int_t)p.tower,
-                  "total", (json_int_t)p.total, "batch_tokens", (json_int_t)rows_of(r));
-    if (j && s->h->start) s->h->start(s->h->run.ctx, j);
+                  "total", (json_int_t)p.total, "batch_tokens", (json_int_t)rows_of(r), "ranks", world);
+    if (j && s->h->start && mull_comm_rank(s->comm) == 0) s->h->start(s->h->run.ctx, j);
     json_decref(j);
     int64_t have = memory_bytes();
-    if (have > 0 && (int64_t)p.total > have)
+    double need = (double)p.total * world; /* all ranks are on one machine */
+    if (have > 0 && need > (double)have)
         return mull_fail(s->err, MULL_ENOMEM, WHAT, "memory",
                          "lower pack_tokens or max_length, set recompute: layer, freeze more, or set lora_rank",
-                         "it needs %.1f GB and the machine has %.1f GB", (double)p.total / 1e9, (double)have / 1e9);
+                         "it needs %.1f GB%s and the machine has %.1f GB", need / 1e9,
+                         world > 1 ? " for all ranks" : "", (double)have / 1e9);
     return MULL_OK;
 }
 
@@ -119,12 +124,19 @@ static int open_all(session *s) {
     if (!rc) rc = mull_builder_init(&s->builder, r, s->tokenizer, err);
     if (!rc) rc = mull_mix_open(r, &s->mix, err);
     if (!rc && !s->o->dry_run)
-        rc = mull_trainer_create(
-            &(mull_trainer_opts){
-                .recipe = r, .out = s->o->out, .resume = s->resume, .threads = s->o->threads, .steps = 1},
-            &s->trainer, err);
-    mull_loader_opts lo = {.note = left_out, .ctx = s};
+        rc = mull_trainer_create(&(mull_trainer_opts){.recipe = r,
+                                                      .out = s->o->out,
+                                                      .resume = s->resume,
+                                                      .threads = s->o->threads,
+                                                      .steps = 1,
+                                                      .comm = s->comm},
+                                 &s->trainer, err);
+    mull_loader_opts lo = {
+        .note = left_out, .ctx = s, .rank = mull_comm_rank(s->comm), .world = mull_comm_world(s->comm)};
+    if (s->o->dry_run && s->o->ranks > 1) lo.world = s->o->ranks;
     if (!rc && s->trainer) lo.start = mull_trainer_state(s->trainer)->position;
+    /* The counts of a checkpoint are of all ranks: the first one carries them on. */
+    if (lo.rank) lo.start.drawn = lo.start.bad = lo.start.skipped = 0;
     if (!rc) rc = mull_loader_open(r, s->mix, &s->builder, &lo, &s->loader, err);
     if (rc) return rc;
     s->steps = s->o->max_steps > 0 ? s->o->max_steps
@@ -137,13 +149,16 @@ static int open_all(session *s) {
 
 int mull_train_session(const mull_train_session_opts *o, const mull_train_session_hooks *h, mull_error *err) {
     session s = {.o = o, .h = h, .err = err};
-    int rc = load_recipe(&s);
+    mull_comm_opts co = {.world = 1};
+    int rc = o->dry_run ? MULL_OK : mull_comm_from_env(&co, err);
+    if (!rc && co.world > 1) rc = mull_comm_create(&co, &s.comm, err);
+    if (!rc) rc = load_recipe(&s);
     if (!rc && !*s.recipe.model_path)
         rc = mull_fail(err, MULL_EARG, WHAT, "model_path", "name a checkpoint folder", "no model was given");
     if (!rc) rc = find_resume(&s);
     if (!rc) rc = open_all(&s);
     if (!rc) rc = plan(&s);
-    if (!rc && s.resume)
+    if (!rc && s.resume && mull_comm_rank(s.comm) == 0)
         note(&s, "note", "going on from %s at step %lld of %lld", s.resume,
              s.trainer ? (long long)mull_trainer_state(s.trainer)->step : 0, (long long)s.steps);
     if (!rc && s.trainer) {
@@ -154,6 +169,7 @@ int mull_train_session(const mull_train_session_opts *o, const mull_train_sessio
     mull_trainer_destroy(s.trainer);
     mull_mix_close(s.mix);
     mull_tokenizer_destroy(s.tokenizer);
+    mull_comm_destroy(s.comm);
     if (s.has_recipe) mull_recipe_fini(&s.recipe);
     free(s.resume);
     return rc;

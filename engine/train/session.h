@@ -13,6 +13,7 @@ typedef struct mull_train_session_opts {
     const char *out;
     int64_t max_steps; /* 0: the recipe's */
     int threads;
+    int ranks;    /* for the plan; a rank that was started learns from its environment which one it is (comm/comm.h) */
     bool dry_run; /* only the plan */
     bool resume;  /* go on from the newest checkpoint of out when there is one, whatever the recipe says */
 } mull_train_session_opts;
@@ -23,7 +24,8 @@ typedef struct mull_train_session_hooks {
     void (*start)(void *ctx, const json_t *plan);                 /* the resolved plan, before the first step */
 } mull_train_session_hooks;
 
-/* MULL_ECANCELLED when it was stopped and saved. */
+/* MULL_ECANCELLED when it was stopped and saved. With several ranks this is one of them: only rank 0 hears of the plan,
+ * of steps and of checkpoints. */
 int mull_train_session(const mull_train_session_opts *o, const mull_train_session_hooks *h, mull_error *err);
 
 #endif

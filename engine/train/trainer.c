@@ -82,6 +82,8 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     int rc = unsupported(r, err);
     if (!rc && !*text(r->model_path))
         rc = mull_fail(err, MULL_EARG, WHAT, "model_path", "name a checkpoint folder", "no model was given");
+    if (!rc && r->kind == MULL_GRPO && mull_comm_world(o->comm) > 1)
+        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "ranks", "use one rank", "rollouts run on one rank only");
     if (rc) return rc;
     mull_trainer *t = calloc(1, sizeof *t);
     if (!t) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
@@ -208,8 +210,11 @@ static int batches(mull_trainer *t, const mull_train_source *src, const mull_tra
         if (mine == BATCH) src->release(src->ctx, &b);
         if (rc || lost) return rc ? rc : lost;
         if (all == STOP) return MULL_ECANCELLED;
-        if (all == FAILED)
+        if (all == FAILED) {
+            /* The rank that knows why should be heard first. */
+            nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
             return mull_fail(err, MULL_EIO, WHAT, "another rank", "see what that rank says", "it has no next batch");
+        }
         if (all == DONE) return MULL_OK;
     }
 }
@@ -319,13 +324,14 @@ int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *sr
     return rc;
 }
 
-int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, mull_train_plan *out, mull_error *err) {
+int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, int world, mull_train_plan *out,
+                      mull_error *err) {
     mull_weight_spec *s = NULL;
     size_t n = 0;
     *out = (mull_train_plan){0};
     int rc = mull_weights_list(c, &s, &n, err);
     if (rc) return rc;
-    int64_t language = 0;
+    int64_t language = 0, part = 0; /* the largest part of the model */
     for (size_t i = 0; i < n; i++) {
         int64_t count = 1;
         for (int d = 0; d < s[i].ndim; d++) count *= s[i].shape[d];
@@ -335,6 +341,7 @@ int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, 
             continue;
         }
         language += count;
+        if (count > part) part = count;
         if (!r->lora_rank && !mull_params_match(r->freeze, s[i].name)) out->trained += count;
         if (r->lora_rank && s[i].ndim == 2 && strstr(s[i].name, "_proj")) {
             const char *dot = strstr(s[i].name, ".weight");
@@ -346,9 +353,17 @@ int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, 
         }
     }
     free(s);
-    out->weights = (size_t)language * (r->bf16 ? 6 : 4);
-    out->gradients = (size_t)out->trained * 4;
-    out->moments = (size_t)out->trained * 8;
+    /* Of what a stage splits, a rank has its share; of what it gathers or makes for a while, one part of the model. */
+    int zero = world > 1 ? (int)r->zero_stage : 0;
+    size_t trained = (size_t)out->trained, own = zero ? trained / (size_t)world + 1 : trained,
+           frozen = language > out->trained ? (size_t)(language - out->trained) : 0, one = (size_t)part;
+    if (one > trained) one = trained;
+    if (r->bf16)
+        out->weights = frozen * 6 + (zero > 2 ? (own + one) * 2 : trained * 2) + own * 4;
+    else
+        out->weights = frozen * 4 + (zero > 2 ? own + one : trained) * 4;
+    out->gradients = (zero > 1 ? own + one : trained) * 4;
+    out->moments = own * 8;
     out->activations = mull_net_plan(c, (mull_recompute)r->recompute, rows, rows);
     out->total = out->weights + out->gradients + out->moments + out->activations + out->tower;
     return MULL_OK;

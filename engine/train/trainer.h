@@ -60,11 +60,12 @@ const mull_params *mull_trainer_params(const mull_trainer *t);
 int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *source, const mull_train_hooks *hooks,
                      mull_error *err);
 
-/* What a run would need, in bytes, for batches of rows tokens. */
+/* What each of world ranks would need, in bytes, for batches of rows tokens. */
 typedef struct mull_train_plan {
     int64_t parameters, trained;
     size_t weights, gradients, moments, activations, tower, total;
 } mull_train_plan;
-int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, mull_train_plan *out, mull_error *err);
+int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, int world, mull_train_plan *out,
+                      mull_error *err);
 
 #endif

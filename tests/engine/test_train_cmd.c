@@ -2,6 +2,8 @@
  * undisturbed run does, byte for byte; what it wrote answers. */
 #include "tests/engine/trainer_util.h"
 
+#include "engine/comm/comm.h"
+
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -222,12 +224,94 @@ static void job_events(void **state) {
     remove_tree(p.dir);
 }
 
+/* The losses of a log, by step. */
+static int losses(const place *p, double *out, int max) {
+    FILE *f = fopen(p->log, "r");
+    assert_non_null(f);
+    char line[8192];
+    int n = 0;
+    for (; fgets(line, sizeof line, f); n++) {
+        json_t *j = json_loads(line, 0, NULL);
+        assert_non_null(j);
+        assert_true(n < max && json_integer_value(json_object_get(j, "step")) == n + 1);
+        out[n] = json_number_value(json_object_get(j, "loss"));
+        json_decref(j);
+    }
+    fclose(f);
+    return n;
+}
+
+/* The last child of a process that has two. */
+static pid_t second_child(pid_t pid) {
+    char path[64], line[256] = "";
+    int a, b;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    for (int i = 0; i < 2000; i++, nap(5)) {
+        FILE *f = fopen(path, "r");
+        bool got = f && fgets(line, sizeof line, f) && sscanf(line, "%d %d", &a, &b) == 2;
+        if (f) fclose(f);
+        if (got) return b;
+    }
+    fail_msg("process %d has no two children", (int)pid);
+    return -1;
+}
+
+/* --ranks 2: one line a step, the samples of one rank with twice the accumulation, exact resume, and an end when a rank
+ * is killed. */
+static void two_ranks(void **state) {
+    (void)state;
+    if (!mull_comm_available()) skip();
+    place p;
+    place_init(&p);
+    char one[128], whole[128], broken[128], a[160], b[160];
+    snprintf(one, sizeof one, "%s/one", p.dir);
+    snprintf(whole, sizeof whole, "%s/whole", p.dir);
+    snprintf(broken, sizeof broken, "%s/broken", p.dir);
+    double want[STEPS], got[STEPS];
+    assert_int_equal(run(&p, (const char *[]){"mull-engine", "train", p.config, "--out", one, "--set",
+                                              "gradient_accumulation_steps=4", NULL}),
+                     0);
+    assert_int_equal(losses(&p, want, STEPS), STEPS);
+    assert_int_equal(run(&p, (const char *[]){"mull-engine", "train", p.config, "--out", whole, "--ranks", "2", NULL}),
+                     0);
+    assert_int_equal(losses(&p, got, STEPS), STEPS);
+    /* float32 sums in another order, and what AdamW makes of it in fourteen steps. */
+    for (int i = 0; i < STEPS; i++)
+        if (!(fabs(got[i] - want[i]) <= 1e-4 * fabs(want[i])))
+            fail_msg("step %d: %.9g with two ranks, %.9g with one", i + 1, got[i], want[i]);
+
+    const char *const again[] = {
+        "mull-engine", "train", p.config, "--out", broken, "--ranks", "2", "--set", "resume_from_checkpoint=true",
+        NULL};
+    pid_t pid = start(&p, again);
+    wait_lines(&p, pid, 5);
+    kill(second_child(pid), SIGKILL);
+    int status = finish(pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    pid = start(&p, again);
+    wait_lines(&p, pid, 2);
+    kill(pid, SIGTERM);
+    status = finish(pid);
+    assert_true(WIFEXITED(status) && (WEXITSTATUS(status) == 75 || WEXITSTATUS(status) == 0));
+    assert_int_equal(run(&p, again), 0);
+    snprintf(a, sizeof a, "%s/checkpoint-%d", whole, STEPS);
+    snprintf(b, sizeof b, "%s/checkpoint-%d", broken, STEPS);
+    same_file(a, b, "model.safetensors");
+    same_file(a, b, "optimizer-00000-of-00002.zst");
+    same_file(a, b, "optimizer-00001-of-00002.zst");
+    /* What all ranks would stumble over is told before there are any. */
+    int rc = run(&p, (const char *[]){"mull-engine", "train", p.config, "--out", broken, "--ranks", "2", "--set",
+                                      "learning_rat=1", NULL});
+    assert_true(rc == 1 || rc == 2);
+    remove_tree(p.dir);
+}
+
 int main(void) {
     if (access(MULL_BIN_DIR "/mull-engine", X_OK)) {
         printf("skipped: mull-engine is not built\n");
         return 77;
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(disturbed_equals_undisturbed), cmocka_unit_test(wrong_recipes),
-                                       cmocka_unit_test(job_events)};
+                                       cmocka_unit_test(job_events), cmocka_unit_test(two_ranks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -239,6 +239,43 @@ static void one_rank_lost_stops_the_gang(void **state) {
     assert_false(mull_pid_alive(zero) || mull_pid_alive(two));
 }
 
+/* A job may want more ranks than it has devices: they share one, and have a folder to meet in. */
+static void ranks_share_a_device(void **state) {
+    (void)state;
+    json_t *m = play_start_message(&p, 5, 50,
+                                   "test $MULL_WORLD_SIZE = 2 && test $MULL_THREADS -ge 1 || exit 9\n"
+                                   "mkdir -p \"$MULL_RENDEZVOUS\" || exit 8\n"
+                                   "echo here >\"$MULL_RENDEZVOUS/$MULL_RANK\"\n"
+                                   "for i in $(seq 100); do\n"
+                                   "  test -e \"$MULL_RENDEZVOUS/0\" -a -e \"$MULL_RENDEZVOUS/1\" && exit 0\n"
+                                   "  sleep 0.1\n"
+                                   "done\n"
+                                   "exit 7\n");
+    json_object_set_new(json_object_get(m, "spec"), "ranks", json_integer(2));
+    play_tell(&p, m);
+    json_decref(play_end(&p, 50, "ok", 0, 0));
+    play_start(&p, 6, 60, "test -z \"${MULL_RENDEZVOUS+x}\" || exit 9\n");
+    json_decref(play_end(&p, 60, "ok", 0, 0));
+}
+
+/* What a rank says about the loss of another does not hide how that one was lost. */
+static void the_first_loss_is_told(void **state) {
+    (void)state;
+    json_t *m =
+        play_start_message(&p, 5, 50,
+                           "case $MULL_RANK in\n"
+                           "1) sleep 0.5; kill -9 $$ ;;\n"
+                           "0) echo '{\"ev\":\"error\",\"class\":\"infra\",\"what\":\"lost\",\"message\":\"error: lost "
+                           "another rank\"}' >&3\n"
+                           "   sleep 3; exit 1 ;;\n"
+                           "esac\n");
+    json_object_set_new(json_object_get(m, "spec"), "ranks", json_integer(2));
+    play_tell(&p, m);
+    json_t *e = play_end(&p, 50, "infra", -1, SIGKILL);
+    assert_non_null(strstr(play_text(e, "message"), "killed by signal 9"));
+    json_decref(e);
+}
+
 /* A device is one attempt's at a time: the second start waits for the end of the first. */
 static void devices_are_not_shared(void **state) {
     (void)state;
@@ -274,6 +311,8 @@ int main(void) {
         TEST(the_time_limit),
         TEST(a_task_knows_its_index),
         TEST(one_rank_lost_stops_the_gang),
+        TEST(ranks_share_a_device),
+        TEST(the_first_loss_is_told),
         TEST(devices_are_not_shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
