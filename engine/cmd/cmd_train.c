@@ -3,6 +3,7 @@
 
 #include "engine/cmd/cmd_model.h"
 #include "engine/cmd/train_ranks.h"
+#include "engine/train/grpo.h"
 #include "engine/train/session.h"
 
 #include <getopt.h>
@@ -47,6 +48,7 @@ static void step(void *ctx, const mull_step *s) {
                   real(s->ce), "cos", real(s->cos), "grad_norm", real(s->grad_norm), "lr", s->lr, "tokens",
                   (json_int_t)s->tokens, "tok_s", s->seconds > 0 ? (double)s->tokens / s->seconds : 0.0, "mfu", s->mfu,
                   "peak_bytes", (json_int_t)mull_cmd_peak_bytes());
+    if (s->grpo) mull_grpo_figures_json(s->grpo, j);
     if (s->skipped) {
         json_object_set_new(j, "skipped", json_integer((json_int_t)s->skipped_so_far));
         fprintf(stderr, "warning: step %lld was skipped: its gradient is not finite (%lld so far)\n",

@@ -58,6 +58,21 @@ typedef struct mull_recipe {
     int64_t lr_scheduler_type; /* mull_schedule */
     bool gradient_checkpointing, bf16, len_control;
     double temperature, top_p, epsilon; /* GRPO rollouts and clip */
+    /* GRPO, names as in TRL where it has them; what they do: engine/train/grpo.h */
+    double epsilon_high;    /* the clip's upper side; 0: epsilon */
+    int64_t num_iterations; /* passes over the completions of a round */
+    int64_t steps_per_generation;
+    int64_t scale_rewards;    /* 0: by the group's deviation; 1: by the step's; 2: not at all */
+    int64_t dynamic_sampling; /* groups without spread make way for new prompts, up to so many draws */
+    bool mask_truncated_completions;
+    int64_t overlong_buffer; /* tokens before the limit in which the penalty grows to its full size */
+    double overlong_penalty; /* 0: none */
+    int64_t reward_compat;   /* 0: ours; 1: the release's scoring */
+    char *reward_command;    /* a user's own reward, "": none */
+    double reward_weight, reward_timeout;
+    bool reward_builtin;   /* accuracy and format count beside the command */
+    int64_t rollout_batch; /* completions decoded together */
+    bool save_rollouts;
     /* ours */
     int64_t loss_on, loss_norm; /* mull_loss_on, mull_loss_norm */
     int64_t label_mask;         /* 0: vision frame and video pads are ignored too; 1: as the release counts them */

@@ -19,7 +19,7 @@ void mull_group_advantages(const double *accuracy, const double *format, const i
     for (size_t i = 0; i < n; i++) sum += (double)rewards[i];
     double mean = n ? sum / (double)n : 0;
     for (size_t i = 0; i < n; i++) squares += ((double)rewards[i] - mean) * ((double)rewards[i] - mean);
-    double spread = n > 1 ? sqrt(squares / (double)(n - 1)) : 0;
+    double spread = n > 1 ? sqrt(squares / (double)(n - 1)) : 0, scale = opts->unscaled ? 1 : spread + 1e-4;
     for (size_t i = 0; i < n; i++)
-        advantages[i] = opts->basic_reinforce ? rewards[i] : (float)(((double)rewards[i] - mean) / (spread + 1e-4));
+        advantages[i] = opts->basic_reinforce ? rewards[i] : (float)(((double)rewards[i] - mean) / scale);
 }

@@ -27,6 +27,7 @@ void mull_reward_fini(mull_reward *r);
 typedef struct mull_group_opts {
     bool len_control;     /* +0.2 to correct completions of 320 to 512 tokens when two or more are correct */
     bool basic_reinforce; /* the advantage is the reward itself */
+    bool unscaled;        /* it is r - mean */
 } mull_group_opts;
 
 /* One prompt's group of n completions: rewards[n] = accuracy + format (+ length control), in float32 as training keeps

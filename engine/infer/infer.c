@@ -150,6 +150,19 @@ int mull_infer_pending(const mull_infer *f) {
     return f->pending;
 }
 
+int mull_infer_forget(mull_infer *f, mull_error *err) {
+    if (f->pending)
+        return mull_fail(err, MULL_EARG, "cannot take new weights", "", "finish or cancel the requests first",
+                         "%d requests are pending", f->pending);
+    mull__infer_sweep(f);
+    mull_kv_cache_forget(f->kv);
+    return MULL_OK;
+}
+
+mull_features *mull_infer_features(mull_infer *f) {
+    return f->features;
+}
+
 void mull_infer_get_stats(const mull_infer *f, mull_infer_stats *out) {
     *out = f->stats;
     out->media_encoded = mull_features_encoded(f->features);
@@ -207,10 +220,14 @@ static void advance(mull_infer *f, mull_seq *s, float *logits) {
     double lse = 0;
     float *raw = NULL;
     if (s->logprobs) {
-        /* Log-probs are the model's own, before penalty and temperature, which overwrite the row. */
-        lse = mull_logsumexp(logits, f->c->vocab);
+        /* Before penalty and temperature, which overwrite the row. */
         raw = f->raw_logits;
         memcpy(raw, logits, (size_t)f->c->vocab * sizeof *raw);
+        if (s->how.logprobs_scaled && s->how.temperature > 0) {
+            float mul = (float)(1 / s->how.temperature);
+            for (int i = 0; i < f->c->vocab; i++) raw[i] *= mul;
+        }
+        lse = mull_logsumexp(raw, f->c->vocab);
     }
     int rc = mull_sample(&f->sampler, logits, &s->how, &f->banned, &s->seen, (uint64_t)index, &id, &err);
     if (rc) {

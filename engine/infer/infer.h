@@ -19,7 +19,8 @@ typedef struct mull_sampling {
     bool ignore_eos;
     const char *const *stop; /* stop strings, borrowed for the request's life */
     int nstop;
-    int logprobs; /* keep each token's log-prob when nonzero */
+    int logprobs;         /* keep each token's log-prob when nonzero: the model's own, before penalty and temperature */
+    bool logprobs_scaled; /* those log-probs at the temperature, as training computes them for rollouts */
 } mull_sampling;
 
 /* Defaults, then the checkpoint's generation_config.json (repetition_penalty; temperature, top_p, top_k when it
@@ -92,5 +93,10 @@ int mull_infer_cancel(mull_infer *f, uint64_t id);
 int mull_infer_step(mull_infer *f, mull_error *err);
 int mull_infer_pending(const mull_infer *f);
 void mull_infer_get_stats(const mull_infer *f, mull_infer_stats *out);
+/* The weights have changed: nothing computed with the old ones may be used again. MULL_EARG while requests are pending.
+ * Vision features stay: the tower's weights do not change. */
+int mull_infer_forget(mull_infer *f, mull_error *err);
+/* The engine's vision features, for others that need the same media. */
+struct mull_features *mull_infer_features(mull_infer *f);
 
 #endif

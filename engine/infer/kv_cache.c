@@ -199,6 +199,21 @@ void mull_kv_cache_release(mull_kv_cache *kv, int32_t p) {
     kv->nfree++;
 }
 
+void mull_kv_cache_forget(mull_kv_cache *kv) {
+    while (kv->nidle > 0) {
+        int32_t p = kv->oldest;
+        idle_unlink(kv, p);
+        forget(kv, p);
+        kv->pages[p].next_hash = kv->free_top;
+        kv->free_top = p;
+        kv->nfree++;
+    }
+}
+
+bool mull_kv_cache_shares(const mull_kv_cache *kv) {
+    return kv->share;
+}
+
 bool mull_page_key_next(mull_page_key *out, const mull_page_key *parent, const void *content, size_t len) {
     static const mull_page_key root = {{0}};
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();

@@ -33,6 +33,9 @@ int32_t mull_kv_cache_find(mull_kv_cache *kv, const mull_page_key *key);
 /* States what a full page holds. If another page already has this content, nothing changes: both stay valid. */
 void mull_kv_cache_publish(mull_kv_cache *kv, int32_t page, const mull_page_key *key);
 void mull_kv_cache_release(mull_kv_cache *kv, int32_t page);
+/* What the pages that nobody holds contain is not known any more. */
+void mull_kv_cache_forget(mull_kv_cache *kv);
+bool mull_kv_cache_shares(const mull_kv_cache *kv);
 
 /* The key of what follows parent (NULL: of a beginning). False when the digest cannot be computed (no memory): the
  * content is then not shared, which costs time only. */

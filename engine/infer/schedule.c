@@ -117,10 +117,23 @@ static void fill(mull_infer *f, const mull_seq *s, int64_t row, int64_t stride) 
     }
 }
 
+/* Does a running sequence before number i compute a beginning right now that s shares and that is not there yet? Then
+ * waiting for it is cheaper than computing it again: a group of samples of one prompt computes the prompt once. */
+static bool coming(const mull_infer *f, int i, mull_seq *s) {
+    if (!mull_kv_cache_shares(f->kv)) return false;
+    for (int k = 0; k < i; k++) {
+        mull_seq *r = f->running[k];
+        if (!r->matched || r->done || r->computed >= r->prompt) continue;
+        if (mull_seq_common(s, r) > r->published) return true;
+    }
+    return false;
+}
+
 /* Decides how many rows of s run in this step and makes everything they need ready. */
-static void plan(mull_infer *f, mull_seq *s, int64_t *budget) {
+static void plan(mull_infer *f, int i, int64_t *budget) {
+    mull_seq *s = f->running[i];
     s->rows = 0;
-    if (!s->matched && *budget > 0) {
+    if (!s->matched && *budget > 0 && !coming(f, i, s)) {
         /* Not earlier, so that a prefix that another sequence computes meanwhile is found. */
         mull_seq_match(s, f->kv);
         if (s->cached < 0) s->cached = s->computed;
@@ -140,7 +153,7 @@ int mull__infer_build(mull_infer *f, mull_lm_batch *b) {
     int64_t budget = f->opts.prefill_chunk, stride = f->opts.max_batch + f->opts.prefill_chunk, row = 0;
     int n = 0, want = 0;
     /* Planning may shorten the list from its end, never before the sequence that is being planned. */
-    for (int i = 0; i < f->nrunning; i++) plan(f, f->running[i], &budget);
+    for (int i = 0; i < f->nrunning; i++) plan(f, i, &budget);
     for (int i = 0; i < f->nrunning; i++) {
         mull_seq *s = f->running[i];
         if (!s->rows) continue;

@@ -155,6 +155,23 @@ int64_t mull_seq_match(mull_seq *s, mull_kv_cache *kv) {
     return s->computed = s->npages * MULL_PAGE_TOKENS;
 }
 
+int64_t mull_seq_common(mull_seq *s, mull_seq *other) {
+    int64_t a = (s->len - 1) / MULL_PAGE_TOKENS, b = other->len / MULL_PAGE_TOKENS, n = a < b ? a : b;
+    /* Keys are chained: where one differs, all that follow do. Nearly always the first one decides. */
+    if (n < 1 || !need_keys(s, 1) || !need_keys(other, 1) || memcmp(&s->keys[0], &other->keys[0], sizeof *s->keys))
+        return 0;
+    if (!need_keys(s, n) || !need_keys(other, n)) return 0;
+    int64_t low = 1, high = n; /* low pages agree, more than high cannot */
+    while (low < high) {
+        int64_t mid = (low + high + 1) / 2;
+        if (memcmp(&s->keys[mid - 1], &other->keys[mid - 1], sizeof *s->keys))
+            high = mid - 1;
+        else
+            low = mid;
+    }
+    return low;
+}
+
 bool mull_seq_grow(mull_seq *s, mull_kv_cache *kv, int64_t end) {
     while (s->npages < mull_pages_of(end)) {
         int32_t p = mull_kv_cache_take(kv);

@@ -51,6 +51,8 @@ void mull_seq_destroy(mull_seq *s);
 
 /* Takes known pages for the beginning of s, all but at least one token; returns how many tokens they hold. */
 int64_t mull_seq_match(mull_seq *s, mull_kv_cache *kv);
+/* Full pages of tokens [0, len - 1) of s whose content is also that of the beginning of other's tokens. */
+int64_t mull_seq_common(mull_seq *s, mull_seq *other);
 /* Takes pages for tokens [0, end); false when there are not enough (those taken stay with s). */
 bool mull_seq_grow(mull_seq *s, mull_kv_cache *kv, int64_t end);
 /* Publishes the pages that tokens [0, computed) fill. */

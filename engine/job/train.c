@@ -1,6 +1,7 @@
 /* Jobs of kind train; see train.h. */
 #include "engine/job/train.h"
 
+#include "engine/train/grpo.h"
 #include "engine/train/session.h"
 
 #include <dirent.h>
@@ -34,6 +35,7 @@ static void on_step(void *ctx, const mull_step *s) {
     add(v, "mfu", s->mfu);
     add(v, "tokens", (double)s->tokens);
     if (s->seconds > 0) add(v, "tok_s", (double)s->tokens / s->seconds);
+    if (s->grpo) mull_grpo_figures_json(s->grpo, v);
     if (s->skipped_so_far) add(v, "skipped_steps", (double)s->skipped_so_far);
     mull_events_loading(t->ev, false);
     mull_events_beat(t->ev);

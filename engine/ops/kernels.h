@@ -62,7 +62,7 @@ typedef struct mull_kernels {
     float (*softmax_step)(float *s, int n, float scale, float *max, float *sum);
     void (*scale_row)(float *x, int64_t n, float f);
     /* Training (kernels_train_impl.h): y += a x; dx and dw accumulate, dw may be NULL; exp_sum is the sum of
-     * exp(mul x - sub), exp_scale puts scale exp(mul x - sub) in place (both for mul x <= sub up to rounding, a NaN
+     * exp(mul x - sub), exp_dot that of exp(z) z with z = mul x - sub, exp_scale puts scale exp(mul x - sub) in place (both for mul x <= sub up to rounding, a NaN
      * comes through); softmax_backward makes dp = scale p (dp - d). row_max is NaN if any value is. */
     void (*axpy)(float *y, const float *x, float a, int64_t n);
     float (*dot)(const float *x, const float *y, int64_t n);
@@ -72,6 +72,7 @@ typedef struct mull_kernels {
     void (*gelu_backward)(const float *x, const float *dy, int64_t n, float *dx);
     float (*row_max)(const float *x, int64_t n);
     double (*exp_sum)(const float *x, int64_t n, float mul, float sub);
+    double (*exp_dot)(const float *x, int64_t n, float mul, float sub);
     void (*exp_scale)(float *x, int64_t n, float mul, float sub, float scale);
     void (*softmax_backward)(const float *p, float *dp, int64_t n, float d, float scale);
     double (*square_sum)(const float *x, int64_t n);

@@ -431,6 +431,7 @@ const mull_kernels MULL_TABLE = {
     .gelu_backward = gelu_backward,
     .row_max = row_max,
     .exp_sum = exp_sum,
+    .exp_dot = exp_dot,
     .exp_scale = exp_scale,
     .softmax_backward = softmax_backward,
     .square_sum = square_sum,

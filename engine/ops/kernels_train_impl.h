@@ -110,6 +110,22 @@ static double exp_sum(const float *x, int64_t n, float mul, float sub) {
     return total;
 }
 
+/* Sum of exp(z) z, z = mul x - sub; what is far below the largest adds nothing, not NaN. */
+static double exp_dot(const float *x, int64_t n, float mul, float sub) {
+    double total = 0;
+    for (int64_t a = 0; a < n; a += 4096) {
+        int64_t e = n - a < 4096 ? n : a + 4096;
+        vf s = {0};
+        for (int64_t i = a; i < e; i += MULL_VL) {
+            vf z = (e - i >= MULL_VL ? v_load(x + i) : v_load_n(x + i, e - i, -INFINITY)) * mul - sub;
+            z = v_select(z < -120.0f, v_set(-120.0f), z);
+            s += v_exp_neg(z) * z;
+        }
+        total += (double)v_sum(s);
+    }
+    return total;
+}
+
 /* x = scale exp(mul x - sub), mul x <= sub up to rounding */
 static void exp_scale(float *x, int64_t n, float mul, float sub, float scale) {
     int64_t i = 0;

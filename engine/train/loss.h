@@ -55,10 +55,13 @@ typedef struct mull_grpo_batch {
     const float *advantage; /* [nseq] */
     const float *ref, *old; /* flat over completions; NULL: no KL; the current ones */
     const int32_t *counted; /* [nseq]: tokens of the completion that count: up to and including the first end token */
+    const double *share;    /* [nseq]: what each counted token weighs, instead of what the loss type makes of this batch
+                               alone: the caller knows the whole step. NULL: the latter */
 } mull_grpo_batch;
 
 /* sum->loss grows by the batch's loss under its own normalisation, sum->weight by 1 (dapo with window_tokens: by 0, its
- * loss is already a share of the window's). logp, kl (or NULL): flat over completions, every token. */
+ * loss is already a share of the window's; with share: by 0). logp, kl (or NULL): flat over completions, every token.
+ */
 int mull_loss_grpo(mull_net *n, const mull_pack *p, const mull_grpo_batch *g, const mull_grpo_opts *o,
                    mull_loss_work *w, mull_loss_sum *sum, float *logp, float *kl, mull_error *err);
 

@@ -79,7 +79,7 @@ int mull_loss_grpo(mull_net *n, const mull_pack *p, const mull_grpo_batch *g, co
     if (rc) return rc;
     int32_t *seq = w->rows + all;
     for (int s = 0; s < nseq; s++) {
-        double share = share_of(o, g, nseq, s, total);
+        double share = g->share ? g->share[s] : share_of(o, g, nseq, s, total);
         for (int32_t t = cu[s] + g->prompt[s]; t < cu[s + 1]; t++, i++) {
             w->rows[i] = t - 1;
             w->targets[i] = p->net.ids[t];
@@ -97,7 +97,7 @@ int mull_loss_grpo(mull_net *n, const mull_pack *p, const mull_grpo_batch *g, co
         if (logp) logp[i] = (float)w->logp[i];
         if (kl) kl[i] = (float)k;
     }
-    sum->weight += o->type == MULL_LOSS_DAPO && o->window_tokens > 0 ? 0 : 1;
+    sum->weight += g->share || (o->type == MULL_LOSS_DAPO && o->window_tokens > 0) ? 0 : 1;
     sum->tokens += total;
     sum->samples += nseq;
     return MULL_OK;

@@ -67,5 +67,9 @@ void mull_net_idle(mull_net *n);
 typedef double (*mull_net_slope)(void *ctx, int64_t i, double logp);
 void mull_net_head(mull_net *n, const int32_t *targets, int64_t count, double temperature, mull_net_slope slope,
                    void *ctx, double *logp);
+/* Where the heads that follow also put the entropy of each row's distribution, in nats: [count], or NULL. */
+void mull_net_entropy(mull_net *n, double *out);
+/* Off: the adapters of LoRA are as if they were not there, forward and in the head. A net starts with them on. */
+void mull_net_adapters(mull_net *n, bool on);
 
 #endif

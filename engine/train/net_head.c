@@ -16,7 +16,7 @@ typedef struct chunk {
     double temperature;
     mull_net_slope slope;
     void *ctx;
-    double *logp;
+    double *logp, *entropy;
 } chunk;
 
 static void row_task(void *ctx, int part, int parts) {
@@ -28,12 +28,17 @@ static void row_task(void *ctx, int part, int parts) {
         float top = k->kn->row_max(x, k->vocab) * mul;
         double sum = k->kn->exp_sum(x, k->vocab, mul, top), lse = (double)top + log(sum);
         k->logp[i] = (double)x[k->targets[i]] * mul - lse;
+        if (k->entropy) k->entropy[i] = log(sum) - k->kn->exp_dot(x, k->vocab, mul, top) / sum;
         if (!k->slope) continue;
         double coef = k->slope(k->ctx, i, k->logp[i]) / k->temperature;
         /* exp(x - top) / sum rather than exp(x - lse): lse would lose its last digits to float32. */
         k->kn->exp_scale(x, k->vocab, mul, top, (float)(-coef / sum));
         x[k->targets[i]] += (float)coef;
     }
+}
+
+void mull_net_entropy(mull_net *n, double *out) {
+    n->entropy = out;
 }
 
 void mull_net_head(mull_net *n, const int32_t *targets, int64_t count, double temperature, mull_net_slope slope,
@@ -47,7 +52,7 @@ void mull_net_head(mull_net *n, const int32_t *targets, int64_t count, double te
             rows = chunks ? (count + chunks - 1) / chunks : 0;
     for (int64_t r = 0; r < count; r += rows) {
         int64_t k = count - r < rows ? count - r : rows;
-        chunk c = {mull_kernels_get(), n->logits, v, k, r, targets, temperature, slope, ctx, logp};
+        chunk c = {mull_kernels_get(), n->logits, v, k, r, targets, temperature, slope, ctx, logp, n->entropy};
         mull_linear(n->pool, n->h + r * h, k, h, w, type, h, v, NULL, n->logits, v, false);
         mull_pool_run(k * v < 16384 ? NULL : n->pool, row_task, &c, (int)(k < 64 ? k : 64));
         if (!slope) continue;

@@ -46,6 +46,8 @@ struct mull_net {
     float *hx, *h, *dh, *logits; /* [L, H] x 3, [chunk, V] */
     int32_t *gathered;           /* [L] */
     int64_t ngathered;
+    double *entropy; /* [L] of the next heads, or NULL */
+    bool plain;      /* without adapters */
 };
 
 /* What net.h says of parts. */

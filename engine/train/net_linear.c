@@ -4,6 +4,10 @@
 #include "engine/ops/kernels.h"
 #include "engine/train/net_internal.h"
 
+void mull_net_adapters(mull_net *n, bool on) {
+    n->plain = !on;
+}
+
 const void *mull__data(const mull_param *p, mull_dtype *type) {
     *type = p->half ? MULL_BF16 : MULL_F32;
     return p->half ? (const void *)p->half : p->w;
@@ -28,7 +32,7 @@ void mull__linear_forward(mull_net *n, const mull__linear *l, const float *x, in
     mull_linear(n->pool, x, rows, l->in, w, type, l->in, l->out, l->bias[0] ? l->bias[0]->w : NULL, y, ldy, accumulate);
     int64_t at = 0;
     for (int i = 0; i < l->parts; at += rows_of(l->w[i++])) {
-        if (!l->a[i]) continue;
+        if (!l->a[i] || n->plain) continue;
         lora_down(n, l->a[i], x, rows, l->in, n->lora_t);
         const void *b = mull__data(l->b[i], &type);
         mull_linear(n->pool, n->lora_t, rows, n->rank, b, type, n->rank, rows_of(l->w[i]), NULL, y + at, ldy, true);

@@ -129,7 +129,8 @@ static int open_all(session *s) {
                                                       .resume = s->resume,
                                                       .threads = s->o->threads,
                                                       .steps = 1,
-                                                      .comm = s->comm},
+                                                      .comm = s->comm,
+                                                      .tokenizer = s->tokenizer},
                                  &s->trainer, err);
     mull_loader_opts lo = {
         .note = left_out, .ctx = s, .rank = mull_comm_rank(s->comm), .world = mull_comm_world(s->comm)};
@@ -141,7 +142,8 @@ static int open_all(session *s) {
     if (rc) return rc;
     s->steps = s->o->max_steps > 0 ? s->o->max_steps
                : r->max_steps > 0  ? r->max_steps
-                                   : (int64_t)ceil(r->num_train_epochs * (double)mull_loader_steps(s->loader));
+                                   : (int64_t)ceil(r->num_train_epochs * (double)mull_loader_steps(s->loader)) *
+                                        (r->kind == MULL_GRPO ? r->num_iterations : 1);
     if (s->steps < 1) s->steps = 1;
     if (s->trainer) mull_trainer_set_steps(s->trainer, s->steps);
     return MULL_OK;

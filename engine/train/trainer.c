@@ -1,8 +1,7 @@
 /* The training loop; see trainer.h. */
-#include "engine/train/trainer.h"
-
 #include "engine/model/weights.h"
 #include "engine/ops/roof.h"
+#include "engine/train/trainer_internal.h"
 
 #include <errno.h>
 #include <math.h>
@@ -14,23 +13,7 @@
 static const char *const WHAT = "cannot train";
 enum { SKIPPED_MAX = 100 }; /* steps without a finite gradient, one after the other, that end a run */
 
-struct mull_trainer {
-    const mull_recipe *r;
-    const char *out, *model; /* model: what base files are copied from */
-    int64_t steps;
-    mull_model *tower;
-    mull_params params;
-    mull_ranks *ranks;
-    mull_net *net;
-    mull_pack pack;
-    mull_loss_work work;
-    mull_optim_opts optim;
-    mull_train_state state;
-    double roof; /* FLOP/s, 0: not measured yet */
-    int64_t skipped_row;
-};
-
-static double now(void) {
+double mull__train_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
@@ -41,9 +24,6 @@ static const char *text(const char *s) {
 }
 
 static int unsupported(const mull_recipe *r, mull_error *err) {
-    if (r->kind == MULL_GRPO)
-        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "mmlatent_rl_mode", "train sft, stage1 or stage2",
-                         "this build has the GRPO losses (mull-engine grad) but no rollouts inside training yet");
     if (!r->freeze_vision)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true",
                          "this build trains with a frozen vision tower only");
@@ -109,6 +89,7 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     if (!rc) no.parts = mull_ranks_parts(t->ranks);
     if (!rc)
         rc = mull_net_create(mull_model_config(t->tower), &t->params, mull_model_pool(t->tower), &no, &t->net, err);
+    if (!rc && r->kind == MULL_GRPO) rc = mull__grpo_create(t, o, err);
     if (!rc && o->out && mkdir(o->out, 0777) && errno != EEXIST)
         rc = mull_fail_errno(err, errno, WHAT, o->out, "check the folder above it");
     if (rc)
@@ -120,6 +101,7 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
 
 void mull_trainer_destroy(mull_trainer *t) {
     if (!t) return;
+    mull__grpo_destroy(t->grpo);
     mull_net_destroy(t->net);
     mull_ranks_destroy(t->ranks);
     mull_params_fini(&t->params);
@@ -141,7 +123,7 @@ const mull_params *mull_trainer_params(const mull_trainer *t) {
 
 /* ---- a step */
 /* Multiply-adds of the language model for a token, without attention's own: two products back for each one forward. */
-static double flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, int nseq, const int32_t *cu) {
+double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, int nseq, const int32_t *cu) {
     const mull_config *c = mull_trainer_config(t);
     double h = c->hidden, q = (double)c->heads * c->head_dim, kv = (double)c->kv_heads * c->head_dim,
            per = c->layers * (h * (q + 2 * kv) + q * h + 3.0 * h * c->intermediate), attention = 0;
@@ -164,7 +146,7 @@ static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, m
     rc = mull_loss_ce(t->net, &t->pack, &ce, &t->work, sum, NULL, NULL, err);
     if (!rc) mull_net_backward(t->net, &t->pack.net);
     st->tokens += b->rows;
-    *work += flops(t, b->rows, loss_rows, b->nseq, b->cu);
+    *work += mull__train_flops(t, b->rows, loss_rows, b->nseq, b->cu);
     return rc;
 }
 
@@ -245,10 +227,38 @@ static int add_ranks(mull_trainer *t, mull_loss_sum *sum, mull_step *st, double 
     return rc;
 }
 
+int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, double start, mull_step *st,
+                      mull_error *err) {
+    mull_optim_result o;
+    mull_optim_step(mull_model_pool(t->tower), &t->params, &t->optim, t->state.step, scale, &t->state.applied, &o);
+    int rc = mull_ranks_publish(t->ranks, err);
+    if (rc) return rc;
+    st->grad_norm = o.grad_norm;
+    st->lr = o.lr;
+    st->clip = o.clip;
+    st->skipped = o.skipped;
+    st->step = ++t->state.step;
+    t->state.position = *at;
+    t->state.skipped += o.skipped;
+    t->skipped_row = o.skipped ? t->skipped_row + 1 : 0;
+    st->skipped_so_far = t->state.skipped;
+    st->seconds = mull__train_now() - start;
+    if (!t->roof) t->roof = mull_roof_flops(mull_model_pool(t->tower), MULL_WEIGHT_F32);
+    double most = t->roof * mull_comm_world(t->params.comm);
+    st->mfu = t->roof > 0 && st->seconds > 0 ? st->flops / st->seconds / most : 0;
+    return MULL_OK;
+}
+
+int mull__train_check_skipped(const mull_trainer *t, mull_error *err) {
+    if (t->skipped_row < SKIPPED_MAX) return MULL_OK;
+    return mull_fail(err, MULL_EFORMAT, WHAT, "gradients", "lower learning_rate, or look at the data",
+                     "%d steps in a row had no finite gradient and were skipped", SKIPPED_MAX);
+}
+
 static int one_step(mull_trainer *t, const mull_train_source *src, const mull_train_hooks *hooks, mull_step *st,
                     mull_error *err) {
     mull_loss_sum sum = {0};
-    double start = now(), work = 0;
+    double start = mull__train_now(), work = 0;
     *st = (mull_step){.cos = NAN};
     mull_params_zero_grad(&t->params);
     int rc = batches(t, src, hooks, &sum, st, &work, err);
@@ -257,32 +267,17 @@ static int one_step(mull_trainer *t, const mull_train_source *src, const mull_tr
     mull_position at = src->position(src->ctx);
     if ((rc = add_ranks(t, &sum, st, &work, &at, err))) return rc;
     double weight = sum.weight > 0 ? sum.weight : 1;
-    mull_optim_result o;
-    mull_optim_step(mull_model_pool(t->tower), &t->params, &t->optim, t->state.step, 1 / weight, &t->state.applied, &o);
-    if ((rc = mull_ranks_publish(t->ranks, err))) return rc;
     st->loss = sum.loss / weight;
     st->ce = sum.ce_weight > 0 ? sum.ce / sum.ce_weight : 0;
     if (sum.cosines) st->cos = sum.cos / (double)sum.cosines;
     st->spike = spike(&t->state, st->loss);
-    st->grad_norm = o.grad_norm;
-    st->lr = o.lr;
-    st->clip = o.clip;
-    st->skipped = o.skipped;
     st->samples = sum.samples;
     st->counted = sum.tokens;
-    st->step = ++t->state.step;
-    t->state.position = at;
-    t->state.skipped += o.skipped;
-    t->skipped_row = o.skipped ? t->skipped_row + 1 : 0;
-    st->skipped_so_far = t->state.skipped;
-    st->seconds = now() - start;
-    if (!t->roof) t->roof = mull_roof_flops(mull_model_pool(t->tower), MULL_WEIGHT_F32);
     st->flops = work;
-    st->mfu = t->roof > 0 && st->seconds > 0 ? work / st->seconds / (t->roof * mull_comm_world(t->params.comm)) : 0;
-    return MULL_OK;
+    return mull__train_apply(t, 1 / weight, &at, start, st, err);
 }
 
-static int save(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err) {
+int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err) {
     char path[4096];
     mull_checkpoint_opts o = {.base = t->model,
                               .lora_alpha = t->r->lora_alpha,
@@ -300,21 +295,20 @@ int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *sr
     int64_t saved = t->state.step;
     int rc = MULL_OK;
     if (until > t->steps) until = t->steps;
-    while (!rc && t->state.step < until) {
+    if (t->grpo) rc = mull__grpo_run(t, until, src, hooks, &saved, err);
+    while (!rc && !t->grpo && t->state.step < until) {
         mull_step st;
         rc = one_step(t, src, hooks, &st, err);
         if (rc) break;
         if (hooks->step && mull_comm_rank(t->params.comm) == 0) hooks->step(hooks->ctx, &st);
-        if (t->skipped_row >= SKIPPED_MAX)
-            return mull_fail(err, MULL_EFORMAT, WHAT, "gradients", "lower learning_rate, or look at the data",
-                             "%d steps in a row had no finite gradient and were skipped", SKIPPED_MAX);
+        if ((rc = mull__train_check_skipped(t, err))) return rc;
         if (t->out && t->r->save_steps > 0 && t->state.step % t->r->save_steps == 0) {
-            rc = save(t, hooks, err);
+            rc = mull__train_save(t, hooks, err);
             saved = t->state.step;
         }
     }
     if ((rc == MULL_OK || rc == MULL_ECANCELLED) && t->out && t->state.step > saved) {
-        int failed = save(t, hooks, err);
+        int failed = mull__train_save(t, hooks, err);
         if (failed) return failed;
     }
     if (rc == MULL_ECANCELLED)

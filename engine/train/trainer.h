@@ -27,6 +27,7 @@ typedef struct mull_step {
     bool skipped;                     /* the gradient was not finite: nothing was changed */
     bool spike;                       /* the loss is far above its recent mean */
     int64_t skipped_so_far;
+    const struct mull_grpo_figures *grpo; /* what the rollouts were like (grpo.h); NULL without */
 } mull_step;
 
 typedef struct mull_train_hooks {
@@ -46,6 +47,7 @@ typedef struct mull_trainer_opts {
     int threads;
     int64_t steps;   /* of the whole run: what the schedule ends at */
     mull_comm *comm; /* the run's ranks, borrowed; NULL: one. Each gets its own batches from its source */
+    const mull_tokenizer *tokenizer; /* GRPO: what completions are read with; borrowed */
 } mull_trainer_opts;
 
 int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_error *err);

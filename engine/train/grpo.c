@@ -1,0 +1,207 @@
+/* The loop of GRPO; see grpo.h. */
+#include "engine/train/grpo_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const WHAT = "cannot train with rollouts";
+
+int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *err) {
+    const mull_recipe *r = t->r;
+    if (mull_comm_world(t->params.comm) > 1)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "ranks", "start it with one rank",
+                         "GRPO runs on one rank with all its threads");
+    if (!o->tokenizer)
+        return mull_fail(err, MULL_EARG, WHAT, "tokenizer", NULL, "completions cannot be read without one");
+    if (!(r->temperature > 0))
+        return mull_fail(err, MULL_EARG, WHAT, "temperature", "set it above 0",
+                         "greedy completions of one prompt are all the same");
+    if (!(r->top_p > 0 && r->top_p <= 1))
+        return mull_fail(err, MULL_EARG, WHAT, "top_p", "take 0 < top_p <= 1", "it is %g", r->top_p);
+    if (r->max_completion_length > 1 << 20)
+        return mull_fail(err, MULL_EARG, WHAT, "max_completion_length", "take at most 1048576", "it is %lld",
+                         (long long)r->max_completion_length);
+    if (!r->reward_builtin && !*r->reward_command)
+        return mull_fail(err, MULL_EARG, WHAT, "reward_builtin", "set reward_command", "nothing would give a reward");
+    struct mull__grpo *g = calloc(1, sizeof *g);
+    if (!g) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    t->grpo = g;
+    g->t = t;
+    g->tokenizer = o->tokenizer;
+    g->kl = !r->no_ref_model && r->beta != 0 && !r->basic_reinforce_mode;
+    double seconds = 0;
+    int rc = mull__grpo_refresh(g, &seconds, err);
+    mull_infer_opts io = {.max_batch = (int)r->rollout_batch};
+    mull_infer_callbacks cb = {.ctx = g, .on_done = mull__grpo_done};
+    if (!rc) rc = mull_infer_create(t->tower, g->tokenizer, &io, &cb, &g->engine, err);
+    if (!rc && t->state.step > 0) rc = mull__grpo_keep_reference(g, err);
+    return rc;
+}
+
+void mull__grpo_destroy(struct mull__grpo *g) {
+    if (!g) return;
+    mull__round_fini(g, NULL);
+    mull_infer_destroy(g->engine);
+    mull__reference_fini(&g->ref);
+    free(g->merged);
+    free(g->entropy);
+    free(g->logp);
+    free(g->klt);
+    free(g);
+}
+
+/* ---- figures */
+static void add_type(mull_grpo_figures *f, const char *name, double reward) {
+    int i = 0;
+    while (i < f->ntypes && strcmp(f->type[i].name, name)) i++;
+    if (i == MULL_REWARD_TYPES) return; /* not reached: the types are a fixed list */
+    if (i == f->ntypes) f->type[f->ntypes++].name = name;
+    f->type[i].n++;
+    f->type[i].mean += reward; /* sums, until they are finished */
+    f->type[i].std += reward * reward;
+}
+
+static double deviation(double sum, double squares, double n) {
+    double d = n > 1 ? (squares - sum * sum / n) / (n - 1) : 0;
+    return d > 0 ? sqrt(d) : 0;
+}
+
+/* What the completions of window w were like. */
+static void describe(const struct mull__grpo *g, int w, mull_grpo_figures *f) {
+    const mull__round *o = &g->round;
+    size_t G = (size_t)g->t->r->num_generations, groups = o->window[w + 1] - o->window[w];
+    double n = (double)(groups * G), sum = 0, squares = 0;
+    *f = (mull_grpo_figures){0};
+    for (size_t i = o->window[w]; i < o->window[w + 1]; i++) {
+        const mull__group *x = &o->groups[i];
+        double own = 0, own2 = 0;
+        for (size_t k = 0; k < G; k++) {
+            const mull__completion *c = &x->c[k];
+            double r = (double)c->reward;
+            own += r;
+            own2 += r * r;
+            add_type(f, x->sample->problem_type, r);
+            f->accuracy += c->accuracy / n;
+            f->format += c->format / n;
+            f->external += c->external / n;
+            f->length += c->n / n;
+            if (c->n > f->length_max) f->length_max = c->n;
+            f->truncated += c->truncated / n;
+        }
+        sum += own;
+        squares += own2;
+        f->group_std += deviation(own, own2, (double)G) / (double)groups;
+        f->zero_spread += x->flat / (double)groups;
+    }
+    f->reward = sum / n;
+    f->reward_std = deviation(sum, squares, n);
+    for (int i = 0; i < f->ntypes; i++) {
+        double s = f->type[i].mean, k = (double)f->type[i].n;
+        f->type[i].std = deviation(s, f->type[i].std, k);
+        f->type[i].mean = s / k;
+    }
+    f->resampled = o->resampled;
+    f->rollout_tokens = o->tokens;
+    f->rollout_seconds = o->seconds;
+    f->rollout_tok_s = o->seconds > 0 ? (double)o->tokens / o->seconds : 0;
+    f->refresh_seconds = o->refresh_seconds;
+    f->prefix_share = o->prompt_tokens ? (double)o->cached_tokens / (double)o->prompt_tokens : 0;
+}
+
+static void put(json_t *to, const char *key, double x) {
+    if (isfinite(x)) json_object_set_new(to, key, json_real(x));
+}
+
+void mull_grpo_figures_json(const mull_grpo_figures *f, json_t *to) {
+    put(to, "reward", f->reward);
+    put(to, "reward_std", f->reward_std);
+    put(to, "reward_group_std", f->group_std);
+    put(to, "accuracy", f->accuracy);
+    put(to, "format", f->format);
+    put(to, "reward_external", f->external);
+    for (int i = 0; i < f->ntypes; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "reward_%s", f->type[i].name);
+        for (char *p = key; *p; p++)
+            if (*p == ' ' || *p == '-') *p = '_';
+        put(to, key, f->type[i].mean);
+        snprintf(key + strlen(key), sizeof key - strlen(key), "_std");
+        put(to, key, f->type[i].std);
+    }
+    put(to, "kl", f->kl);
+    put(to, "entropy", f->entropy);
+    put(to, "clip_low", f->clip_low);
+    put(to, "clip_high", f->clip_high);
+    put(to, "length", f->length);
+    put(to, "length_max", f->length_max);
+    put(to, "truncated", f->truncated);
+    put(to, "zero_spread", f->zero_spread);
+    put(to, "logp_mismatch", f->mismatch);
+    put(to, "logp_mismatch_max", f->mismatch_max);
+    put(to, "staleness", f->staleness);
+    put(to, "resampled", (double)f->resampled);
+    put(to, "rollout_tok_s", f->rollout_tok_s);
+    put(to, "rollout_s", f->rollout_seconds);
+    put(to, "train_tok_s", f->train_tok_s);
+    put(to, "train_s", f->train_seconds);
+    put(to, "refresh_s", f->refresh_seconds);
+    put(to, "prefix_share", f->prefix_share);
+}
+
+/* ---- the loop */
+static int optimise(struct mull__grpo *g, int w, bool first, const mull_train_source *src, double start,
+                    mull_error *err) {
+    mull_trainer *t = g->t;
+    mull_grpo_figures f;
+    mull_step st = {.ce = NAN, .cos = NAN, .grpo = &f};
+    double begin = mull__train_now();
+    describe(g, w, &f);
+    mull_params_zero_grad(&t->params);
+    int rc = mull__grpo_window(g, w, first, &st, &f, err);
+    if (!rc) rc = mull__grpo_keep_reference(g, err);
+    if (rc) return rc;
+    f.staleness = (double)(t->state.step - g->round.version);
+    mull_position at = src->position(src->ctx);
+    if ((rc = mull__train_apply(t, 1, &at, start, &st, err))) return rc;
+    g->stale |= !st.skipped;
+    f.train_seconds = mull__train_now() - begin;
+    f.train_tok_s = f.train_seconds > 0 ? (double)f.train_rows / f.train_seconds : 0;
+    if (g->hooks->step) g->hooks->step(g->hooks->ctx, &st);
+    return mull__train_check_skipped(t, err);
+}
+
+/* A round and its steps. The first step's time holds the rollouts. */
+static int round_of(struct mull__grpo *g, int64_t until, const mull_train_source *src, mull_error *err) {
+    const mull_recipe *r = g->t->r;
+    double start = mull__train_now();
+    int rc = mull__grpo_collect(g, src, err);
+    for (int w = 0; !rc && w < g->round.windows; w++) mull__grpo_scale(g, g->round.window[w], g->round.window[w + 1]);
+    if (!rc) rc = mull__grpo_store(g, err);
+    if (!rc) rc = mull__grpo_before(g, err);
+    for (int64_t k = 0; !rc && k < r->num_iterations; k++)
+        for (int w = 0; !rc && w < g->round.windows && g->t->state.step < until; w++) {
+            rc = optimise(g, w, k == 0, src, start, err);
+            start = mull__train_now();
+        }
+    mull__round_fini(g, src);
+    return rc;
+}
+
+int mull__grpo_run(mull_trainer *t, int64_t until, const mull_train_source *src, const mull_train_hooks *hooks,
+                   int64_t *saved, mull_error *err) {
+    struct mull__grpo *g = t->grpo;
+    int rc = MULL_OK;
+    g->hooks = hooks;
+    while (!rc && t->state.step < until) {
+        if (hooks->stop && hooks->stop(hooks->ctx)) return MULL_ECANCELLED;
+        rc = round_of(g, until, src, err);
+        /* Only between rounds: inside one, the weights that answered are gone. */
+        int64_t every = t->r->save_steps;
+        if (!rc && t->out && every > 0 && t->state.step / every > *saved / every) {
+            rc = mull__train_save(t, hooks, err);
+            *saved = t->state.step;
+        }
+    }
+    return rc;
+}

@@ -1,0 +1,114 @@
+/* What the files of GRPO share. grpo.c: the loop; grpo_round.c: prompts and completions; grpo_score.c: rewards and
+ * advantages; grpo_update.c: the passes of the trainer; grpo_weights.c: the policy as the engine sees it, and the
+ * reference; grpo_store.c: samples on disk. */
+#ifndef MULL_ENGINE_TRAIN_GRPO_INTERNAL_H
+#define MULL_ENGINE_TRAIN_GRPO_INTERNAL_H
+
+#include "engine/infer/features.h"
+#include "engine/infer/infer.h"
+#include "engine/train/grpo.h"
+#include "engine/train/trainer_internal.h"
+
+typedef struct mull__completion {
+    int32_t *ids;     /* with the end token when it came */
+    float *logp;      /* [n] of the rollout, at the sampling temperature */
+    int32_t n, total; /* total: with the padding that grpo_tokens: all counts, as long as the longest of the group */
+    int32_t counted;  /* tokens that count in the loss: all, or none when masked */
+    bool truncated;   /* at the limit, without an end */
+    char *text;
+    size_t text_len;
+    uint64_t seed;
+    double accuracy, format, external, penalty;
+    float reward, advantage;
+    int64_t at; /* of its first row in the round's flat arrays old and ref */
+} mull__completion;
+
+typedef struct mull__group {
+    const mull_sample *sample; /* a batch's */
+    int64_t step;              /* of the loader */
+    int place;                 /* in that step */
+    int part;                  /* which of the step's batches: bnpo's local batch */
+    mull__completion *c;       /* [G] */
+    bool flat;                 /* no spread in its rewards */
+} mull__group;
+
+typedef struct mull__held {
+    const float *patches;
+    mull_feature *feature;
+} mull__held;
+
+/* One round. Groups of window w are [window[w], window[w + 1]). */
+typedef struct mull__round {
+    mull_batch *batches;
+    size_t nbatches, batch_cap;
+    mull__group *groups;
+    size_t ngroups, group_cap;
+    size_t *window; /* [windows + 1] */
+    int windows;
+    mull__held *held; /* sorted by patches */
+    size_t nheld;
+    float *old, *ref; /* flat over the rows of all completions; NULL: not needed */
+    int64_t flat;     /* rows there */
+    int64_t resampled, tokens, prompt_tokens, cached_tokens;
+    double seconds, refresh_seconds;
+    int64_t version; /* optimiser steps that the weights had seen which answered */
+} mull__round;
+
+/* The frozen copy of what is trained: pointers by parameter, into the policy's own memory where nothing is trained. */
+typedef struct mull__reference {
+    float **w;
+    uint16_t **half;
+    void *memory;
+    size_t bytes;
+} mull__reference;
+
+struct mull__grpo {
+    mull_trainer *t;
+    const mull_tokenizer *tokenizer;
+    mull_infer *engine;
+    mull__round round;
+    mull__reference ref; /* memory NULL: the policy is still the reference itself */
+    bool kl;             /* a reference is wanted */
+    bool stale;          /* the engine's weights are older than the trainer's */
+    bool stopped;        /* by the hook, during rollouts */
+    const mull_train_hooks *hooks;
+    mull_error *err;
+    float *merged; /* working memory: a matrix with its adapter */
+    int64_t merged_cap;
+    double *entropy; /* [loss rows] working memory */
+    int64_t entropy_cap;
+    float *logp, *klt; /* outputs by token of a pack */
+    int64_t out_cap;
+    bool failed; /* a completion's memory, inside a callback */
+};
+
+static inline int64_t mull__completion_rows(const mull_recipe *r, const mull__group *g, const mull__completion *c) {
+    return r->grpo_tokens ? (int64_t)g->sample->n - 1 + c->total : c->n;
+}
+
+/* ---- weights (grpo_weights.c) */
+/* The engine's weights become the trainer's; *seconds grows by the time it took. */
+int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err);
+/* Makes the reference from the model that the run began with, unless it is there or adapters make it needless. */
+int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err);
+/* Between the two, the net computes with the reference's values. */
+void mull__grpo_swap_reference(struct mull__grpo *g, bool in);
+void mull__reference_fini(mull__reference *r);
+
+/* ---- a round */
+/* Draws prompts and lets the engine answer. MULL_ECANCELLED: stopped. */
+int mull__grpo_collect(struct mull__grpo *g, const mull_train_source *src, mull_error *err);
+void mull__grpo_done(void *ctx, const mull_result *r); /* the engine's callback */
+void mull__round_fini(struct mull__grpo *g, const mull_train_source *src);
+/* Rewards and advantages of the groups from first on. */
+int mull__grpo_score(struct mull__grpo *g, size_t first, mull_error *err);
+/* scale_rewards: batch: divides the advantages of groups [from, to) by the deviation of all their rewards. */
+void mull__grpo_scale(struct mull__grpo *g, size_t from, size_t to);
+/* Log-probs of the weights before the round's first step, and of the reference. */
+int mull__grpo_before(struct mull__grpo *g, mull_error *err);
+/* Adds up the gradients of window w; fills f and the loss. */
+int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mull_grpo_figures *f, mull_error *err);
+/* OUT/rollouts/step-N.jsonl.zst. */
+int mull__grpo_store(struct mull__grpo *g, mull_error *err);
+
+#endif

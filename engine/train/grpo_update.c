@@ -1,0 +1,329 @@
+/* The trainer's passes over a round. Completions are packed behind each other with their prompts, as many as
+ * pack_tokens rows hold; what a counted token weighs is worked out for the whole optimiser step beforehand, so that
+ * packing changes nothing but the order of sums. Completions that cannot move the weights (no advantage and no KL) are
+ * left out. */
+#include "engine/train/grpo_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const WHAT = "cannot train on completions";
+enum { PACK_ROWS = 4096 }; /* without pack_tokens */
+
+/* A packed run of completions. */
+typedef struct pack {
+    mull_batch b;
+    mull__completion **c; /* [nseq] */
+    int32_t *prompt, *counted;
+    float *advantage, *old, *ref;
+    double *share;
+    int64_t rows; /* of the loss */
+} pack;
+
+static void pack_fini(pack *p) {
+    free(p->b.ids);
+    free(p->b.cu);
+    free(p->b.media);
+    free(p->b.patches);
+    free(p->b.media_cu);
+    free(p->c);
+    free(p->prompt);
+    free(p->counted);
+    free(p->advantage);
+    free(p->old);
+    free(p->ref);
+    free(p->share);
+    *p = (pack){0};
+}
+
+static bool useful(const struct mull__grpo *g, const mull__completion *c) {
+    return c->counted > 0 && (c->advantage != 0 || (g->kl && g->t->r->beta != 0));
+}
+
+static int64_t rows_of(const mull__group *x, const mull__completion *c) {
+    return (int64_t)x->sample->n + c->total;
+}
+
+static double share_of(const struct mull__grpo *g, const mull__group *x, const mull__completion *c, const double *part,
+                       int64_t n, int parts, double total) {
+    const mull_recipe *r = g->t->r;
+    switch (r->loss_type) {
+    case MULL_LOSS_GRPO:
+        return 1.0 / ((double)(c->counted > 1 ? c->counted : 1) * (double)n);
+    case MULL_LOSS_DR_GRPO:
+        return 1.0 / ((double)n * (double)r->max_completion_length);
+    case MULL_LOSS_BNPO:
+        return 1.0 / (fmax(1, part[x->part]) * parts);
+    default:
+        return 1.0 / fmax(1, total);
+    }
+}
+
+/* The next pack of completions [*at, end), numbered through the round's groups; *at moves on. nseq 0: none is left.
+ * share (or NULL) by completion of the round. */
+static int pack_next(const struct mull__grpo *g, size_t *at, size_t end, const double *share, pack *p,
+                     mull_error *err) {
+    const mull__round *o = &g->round;
+    const mull_recipe *r = g->t->r;
+    size_t G = (size_t)r->num_generations, i = *at, n = 0, m = 0;
+    int64_t limit = r->pack_tokens ? r->pack_tokens : PACK_ROWS, rows = 0, loss = 0;
+    *p = (pack){0};
+    for (; i < end; i++) {
+        const mull__group *x = &o->groups[i / G];
+        const mull__completion *c = &x->c[i % G];
+        if (!useful(g, c)) continue;
+        if (n && rows + rows_of(x, c) > limit) break;
+        rows += rows_of(x, c);
+        loss += mull__completion_rows(r, x, c);
+        m += x->sample->nmedia;
+        n++;
+    }
+    size_t stop = i;
+    p->b.ids = malloc(((size_t)rows + 1) * sizeof *p->b.ids);
+    p->b.cu = calloc(n + 1, sizeof *p->b.cu);
+    p->b.media = calloc(m + 1, sizeof *p->b.media);
+    p->b.patches = calloc(m + 1, sizeof *p->b.patches);
+    p->b.media_cu = calloc(n + 1, sizeof *p->b.media_cu);
+    p->c = calloc(n + 1, sizeof *p->c);
+    p->prompt = calloc(n + 1, sizeof *p->prompt);
+    p->counted = calloc(n + 1, sizeof *p->counted);
+    p->advantage = calloc(n + 1, sizeof *p->advantage);
+    p->share = calloc(n + 1, sizeof *p->share);
+    p->old = o->old ? malloc(((size_t)loss + 1) * sizeof *p->old) : NULL;
+    p->ref = o->ref ? malloc(((size_t)loss + 1) * sizeof *p->ref) : NULL;
+    if (rows > INT32_MAX || !p->b.ids || !p->b.cu || !p->b.media || !p->b.patches || !p->b.media_cu || !p->c ||
+        !p->prompt || !p->counted || !p->advantage || !p->share || (o->old && !p->old) || (o->ref && !p->ref)) {
+        pack_fini(p);
+        return mull_fail(err, MULL_ENOMEM, WHAT, "", "lower pack_tokens", "out of memory");
+    }
+    for (i = *at; i < stop; i++) {
+        const mull__group *x = &o->groups[i / G];
+        mull__completion *c = &x->c[i % G];
+        const mull_sample *s = x->sample;
+        if (!useful(g, c)) continue;
+        int k = p->b.nseq++;
+        size_t need = (size_t)mull__completion_rows(r, x, c);
+        memcpy(p->b.ids + p->b.rows, s->ids, s->n * sizeof *s->ids);
+        memcpy(p->b.ids + p->b.rows + s->n, c->ids, (size_t)c->total * sizeof *c->ids);
+        p->b.rows += rows_of(x, c);
+        p->b.cu[k + 1] = (int32_t)p->b.rows;
+        for (size_t j = 0; j < s->nmedia; j++, p->b.nmedia++) {
+            const mull_media *media = &s->media[j];
+            p->b.media[p->b.nmedia] = (mull_grid){.video = media->kind == MULL_MEDIA_VIDEO,
+                                                  .t = media->grid[0],
+                                                  .h = media->grid[1],
+                                                  .w = media->grid[2],
+                                                  .second_per_grid = (float)media->second_per_grid};
+            p->b.patches[p->b.nmedia] = media->patches;
+        }
+        p->b.media_cu[k + 1] = p->b.nmedia;
+        p->c[k] = c;
+        p->prompt[k] = r->grpo_tokens ? 1 : (int32_t)s->n;
+        p->counted[k] = c->counted;
+        p->advantage[k] = c->advantage;
+        p->share[k] = share ? share[i] : 0;
+        if (p->old) memcpy(p->old + p->rows, o->old + c->at, need * sizeof *p->old);
+        if (p->ref) memcpy(p->ref + p->rows, o->ref + c->at, need * sizeof *p->ref);
+        p->rows += (int64_t)need;
+    }
+    *at = stop;
+    return MULL_OK;
+}
+
+/* Features of the round's media, which it holds. */
+static int held_features(void *ctx, const mull_grid *grid, const float *patches, float *out, mull_error *err) {
+    const struct mull__grpo *g = ctx;
+    const mull__round *o = &g->round;
+    size_t lo = 0, hi = o->nheld;
+    (void)grid;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (o->held[mid].patches < patches)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == o->nheld || o->held[lo].patches != patches)
+        return mull_fail(err, MULL_EINTERNAL, WHAT, "media", NULL, "a medium of the round is not held");
+    const mull_feature *f = o->held[lo].feature;
+    memcpy(out, f->data, (size_t)(f->tokens * mull_trainer_config(g->t)->hidden) * sizeof *out);
+    return MULL_OK;
+}
+
+static int room(struct mull__grpo *g, int64_t rows, mull_error *err) {
+    if (rows <= g->out_cap) return MULL_OK;
+    float *logp = realloc(g->logp, (size_t)rows * sizeof *logp);
+    if (logp) g->logp = logp;
+    float *kl = realloc(g->klt, (size_t)rows * sizeof *kl);
+    if (kl) g->klt = kl;
+    double *entropy = realloc(g->entropy, (size_t)rows * sizeof *entropy);
+    if (entropy) g->entropy = entropy;
+    if (!logp || !kl || !entropy) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    g->out_cap = rows;
+    return MULL_OK;
+}
+
+/* Forward, loss and (when wanted) backward of one pack; log-probs and KL are in g->logp, g->klt then. */
+static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum, mull_error *err) {
+    mull_trainer *t = g->t;
+    const mull_recipe *r = t->r;
+    mull_pack_source source = {held_features, g};
+    mull_grpo_batch b = {.prompt = p->prompt,
+                         .advantage = p->advantage,
+                         .ref = p->ref,
+                         .old = p->old,
+                         .counted = p->counted,
+                         .share = p->share};
+    mull_grpo_opts o = {.type = (mull_grpo_loss)r->loss_type,
+                        .beta = r->beta,
+                        .epsilon = r->epsilon,
+                        .epsilon_high = r->epsilon_high,
+                        .temperature = r->temperature,
+                        .max_completion_length = r->max_completion_length,
+                        .reinforce = r->basic_reinforce_mode,
+                        .backward = backward};
+    int rc = mull_pack_build(&t->pack, mull_trainer_config(t), &p->b, &source, err);
+    if (!rc) rc = room(g, p->rows, err);
+    if (!rc) rc = mull_net_reserve(t->net, p->b.rows, p->rows, err);
+    if (rc) return rc;
+    mull_net_forward(t->net, &t->pack.net);
+    mull_net_entropy(t->net, backward ? g->entropy : NULL);
+    rc = mull_loss_grpo(t->net, &t->pack, &b, &o, &t->work, sum, g->logp, g->klt, err);
+    mull_net_entropy(t->net, NULL);
+    if (!rc && backward) mull_net_backward(t->net, &t->pack.net);
+    return rc;
+}
+
+/* ---- before the first step */
+static int log_probs(struct mull__grpo *g, float *out, mull_error *err) {
+    size_t at = 0, end = g->round.ngroups * (size_t)g->t->r->num_generations;
+    int rc = MULL_OK;
+    while (!rc && at < end) {
+        pack p;
+        mull_loss_sum ignored = {0};
+        rc = pack_next(g, &at, end, NULL, &p, err);
+        if (!rc && p.b.nseq) rc = pass(g, &p, false, &ignored, err);
+        int64_t from = 0;
+        for (int s = 0; !rc && s < p.b.nseq; s++) {
+            int64_t n = p.b.cu[s + 1] - p.b.cu[s] - p.prompt[s];
+            memcpy(out + p.c[s]->at, g->logp + from, (size_t)n * sizeof *out);
+            from += n;
+        }
+        pack_fini(&p);
+    }
+    return rc;
+}
+
+int mull__grpo_before(struct mull__grpo *g, mull_error *err) {
+    const mull_recipe *r = g->t->r;
+    mull__round *o = &g->round;
+    bool several = r->num_iterations * r->steps_per_generation > 1 && !r->basic_reinforce_mode;
+    float *old = several ? calloc((size_t)o->flat + 1, sizeof *old) : NULL;
+    float *ref = g->kl ? calloc((size_t)o->flat + 1, sizeof *ref) : NULL;
+    int rc =
+        (several && !old) || (g->kl && !ref) ? mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory") : MULL_OK;
+    if (!rc && old) rc = log_probs(g, old, err);
+    if (!rc && ref) {
+        /* Until the policy moves away, the reference is the policy. */
+        if (old && !g->ref.memory && !r->lora_rank) {
+            memcpy(ref, old, (size_t)o->flat * sizeof *ref);
+        } else {
+            mull__grpo_swap_reference(g, true);
+            rc = log_probs(g, ref, err);
+            mull__grpo_swap_reference(g, false);
+        }
+    }
+    o->old = old;
+    o->ref = ref;
+    return rc;
+}
+
+/* ---- one optimiser step */
+typedef struct token_sums {
+    double kl, entropy, low, high, mismatch, worst;
+    int64_t n, compared;
+} token_sums;
+
+static void count_tokens(const struct mull__grpo *g, const pack *p, bool compare, token_sums *t) {
+    const mull_recipe *r = g->t->r;
+    double low = 1 - r->epsilon, high = 1 + (r->epsilon_high > 0 ? r->epsilon_high : r->epsilon);
+    int64_t at = 0;
+    for (int s = 0; s < p->b.nseq; s++) {
+        const mull__completion *c = p->c[s];
+        int64_t n = p->b.cu[s + 1] - p->b.cu[s] - p->prompt[s], answer = n - c->total;
+        for (int64_t i = 0; i < n; i++, at++) {
+            if (i < c->counted) {
+                t->n++;
+                t->kl += (double)g->klt[at];
+                t->entropy += g->entropy[at];
+                double ratio = p->old ? exp((double)g->logp[at] - (double)p->old[at]) : 1;
+                t->low += ratio < low && c->advantage < 0;
+                t->high += ratio > high && c->advantage > 0;
+            }
+            if (!compare || i < answer || i - answer >= c->n) continue;
+            double d = fabs((double)(p->old ? p->old[at] : g->logp[at]) - (double)c->logp[i - answer]);
+            t->mismatch += d;
+            if (!(d <= t->worst)) t->worst = d;
+            t->compared++;
+        }
+    }
+}
+
+static double *shares(const struct mull__grpo *g, size_t from, size_t to) {
+    const mull__round *o = &g->round;
+    size_t G = (size_t)g->t->r->num_generations;
+    int parts = 0;
+    double total = 0;
+    for (size_t i = from; i < to; i++)
+        if (o->groups[i].part >= parts) parts = o->groups[i].part + 1;
+    double *share = calloc(o->ngroups * G + 1, sizeof *share), *part = calloc((size_t)parts + 1, sizeof *part);
+    for (size_t i = from; i < to && share && part; i++)
+        for (size_t k = 0; k < G; k++) {
+            part[o->groups[i].part] += o->groups[i].c[k].counted;
+            total += o->groups[i].c[k].counted;
+        }
+    for (size_t i = from; i < to && share && part; i++)
+        for (size_t k = 0; k < G; k++)
+            share[i * G + k] =
+                share_of(g, &o->groups[i], &o->groups[i].c[k], part, (int64_t)((to - from) * G), parts, total);
+    bool ok = share && part;
+    free(part);
+    if (ok) return share;
+    free(share);
+    return NULL;
+}
+
+int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mull_grpo_figures *f, mull_error *err) {
+    mull__round *o = &g->round;
+    size_t G = (size_t)g->t->r->num_generations, at = o->window[w] * G, end = o->window[w + 1] * G;
+    mull_loss_sum sum = {0};
+    token_sums t = {0};
+    double *share = shares(g, o->window[w], o->window[w + 1]);
+    int rc = share ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    bool compare = first && (o->old || g->t->state.step == o->version);
+    while (!rc && at < end) {
+        pack p;
+        rc = pack_next(g, &at, end, share, &p, err);
+        if (!rc && p.b.nseq) rc = pass(g, &p, true, &sum, err);
+        if (!rc && p.b.nseq) {
+            count_tokens(g, &p, compare, &t);
+            st->tokens += p.b.rows;
+            st->flops += mull__train_flops(g->t, p.b.rows, p.rows, p.b.nseq, p.b.cu);
+        }
+        pack_fini(&p);
+    }
+    free(share);
+    double n = t.n ? (double)t.n : NAN;
+    st->loss = sum.loss;
+    st->samples = (int64_t)(end - o->window[w] * G);
+    st->counted = t.n;
+    f->kl = g->kl ? t.kl / n : NAN;
+    f->entropy = t.entropy / n;
+    f->clip_low = t.low / n;
+    f->clip_high = t.high / n;
+    f->mismatch = t.compared ? t.mismatch / (double)t.compared : NAN;
+    f->mismatch_max = t.compared ? t.worst : NAN;
+    f->train_rows = st->tokens;
+    return rc;
+}

@@ -1,0 +1,170 @@
+/* The policy as the engine sees it, and the frozen reference. The reference is never a model of its own: the net
+ * computes with its values by exchanging pointers, so that activations exist once. Until the first optimiser step it
+ * costs nothing, since it is the policy; then only what is trained is copied. With LoRA it is the base, adapters off.
+ */
+#include "engine/train/grpo_internal.h"
+
+#include "engine/model/adopt.h"
+#include "engine/model/weights.h"
+#include "engine/ops/gemm.h"
+#include "engine/ops/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static const char *const WHAT = "cannot train with rollouts";
+
+/* The tensor with its adapter added, in the working memory. NULL on no memory. */
+static const float *merge(struct mull__grpo *g, const mull_param *w, const mull_param *a, const mull_param *b) {
+    const mull_trainer *t = g->t;
+    int64_t out = w->shape[0], in = w->shape[1], rank = a->shape[0], need = w->count + b->count;
+    if (need > g->merged_cap) {
+        float *m = realloc(g->merged, (size_t)need * sizeof *m);
+        if (!m) return NULL;
+        g->merged = m;
+        g->merged_cap = need;
+    }
+    float *scaled = g->merged + w->count;
+    if (w->half)
+        mull_to_f32(w->half, MULL_BF16, (size_t)w->count, g->merged);
+    else
+        memcpy(g->merged, w->w, (size_t)w->count * sizeof *g->merged);
+    memcpy(scaled, b->w, (size_t)b->count * sizeof *scaled);
+    mull_kernels_get()->scale_row(scaled, b->count, (float)(t->r->lora_alpha / (double)rank));
+    mull_linear_dx(mull_model_pool(t->tower), scaled, out, rank, a->w, MULL_F32, in, rank, g->merged, in, true);
+    return g->merged;
+}
+
+static const void *weights(void *ctx, const char *name, mull_dtype *type) {
+    struct mull__grpo *g = ctx;
+    const mull_params *p = &g->t->params;
+    const mull_param *w = mull_params_find(p, name);
+    if (!w) return NULL; /* not reached: both lists are mull_weights_list */
+    *type = MULL_F32;
+    char a[160], b[160];
+    size_t n = strlen(name), tail = strlen(".weight");
+    if (g->t->r->lora_rank && w->ndim == 2 && n > tail) {
+        snprintf(a, sizeof a, "base_model.model.%.*s.lora_A.weight", (int)(n - tail), name);
+        snprintf(b, sizeof b, "base_model.model.%.*s.lora_B.weight", (int)(n - tail), name);
+        const mull_param *pa = mull_params_find(p, a), *pb = mull_params_find(p, b);
+        if (pa && pb) return merge(g, w, pa, pb);
+    }
+    /* Norms and biases act in float32 in the trainer too. */
+    if (w->half && w->ndim == 2) {
+        *type = MULL_BF16;
+        return w->half;
+    }
+    return w->w;
+}
+
+int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
+    double start = mull__train_now();
+    int rc = g->engine ? mull_infer_forget(g->engine, err) : MULL_OK;
+    if (!rc) rc = mull_model_adopt(g->t->tower, weights, g, err);
+    if (!rc) g->stale = false;
+    *seconds += mull__train_now() - start;
+    return rc;
+}
+
+/* ---- reference */
+/* Length of the part of a name that is one unit of copying: what lies together in a product is in one. */
+static size_t unit(const char *name) {
+    static const char LAYER[] = "model.layers.";
+    size_t n = sizeof LAYER - 1;
+    return strncmp(name, LAYER, n) ? strlen(name) : n + strcspn(name + n, ".") + 1;
+}
+
+static bool same_unit(const mull_param *a, const mull_param *b) {
+    size_t n = unit(a->name);
+    return unit(b->name) == n && !strncmp(a->name, b->name, n);
+}
+
+/* The values that the run began with, where a checkpoint has other ones. */
+static int read_first(struct mull__grpo *g, mull_error *err) {
+    const mull_trainer *t = g->t;
+    mull_safetensors *file = NULL;
+    int rc = mull_model_check(t->model, mull_trainer_config(t), &file, err);
+    for (size_t i = 0; !rc && i < mull_safetensors_count(file); i++) {
+        const mull_tensor_info *info = mull_safetensors_at(file, i);
+        char buf[160];
+        const mull_param *p = mull_params_find(&t->params, mull_weights_published_name(info->name, buf, sizeof buf));
+        if (!p || g->ref.w[p - t->params.list] == p->w) continue;
+        mull_to_f32(info->data, info->dtype, (size_t)info->count, g->ref.w[p - t->params.list]);
+        mull_safetensors_drop(file, info);
+    }
+    mull_safetensors_close(file);
+    return rc;
+}
+
+int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
+    const mull_trainer *t = g->t;
+    const mull_params *p = &t->params;
+    mull__reference *f = &g->ref;
+    if (!g->kl || t->r->lora_rank || f->memory) return MULL_OK;
+    bool *copied = calloc(p->n + 1, sizeof *copied);
+    f->w = calloc(p->n + 1, sizeof *f->w);
+    f->half = calloc(p->n + 1, sizeof *f->half);
+    size_t values = 0;
+    for (size_t i = 0; copied && i < p->n;) {
+        size_t e = i;
+        bool any = false;
+        for (; e < p->n && same_unit(&p->list[i], &p->list[e]); e++) any |= p->list[e].g != NULL;
+        for (; i < e; i++) {
+            copied[i] = any;
+            if (any) values += (size_t)p->list[i].count;
+        }
+    }
+    f->bytes = values * (sizeof **f->w + (p->half ? sizeof **f->half : 0));
+    if (copied && f->w && f->half) {
+        void *m = mmap(NULL, f->bytes ? f->bytes : 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        f->memory = m == MAP_FAILED ? NULL : m;
+    }
+    if (!f->memory) {
+        free(copied);
+        mull__reference_fini(f);
+        return mull_fail(err, MULL_ENOMEM, WHAT, "reference", "set no_ref_model: True, freeze more, or use LoRA",
+                         "no memory for a second copy of the trained weights");
+    }
+    float *w = f->memory;
+    uint16_t *half = (uint16_t *)(w + values);
+    for (size_t i = 0; i < p->n; i++) {
+        const mull_param *q = &p->list[i];
+        f->w[i] = copied[i] ? w : q->w;
+        f->half[i] = copied[i] && p->half ? half : q->half;
+        if (!copied[i]) continue;
+        memcpy(w, q->w, (size_t)q->count * sizeof *w);
+        w += q->count;
+        half += q->count;
+    }
+    int rc = t->state.step > 0 ? read_first(g, err) : MULL_OK;
+    for (size_t i = 0; !rc && p->half && i < p->n; i++)
+        for (int64_t k = 0; copied[i] && k < p->list[i].count; k++) f->half[i][k] = mull_f32_to_bf16(f->w[i][k]);
+    free(copied);
+    if (rc) mull__reference_fini(f);
+    return rc;
+}
+
+void mull__grpo_swap_reference(struct mull__grpo *g, bool in) {
+    if (g->t->r->lora_rank) {
+        mull_net_adapters(g->t->net, !in);
+        return;
+    }
+    if (!g->ref.memory) return; /* it is the policy */
+    for (size_t i = 0; i < g->t->params.n; i++) {
+        mull_param *q = &g->t->params.list[i];
+        float *w = q->w;
+        uint16_t *half = q->half;
+        q->w = g->ref.w[i];
+        q->half = g->ref.half[i];
+        g->ref.w[i] = w;
+        g->ref.half[i] = half;
+    }
+}
+
+void mull__reference_fini(mull__reference *r) {
+    if (r->memory) munmap(r->memory, r->bytes ? r->bytes : 64);
+    free(r->w);
+    free(r->half);
+    *r = (mull__reference){0};
+}

@@ -1,0 +1,210 @@
+/* See reward_command.h. One process scores all lines of a round; reading and writing go on together, so that neither
+ * side waits for the other's full pipe. */
+#include "engine/train/reward_command.h"
+
+#include "engine/core/buf.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *const WHAT = "the reward command failed";
+enum { ANSWER_MAX = 64 << 20, TAIL = 400, TICK_MS = 100 };
+
+typedef struct child {
+    pid_t pid;
+    int in, out, err; /* our ends; -1: closed */
+} child;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void limit(int what, size_t most) {
+    struct rlimit l = {most, most};
+    setrlimit(what, &l);
+}
+
+/* In the child, before the shell. Only calls that are safe between fork and exec. */
+static void confine(const mull_reward_command *c) {
+    setsid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    limit(RLIMIT_CORE, 0);
+    limit(RLIMIT_CPU, (size_t)ceil(c->timeout_s) * 16 + 1);
+    limit(RLIMIT_NOFILE, 256);
+    limit(RLIMIT_FSIZE, (size_t)1 << 30);
+    if (c->memory) limit(RLIMIT_AS, c->memory);
+    /* A network namespace of its own has no way out. Where user namespaces are not allowed the network stays. */
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET)) unshare(CLONE_NEWNET);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+}
+
+static int start(const mull_reward_command *c, child *k, mull_error *err) {
+    int p[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
+    for (int i = 0; i < 3; i++)
+        if (pipe2(p[i], O_CLOEXEC)) goto fail;
+    k->pid = fork();
+    if (k->pid < 0) goto fail;
+    if (!k->pid) {
+        confine(c);
+        if (dup2(p[0][0], 0) >= 0 && dup2(p[1][1], 1) >= 0 && dup2(p[2][1], 2) >= 0) {
+            for (int fd = 3; fd < 256; fd++) close(fd);
+            execl("/bin/sh", "sh", "-c", c->command, (char *)NULL);
+        }
+        _exit(127);
+    }
+    close(p[0][0]), close(p[1][1]), close(p[2][1]);
+    k->in = p[0][1], k->out = p[1][0], k->err = p[2][0];
+    for (int i = 0; i < 3; i++) {
+        int fd = i == 0 ? k->in : i == 1 ? k->out : k->err;
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    }
+    return MULL_OK;
+fail:;
+    int e = errno;
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 2; j++)
+            if (p[i][j] >= 0) close(p[i][j]);
+    return mull_fail_errno(err, e, WHAT, c->command, NULL);
+}
+
+static void shut(int *fd) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+}
+
+/* Reads what is there; closes at the end. */
+static int drain(int *fd, mull_buf *to, size_t most) {
+    char piece[65536];
+    for (;;) {
+        ssize_t n = read(*fd, piece, sizeof piece);
+        if (n > 0) {
+            if (to->len + (size_t)n > most) return MULL_ELIMIT;
+            if (mull_buf_add(to, piece, (size_t)n)) return MULL_ENOMEM;
+        } else if (n == 0) {
+            shut(fd);
+            return MULL_OK;
+        } else if (errno != EINTR) {
+            if (errno != EAGAIN) shut(fd);
+            return MULL_OK;
+        }
+    }
+}
+
+static void feed(int *fd, const char *in, size_t len, size_t *at) {
+    while (*at < len) {
+        ssize_t n = write(*fd, in + *at, len - *at);
+        if (n > 0) {
+            *at += (size_t)n;
+        } else if (errno != EINTR) {
+            if (errno != EAGAIN) shut(fd); /* it does not read on; what it answers decides */
+            return;
+        }
+    }
+    shut(fd);
+}
+
+/* Standard error's end on one line, for the message. */
+static const char *tail(mull_buf *b) {
+    if (mull_buf_add(b, "", 1)) return "";
+    char *s = b->data + (b->len > TAIL ? b->len - TAIL : 0);
+    for (char *p = s; *p; p++)
+        if ((unsigned char)*p < ' ') *p = ' ';
+    return s;
+}
+
+static int parse(const mull_reward_command *c, const char *out, size_t len, double *scores, size_t n, mull_buf *said,
+                 mull_error *err) {
+    const char *hint = "write one finite number, or {\"score\": number}, for every line read";
+    size_t k = 0;
+    for (size_t at = 0; at < len;) {
+        const char *end = memchr(out + at, '\n', len - at);
+        size_t size = end ? (size_t)(end - (out + at)) : len - at;
+        json_t *v = json_loadb(out + at, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+        const json_t *score = json_is_object(v) ? json_object_get(v, "score") : v;
+        double x = json_is_number(score) ? json_number_value(score) : (double)NAN;
+        json_decref(v);
+        if (k == n)
+            return mull_fail(err, MULL_EFORMAT, WHAT, c->command, hint, "it wrote more than the %zu lines it was given",
+                             n);
+        if (!isfinite(x))
+            return mull_fail(err, MULL_EFORMAT, WHAT, c->command, hint, "line %zu is no finite score: %.*s", k + 1,
+                             size < 120 ? (int)size : 120, out + at);
+        scores[k++] = x;
+        at += size + (end != NULL);
+    }
+    if (k == n) return MULL_OK;
+    const char *why = tail(said);
+    return mull_fail(err, MULL_EFORMAT, WHAT, c->command, hint, "it wrote %zu scores for %zu lines%s%s", k, n,
+                     *why ? "; standard error ends: " : "", why);
+}
+
+static int converse(const mull_reward_command *c, child *k, const char *in, size_t len, mull_buf *out, mull_buf *said,
+                    mull_error *err) {
+    double end = now() + c->timeout_s;
+    size_t at = 0;
+    while (k->out >= 0 || k->err >= 0) {
+        struct pollfd p[3] = {{k->in, POLLOUT, 0}, {k->out, POLLIN, 0}, {k->err, POLLIN, 0}};
+        poll(p, 3, TICK_MS);
+        if (p[0].revents) feed(&k->in, in, len, &at);
+        int rc = p[1].revents ? drain(&k->out, out, ANSWER_MAX) : MULL_OK;
+        if (!rc && p[2].revents && drain(&k->err, said, 1 << 20)) said->len = 0; /* its newest words are enough */
+        if (rc)
+            return mull_fail(err, rc, WHAT, c->command, "write one score a line",
+                             rc == MULL_ELIMIT ? "it wrote more than %d MiB" : "no memory for its %d MiB answer",
+                             ANSWER_MAX >> 20);
+        if (c->stop && c->stop(c->ctx)) return MULL_ECANCELLED;
+        if (now() > end)
+            return mull_fail(err, MULL_ELIMIT, WHAT, c->command, "raise reward_timeout, or make it faster",
+                             "it ran longer than %g s", c->timeout_s);
+    }
+    return MULL_OK;
+}
+
+int mull_reward_command_run(const mull_reward_command *c, const char *in, size_t len, double *scores, size_t n,
+                            mull_error *err) {
+    child k = {0, -1, -1, -1};
+    mull_buf out = {0}, said = {0};
+    struct sigaction ignore = {.sa_handler = SIG_IGN}, before;
+    sigaction(SIGPIPE, &ignore, &before); /* a command that ends early is an answer, not our end */
+    int rc = start(c, &k, err);
+    if (!rc) {
+        int status = 0;
+        rc = converse(c, &k, in, len, &out, &said, err);
+        kill(-k.pid, SIGKILL); /* whatever it left running; its own end was seen by its closed pipes */
+        if (rc) kill(k.pid, SIGKILL);
+        while (waitpid(k.pid, &status, 0) < 0 && errno == EINTR)
+            ;
+        if (!rc && WIFEXITED(status) && WEXITSTATUS(status)) {
+            const char *why = tail(&said);
+            rc = mull_fail(err, MULL_EFORMAT, WHAT, c->command, "try it by hand with a line of OUT/rollouts",
+                           "exit status %d%s%s", WEXITSTATUS(status), *why ? "; standard error ends: " : "", why);
+        }
+        if (!rc) rc = parse(c, out.data ? out.data : "", out.len, scores, n, &said, err);
+    }
+    shut(&k.in), shut(&k.out), shut(&k.err);
+    sigaction(SIGPIPE, &before, NULL);
+    mull_buf_fini(&out);
+    mull_buf_fini(&said);
+    return rc;
+}

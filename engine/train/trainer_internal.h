@@ -1,0 +1,43 @@
+/* What the trainer's files share: the plain loop (trainer.c) and the one with rollouts (grpo.c). */
+#ifndef MULL_ENGINE_TRAIN_TRAINER_INTERNAL_H
+#define MULL_ENGINE_TRAIN_TRAINER_INTERNAL_H
+
+#include "engine/train/trainer.h"
+
+struct mull_trainer {
+    const mull_recipe *r;
+    const char *out, *model; /* model: what base files are copied from */
+    int64_t steps;
+    mull_model *tower; /* GRPO: with the policy's language model beside the tower */
+    mull_params params;
+    mull_ranks *ranks;
+    mull_net *net;
+    mull_pack pack;
+    mull_loss_work work;
+    mull_optim_opts optim;
+    mull_train_state state;
+    double roof; /* FLOP/s, 0: not measured yet */
+    int64_t skipped_row;
+    struct mull__grpo *grpo; /* GRPO only */
+};
+
+/* Floating-point operations of forward and backward: the products of rows tokens, the head for loss_rows of them, and
+ * the attention of the sequences. */
+double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, int nseq, const int32_t *cu);
+/* One optimiser step on the gradients that were added up, times scale; at is where the run stands then. Fills in st
+ * what it knows: step, lr, norm, clip, skipped; seconds and mfu from start and st->flops. */
+int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, double start, mull_step *st,
+                      mull_error *err);
+/* MULL_EFORMAT when too many steps in a row had no finite gradient. */
+int mull__train_check_skipped(const mull_trainer *t, mull_error *err);
+int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err);
+double mull__train_now(void); /* s, monotonic */
+
+/* The loop with rollouts (grpo.c). */
+int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *err);
+void mull__grpo_destroy(struct mull__grpo *g);
+/* Steps until so many are done; saves as mull_trainer_run does. MULL_ECANCELLED: stopped; what is to be saved is. */
+int mull__grpo_run(mull_trainer *t, int64_t until, const mull_train_source *src, const mull_train_hooks *hooks,
+                   int64_t *saved, mull_error *err);
+
+#endif
