@@ -208,7 +208,10 @@ static void messages_frame(frame *f, const mull_example *e, const int64_t *token
             else if (k < e->nmedia)
                 medium(f, e->media[k].kind == MULL_MEDIA_VIDEO, tokens[k]), k++;
         }
-        end(f, m + 1 == n);
+        bool prefix = !strcmp(role, "assistant");
+        end(f, m + 1 == n && prefix);
+        /* GRPO: what is to be answered; an assistant's turn at the end is the beginning of the answer. */
+        if (m + 1 == n && !prefix && f->b->recipe->kind == MULL_GRPO) begin(f, "assistant");
     }
 }
 

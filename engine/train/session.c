@@ -13,7 +13,7 @@ static const char *const WHAT = "cannot train";
 typedef struct session {
     const mull_train_session_opts *o;
     const mull_train_session_hooks *h;
-    mull_recipe recipe;
+    mull_recipe recipe, unpacked; /* unpacked: the same, borrowed, but without pack_tokens */
     bool has_recipe;
     mull_tokenizer *tokenizer;
     mull_builder builder;
@@ -138,7 +138,10 @@ static int open_all(session *s) {
     if (!rc && s->trainer) lo.start = mull_trainer_state(s->trainer)->position;
     /* The counts of a checkpoint are of all ranks: the first one carries them on. */
     if (lo.rank) lo.start.drawn = lo.start.bad = lo.start.skipped = 0;
-    if (!rc) rc = mull_loader_open(r, s->mix, &s->builder, &lo, &s->loader, err);
+    /* GRPO packs prompts with their completions itself; then the order of the prompts does not depend on packing. */
+    s->unpacked = *r;
+    s->unpacked.pack_tokens = 0;
+    if (!rc) rc = mull_loader_open(r->kind == MULL_GRPO ? &s->unpacked : r, s->mix, &s->builder, &lo, &s->loader, err);
     if (rc) return rc;
     s->steps = s->o->max_steps > 0 ? s->o->max_steps
                : r->max_steps > 0  ? r->max_steps

@@ -402,11 +402,60 @@ static void test_cancel(void **state) {
     own_fini(&o);
 }
 
+/* Samples of one prompt that are queued together: the prompt goes through the model once, whatever the chunk; each
+ * sample is the one it is alone. Once forgotten, nothing is found. */
+static void test_group_computes_its_prompt_once(void **state) {
+    (void)state;
+    own_case o;
+    own_init(&o, MULL_WEIGHT_F32, 1);
+    static const int CHUNKS[] = {33, 64, 500};
+    int32_t ids[512];
+    const mull_media *media[2];
+    mull_error err = {0};
+    answer alone[REQUESTS];
+    sink s;
+    mull_request r = request(&o, 9, ids, media);
+    r.sampling.temperature = 1.5;
+    r.sampling.max_new_tokens = 8;
+    for (int chunk = -1; chunk < 3; chunk++) {
+        mull_infer *f =
+            engine(&o, &(mull_infer_opts){.cache_tokens = 4096, .prefill_chunk = CHUNKS[chunk < 0 ? 0 : chunk]}, &s);
+        for (int k = 0; k < REQUESTS; k++) {
+            r.id = (uint64_t)k;
+            r.sampling.seed = (uint64_t)k;
+            assert_int_equal(mull_infer_submit(f, &r, &err), 0);
+            if (chunk >= 0) continue;
+            finish(f);
+            alone[k] = s.a[k];
+            assert_int_equal(mull_infer_forget(f, &err), 0);
+            assert_int_equal(s.a[k].cached, 0);
+        }
+        if (chunk >= 0) {
+            assert_int_equal(mull_infer_forget(f, &err), MULL_EARG);
+            finish(f);
+            mull_infer_stats stats;
+            mull_infer_get_stats(f, &stats);
+            /* 151 tokens, 128 of them in full pages; every sample computes the 23 that are left, and its own. */
+            assert_true(stats.rows <= 128 + REQUESTS * (23 + 8));
+            assert_int_equal(stats.preempted, 0);
+            for (int k = 0; k < REQUESTS; k++) {
+                assert_int_equal(s.a[k].cached, k ? 128 : 0);
+                assert_int_equal(s.a[k].n, alone[k].n);
+                assert_memory_equal(s.a[k].ids, alone[k].ids, alone[k].n * sizeof *alone[k].ids);
+                assert_memory_equal(s.a[k].logprobs, alone[k].logprobs, alone[k].n * sizeof *alone[k].logprobs);
+            }
+        }
+        mull_infer_destroy(f);
+    }
+    own_fini(&o);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_equals_reference),
                                        cmocka_unit_test(test_alone_is_in_batch_f32),
                                        cmocka_unit_test(test_alone_is_in_batch_bf16),
                                        cmocka_unit_test(test_prefix_is_shared_by_content),
+                                       cmocka_unit_test(test_group_computes_its_prompt_once),
                                        cmocka_unit_test(test_eos_and_limits),
                                        cmocka_unit_test(test_media_frame_is_never_produced),
                                        cmocka_unit_test(test_bad_requests),
