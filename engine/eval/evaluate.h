@@ -5,7 +5,10 @@
  * however often the work was interrupted; how long each row took is therefore in a file of its own,
  * OUT/timings_TASK.jsonl, in the order in which the answers came. OUT/.mull-eval/TASK holds the answers as they come,
  * in the annotation's shard format (annotate/shard.h), and spec.json: another evaluation in the same folder is
- * refused, where model and data count by content and not by path (core/digest.h). */
+ * refused, where model and data count by content and not by path (core/digest.h).
+ *
+ * Any number of processes may evaluate the same into one folder at once: they share the rows (claims.h), each ends when
+ * all rows are answered, and each has the same results. */
 #ifndef MULL_ENGINE_EVAL_EVALUATE_H
 #define MULL_ENGINE_EVAL_EVALUATE_H
 
@@ -29,9 +32,9 @@ typedef struct mull_eval_opts {
     int bootstrap;                         /* rounds */
     const char *model_name, *model_digest; /* as results name it; what makes it this very one */
     const char *dtype;                     /* of the weights, as asked for */
-    double lock_wait_s;                    /* for another process that works in out */
+    double lock_wait_s;                    /* for another process that writes to out */
     bool (*stopped)(void *ctx);            /* all callbacks may be NULL */
-    /* Rows over all tasks; fresh: those that this process answered, tokens theirs. */
+    /* Rows over all tasks, others' too; fresh: those that this process answered, tokens theirs. */
     void (*progress)(void *ctx, int64_t done, int64_t total, int64_t fresh, int64_t tokens);
     /* A task is done. summary: {"metric", "value", "stderr", "low", "high", "level", "n", "errors", "groups"};
      * samples: [{"id", "score", "category", "clean", "output_tokens"}], or {"id", "score": 0, "error"}. */

@@ -1,7 +1,6 @@
 /* See results.h. Everything is read from the merged files, so that what is reported is what lies on the disk. */
 #include "engine/eval/results.h"
 
-#include "engine/annotate/shard.h"
 #include "engine/eval/stats.h"
 #include "engine/eval/task_internal.h"
 
@@ -16,7 +15,7 @@ static const char *const WHAT = "cannot evaluate";
 enum { CLEAN_MAX = 200 }; /* bytes of a clean answer in a record; the file has all of it */
 
 /* OUT/samples_TASK.jsonl and errors_TASK.jsonl in row order. */
-static int write_samples(const mull__eval_task *t, int work, int out, mull_error *err) {
+static int write_samples(const mull__eval_task *t, int out, mull_error *err) {
     char good[96], bad[96], hex[65];
     mull__sink ok = {0}, no = {0};
     snprintf(good, sizeof good, "samples_%s.jsonl", t->task->name);
@@ -28,7 +27,7 @@ static int write_samples(const mull__eval_task *t, int work, int out, mull_error
         mull__sink_fini(&ok);
         return rc;
     }
-    if (t->rows) rc = mull__shard_merge(work, 0, 0, t->rows, &ok, &no, err);
+    rc = mull__claims_merge(t->claims, &ok, &no, err);
     if (!rc) rc = mull__sink_commit(&ok, hex, err);
     if (!rc) rc = mull__sink_commit(&no, hex, err);
     mull__sink_fini(&ok);
@@ -47,7 +46,7 @@ static json_t *cut(const json_t *text, size_t n) {
 
 /* Each line of a file goes to the tally and, short, to records. */
 static int read_lines(const mull__eval_task *t, int out, const char *kind, mull_tally *tally, json_t *records,
-                      mull_error *err) {
+                      int64_t *lines, mull_error *err) {
     char name[96], *line = NULL;
     size_t cap = 0;
     bool bad = !strcmp(kind, "errors");
@@ -75,6 +74,7 @@ static int read_lines(const mull__eval_task *t, int out, const char *kind, mull_
         if (!rc && json_array_append_new(records, r))
             rc = mull_fail(err, MULL_ENOMEM, WHAT, name, NULL, "out of memory");
         json_decref(o);
+        ++*lines;
     }
     free(line);
     fclose(f);
@@ -85,7 +85,8 @@ static json_t *number(double x) {
     return isnan(x) ? json_null() : json_real(x);
 }
 
-static void add_task(const mull__eval_task *t, const mull_tally *tally, const mull_interval *ci, json_t *results) {
+static void add_task(const mull__eval_task *t, const mull_tally *tally, const mull_interval *ci, int64_t errors,
+                     json_t *results) {
     const char *name = t->task->name;
     char key[128];
     json_t *figures = mull_tally_results(t->task, tally);
@@ -99,25 +100,26 @@ static void add_task(const mull__eval_task *t, const mull_tally *tally, const mu
                                   "rounds", t->o->bootstrap));
     json_object_set_new(json_object_get(results, "n-samples"), name,
                         json_pack("{s:I, s:I, s:I}", "original", (json_int_t)t->of, "effective", (json_int_t)t->rows,
-                                  "errors", (json_int_t)t->errors));
+                                  "errors", (json_int_t)errors));
     json_object_set(json_object_get(results, "configs"), name, (json_t *)(uintptr_t)t->spec);
     json_object_set_new(json_object_get(results, "versions"), name, json_integer(0));
 }
 
-int mull__eval_sum_up(const mull__eval_task *t, int work, int out, json_t *results, mull_error *err) {
+int mull__eval_sum_up(const mull__eval_task *t, int out, json_t *results, mull_error *err) {
     mull_tally tally = {0};
     mull_interval ci;
     json_t *records = json_array();
-    int rc = write_samples(t, work, out, err);
-    if (!rc) rc = read_lines(t, out, "samples", &tally, records, err);
-    if (!rc) rc = read_lines(t, out, "errors", &tally, records, err);
+    int64_t good = 0, errors = 0;
+    int rc = write_samples(t, out, err);
+    if (!rc) rc = read_lines(t, out, "samples", &tally, records, &good, err);
+    if (!rc) rc = read_lines(t, out, "errors", &tally, records, &errors, err);
     if (!rc) rc = mull_bootstrap(t->task, &tally, t->o->bootstrap, &ci, err);
     if (!rc) {
-        add_task(t, &tally, &ci, results);
+        add_task(t, &tally, &ci, errors, results);
         json_t *summary = json_pack("{s:s, s:o, s:o, s:o, s:o, s:f, s:I, s:I, s:o}", "metric", t->task->metric, "value",
                                     number(ci.estimate), "stderr", number(ci.stderr_), "low", number(ci.low), "high",
                                     number(ci.high), "level", 0.95, "n", (json_int_t)t->rows, "errors",
-                                    (json_int_t)t->errors, "groups", mull_tally_groups(&tally));
+                                    (json_int_t)errors, "groups", mull_tally_groups(&tally));
         if (t->o->task_done) t->o->task_done(t->o->ctx, t->task->name, summary, records);
         json_decref(summary);
     }

@@ -16,6 +16,7 @@ static const char *const WHAT = "cannot evaluate";
 typedef struct eval_job {
     const mull_job *job;
     mull_events *ev;
+    bool first; /* of the ranks: it speaks for all, since each has the same figures */
     double begun_ms;
     json_t *tasks; /* of the result */
 } eval_job;
@@ -37,6 +38,7 @@ static void task_done(void *ctx, const char *task, const json_t *summary, const 
     eval_job *e = ctx;
     const json_t *value = json_object_get(summary, "value");
     json_object_set_new(e->tasks, task, json_deep_copy(summary));
+    if (!e->first) return;
     for (size_t i = 0; i < json_array_size(samples); i += CHUNK) {
         json_t *some = json_array();
         for (size_t k = i; k < i + CHUNK && k < json_array_size(samples); k++)
@@ -88,7 +90,8 @@ int mull_eval_job_results(const mull_job *job, mull_events *ev, double lock_wait
                           mull_error *err) {
     const mull_task *tasks[TASKS_MAX];
     char digest[65], *path = realpath(job->model, NULL);
-    eval_job e = {.job = job, .ev = ev, .tasks = json_object()};
+    const char *rank = getenv("MULL_RANK");
+    eval_job e = {.job = job, .ev = ev, .first = !rank || !strcmp(rank, "0"), .tasks = json_object()};
     mull_eval_opts o = {.data = job->data,
                         .out = job->out,
                         .tasks = tasks,

@@ -156,6 +156,63 @@ static void test_disturbed(void **state) {
     json_decref(c);
 }
 
+static char *whole(const place *p, const char *out, const char *name) {
+    char path[256];
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/%s/%s", p->dir, out, name);
+    FILE *f = fopen(path, "r");
+    if (!f) fail_msg("%s is not there", path);
+    char *text = calloc(1, 1 << 20);
+    assert_non_null(text);
+    n = fread(text, 1, (1 << 20) - 1, f);
+    assert_true(n < (1 << 20) - 1);
+    fclose(f);
+    return text;
+}
+
+/* Three processes in one folder, one of which is killed: they share the rows, each ends well, and the files are those
+ * of one process alone. */
+static void test_shared(void **state) {
+    const place *p = *state;
+    static const char *const FILES[] = {"results.json", "samples_blink_sprel.jsonl", "errors_blink_sprel.jsonl"};
+    enum { ROWS = 300 };
+    char path[256];
+    shell("mkdir -p %s/data/BLINK/Spatial_Relation", p->dir);
+    snprintf(path, sizeof path, "%s/data/BLINK/Spatial_Relation/val.jsonl", p->dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < ROWS; i++)
+        fprintf(f,
+                "{\"idx\":\"v%d\",\"sub_task\":\"Spatial_Relation\",\"prompt\":\"Is it %d?\\n(A) x\\n(B) y\","
+                "\"answer\":\"(B)\",\"image_1\":\"../IQ_Test/%s.png\"}\n",
+                i, i, i % 50 == 7 ? "gone" : "a");
+    fclose(f);
+    assert_int_equal(evaluate(p, "blink_sprel", "alone", "--seed 3 --temperature 0.7", 0), 0);
+    pid_t pids[3];
+    for (int i = 0; i < 3; i++) {
+        pids[i] = fork();
+        assert_true(pids[i] >= 0);
+        if (pids[i]) continue;
+        char more[80];
+        snprintf(more, sizeof more, "--seed 3 --temperature 0.7 --threads 1 --batch %d", 2 + 3 * i);
+        /* its own name for what it prints */
+        place mine = *p;
+        _exit(i == 2 ? (evaluate(&mine, "blink_sprel", "shared", more, 0.6), 0)
+                     : evaluate(&mine, "blink_sprel", "shared", more, 0));
+    }
+    for (int i = 0; i < 3; i++) {
+        int status;
+        assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+        if (!WIFEXITED(status) || WEXITSTATUS(status)) fail_msg("process %d: %d", i, status);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        char *a = whole(p, "alone", FILES[i]), *b = whole(p, "shared", FILES[i]);
+        if (strcmp(a, b)) fail_msg("%s differs", FILES[i]);
+        free(a);
+        free(b);
+    }
+}
+
 static void test_missing(void **state) {
     const place *p = *state;
     mull_source *s = NULL;
@@ -180,6 +237,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_layouts, setup, teardown),
                                        cmocka_unit_test_setup_teardown(test_switches, setup, teardown),
                                        cmocka_unit_test_setup_teardown(test_disturbed, setup, teardown),
+                                       cmocka_unit_test_setup_teardown(test_shared, setup, teardown),
                                        cmocka_unit_test_setup_teardown(test_missing, setup, teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
