@@ -128,7 +128,12 @@ static void print_job(const json_t *j) {
     field("ended", mull_text(j, "ended_at"));
     print_json("spec", json_object_get(j, "spec"), JSON_INDENT(2));
     if (json_array_size(json_object_get(j, "attempts"))) print_attempts(json_object_get(j, "attempts"));
-    const json_t *figures = json_object_get(j, "eval_results");
+    const json_t *follow = json_object_get(j, "follow"), *figures = json_object_get(j, "eval_results");
+    if (follow) {
+        printf("\nfollows job %s: %zu checkpoints\n", mull_text(follow, "source"),
+               json_array_size(json_object_get(follow, "jobs")));
+        mull_follow_table(follow, stdout);
+    }
     if (json_array_size(figures)) {
         printf("\nevaluation\n");
         mull_eval_table(figures, stdout);

@@ -32,7 +32,8 @@ static const mull_opt submit_opts[] = {
     SPEC("--name", TEXT, "name", "NAME", "what ps calls it"),
     SPEC("--team", TEXT, "team", "TEAM", "whose it is (default: default)"),
     SPEC("--priority", INT, "priority", "P", "-100 to 100, larger first"),
-    SPEC("--after", TEXT, "after", "afterok:ID", "start when these have ended (afterok, afterany, afterfail)"),
+    SPEC("--after", TEXT, "after", "afterok:ID",
+         "start when these have ended (afterok, afterany, afterfail); eval: checkpoint:ID:every, each one of a run"),
     SPEC("--begin", TEXT, "begin", "TIME", "not before: 2026-01-31T08:00:00Z or now+10m"),
     SPEC("--time", TEXT, "time_limit", "D-HH:MM:SS", "longest run time"),
     SPEC("--gpus", INT, "gpus", "N", "GPUs it needs (0: a CPU slot)"),
@@ -50,6 +51,7 @@ static const mull_opt submit_opts[] = {
     MINE("--tasks", 0, MULL_OPT_TEXT, tasks, "A,B", "eval: names of tasks, with commas between them"),
     SPEC("--data", PATH, "data", "DIR", "eval: where the datasets lie, a folder each"),
     SPEC("--limit", INT, "limit", "N", "eval: rows of each task (default: all)"),
+    SPEC("--shards", INT, "shards", "N", "eval: share the rows among N tasks of an array"),
     SPEC("--prompt-style", TEXT, "prompt_style", "STYLE",
          "eval: latents, videor1, sft, base, base_reason, default, cot"),
     SPEC("--compat", TEXT, "compat", "WHOSE", "eval: ours or release (its scoring to the letter)"),
@@ -213,6 +215,7 @@ static int submit(const json_t *spec, const json_t *lines, const char *file, con
             if (!o->json) {
                 print_answer(job);
                 mull_eval_table(json_object_get(job, "eval_results"), stderr);
+                mull_follow_table(json_object_get(job, "follow"), stderr);
             }
         }
         json_decref(job);

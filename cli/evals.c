@@ -34,3 +34,37 @@ void mull_eval_table(const json_t *results, FILE *f) {
     mull_table_print(&t, f, mull_term_width(f), mull_term_color(f));
     mull_table_fini(&t);
 }
+
+void mull_follow_table(const json_t *follow, FILE *f) {
+    static const mull_column columns[] = {
+        {"STEP", .right = true}, {"JOB", .right = true},   {"STATE", .state = true},     {"TASK"},
+        {"METRIC", .shrink = 8}, {"VALUE", .right = true}, {"95 % FROM", .right = true}, {"TO", .right = true}};
+    static const json_t *const none = NULL;
+    mull_table t;
+    size_t i;
+    const json_t *j;
+    mull_table_init(&t, columns, 8);
+    json_array_foreach(json_object_get(follow, "jobs"), i, j) {
+        const json_t *results = json_object_get(j, "eval_results");
+        size_t n = json_array_size(results);
+        for (size_t k = 0; k < (n ? n : 1); k++) {
+            const json_t *r = n ? json_array_get(results, k) : none;
+            char step[24], value[32], low[32], high[32];
+            snprintf(step, sizeof step, "%lld", (long long)json_integer_value(json_object_get(j, "step")));
+            figure(json_object_get(r, "value"), value);
+            figure(json_object_get(r, "low"), low);
+            figure(json_object_get(r, "high"), high);
+            const char *cells[] = {step,
+                                   mull_text(j, "id"),
+                                   mull_text(j, "state"),
+                                   mull_text(r, "task"),
+                                   mull_text(r, "metric"),
+                                   value,
+                                   low,
+                                   high};
+            mull_table_row(&t, cells);
+        }
+    }
+    if (t.nrows) mull_table_print(&t, f, mull_term_width(f), mull_term_color(f));
+    mull_table_fini(&t);
+}

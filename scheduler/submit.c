@@ -167,6 +167,14 @@ static json_t *text_or_null(const char *text) {
     return text && *text ? json_string(text) : json_null();
 }
 
+/* {"source", "every"} of checkpoint:ID:every or checkpoint:ID:N, NULL of anything else. */
+static json_t *follow_of(const char *after) {
+    if (!after || strncmp(after, "checkpoint:", 11) != 0) return NULL;
+    char *end;
+    long long id = strtoll(after + 11, &end, 10), every = strcmp(end, ":every") ? strtoll(end + 1, NULL, 10) : 1;
+    return json_pack("{s:I, s:I}", "source", (json_int_t)id, "every", (json_int_t)every);
+}
+
 /* What mull_submit takes, from a validated spec. The spec is stored as the user meant it, defaults filled in. */
 json_t *mull__submit_item(const json_t *spec, const mull_identity *who, const char *key) {
     char *text = json_dumps(spec, JSON_COMPACT);
@@ -178,15 +186,17 @@ json_t *mull__submit_item(const json_t *spec, const mull_identity *who, const ch
     const char *range = json_string_value(json_object_get(spec, "array"));
     char why[160];
     json_t *array = range ? mull_array_parse(range, why, sizeof why) : json_null();
+    json_t *follow = follow_of(after);
     json_t *limit = json_object_get(spec, "time_limit_s"), *begin = json_object_get(spec, "begin_ms");
     json_t *item = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s, s:O?, s:O?, s:o}", "user", who->user,
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s, s:O?, s:O?, s:o, s:o*}", "user", who->user,
         "team", json_string_value(json_object_get(spec, "team")), "name", name && *name ? name : kind, "kind", kind,
         "priority", json_integer_value(json_object_get(spec, "priority")), "gpus",
         json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
         json_is_true(json_object_get(spec, "hold")), "key", text_or_null(own_key && *own_key ? own_key : key),
-        "depends", after ? after : "", "any_team", !who->team[0], "spec", text, "preemptible",
-        json_object_get(spec, "preemptible"), "min_run_s", json_object_get(spec, "min_run"), "array", array);
+        "depends", after && !follow ? after : "", "any_team", !who->team[0], "spec", text, "preemptible",
+        json_object_get(spec, "preemptible"), "min_run_s", json_object_get(spec, "min_run"), "array", array, "follow",
+        follow);
     free(text);
     return item;
 }

@@ -109,6 +109,7 @@ static const field fields[] = {
     {"shuffle", T_BOOL, EVAL, 0, 0, NULL, "true"},
     {"bootstrap", T_INT, EVAL, 0, 1000000, NULL, "1000"},
     {"step", T_INT, EVAL, 0, BIG, NULL, NULL},
+    {"shards", T_INT, EVAL, 1, 1000, NULL, NULL},
     {NULL},
 };
 
@@ -187,9 +188,20 @@ static void check_list(checker *c, const field *f, const char *path, const json_
     }
 }
 
+/* checkpoint:ID:every or checkpoint:ID:N. */
+static bool follows(const char *s) {
+    if (!s || strncmp(s, "checkpoint:", 11) != 0) return false;
+    size_t id = strspn(s + 11, "0123456789"), n;
+    const char *every = s + 11 + id;
+    if (!id || id > 17 || *every++ != ':') return false;
+    n = strspn(every, "0123456789");
+    return !strcmp(every, "every") || (n && n < 16 && !every[n] && strspn(every, "0") < n);
+}
+
 static void check_after(checker *c, const char *path, const json_t *v) {
     const char *s = json_string_value(v), *colon = s ? strchr(s, ':') : NULL;
-    static const char *const words[] = {"afterok", "afterany", "afterfail"};
+    static const char *const words[] = {"afterok", "afterany", "afterfail", "checkpoint"};
+    if (c->kind == EVAL && follows(s)) return;
     bool ok = colon != NULL;
     if (ok) {
         size_t n = (size_t)(colon - s);
@@ -204,8 +216,9 @@ static void check_after(checker *c, const char *path, const json_t *v) {
     char head[32] = "";
     if (s) snprintf(head, sizeof head, "%.*s", colon ? (int)(colon - s) : 31, s);
     if (!ok)
-        COMPLAIN(c, path, s && *head ? mull_nearest(head, words, 3) : NULL,
-                 "must be afterok:ID, afterany:ID or afterfail:ID, more ids after further colons");
+        COMPLAIN(c, path, s && *head ? mull_nearest(head, words, c->kind == EVAL ? 4 : 3) : NULL,
+                 "must be afterok:ID, afterany:ID or afterfail:ID, more ids after further colons%s",
+                 c->kind == EVAL ? "; or checkpoint:ID:every, checkpoint:ID:STEPS" : "");
 }
 
 /* A number is an array of that one index. */
@@ -388,7 +401,12 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         json_object_set(c.out, "out", json_object_get(c.out, "output"));
     json_object_del(c.out, "output");
     need(&c, "kind");
-    if (c.kind & ASKS) need(&c, "model"); /* a recipe names its own */
+    bool follower = c.kind == EVAL && follows(json_string_value(json_object_get(c.out, "after")));
+    if ((c.kind & ASKS) && !follower) need(&c, "model"); /* a recipe names its own */
+    if (follower && json_object_get(c.out, "model"))
+        COMPLAIN(&c, "model", NULL, "is each checkpoint that it comes after; leave it out");
+    if (follower && json_object_get(c.out, "step"))
+        COMPLAIN(&c, "step", NULL, "is each checkpoint's that it comes after; leave it out");
     if (c.kind == EVAL) {
         need(&c, "tasks");
         need(&c, "data");
@@ -408,9 +426,16 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         COMPLAIN(&c, "messages", NULL, "give prompt or messages, not both");
     if (json_object_get(c.out, "fps") && json_object_get(c.out, "nframes"))
         COMPLAIN(&c, "nframes", NULL, "give fps or nframes, not both");
-    /* Tasks that write into one folder would overwrite each other. */
+    /* Tasks that write into one folder would overwrite each other; but those of one evaluation share its rows. */
     const char *out = json_string_value(json_object_get(c.out, "out"));
-    if (json_object_get(c.out, "array") && out && !strstr(out, MULL_ARRAY_WORD))
+    const json_t *shards = json_object_get(c.out, "shards");
+    if (shards && json_object_get(c.out, "array"))
+        COMPLAIN(&c, "shards", NULL, "makes an array of its own; leave array out");
+    else if (json_integer_value(shards) > 1) {
+        char range[32];
+        snprintf(range, sizeof range, "0-%lld", (long long)json_integer_value(shards) - 1);
+        json_object_set_new(c.out, "array", json_string(range));
+    } else if (json_object_get(c.out, "array") && out && !strstr(out, MULL_ARRAY_WORD))
         COMPLAIN(&c, "out", NULL, "names one folder for every task of the array: put " MULL_ARRAY_WORD " into it");
     if (diags->n) {
         json_decref(c.out);

@@ -70,6 +70,7 @@ static const field FIELDS[] = {
     {"array_job", T_SKIP, 0, 0, 0},
     {"array_index", T_SKIP, 0, 0, 0},
     {"array", T_SKIP, 0, 0, 0},
+    {"shards", T_SKIP, 0, 0, 0},  /* the processes find each other in the folder */
     {"created", T_SKIP, 0, 0, 0}, /* no part of the answer: the same work gives the same bytes whenever it is done */
     {"sampling", T_SKIP, 0, 0, 0},
     {NULL, T_SKIP, 0, 0, 0},

@@ -89,6 +89,122 @@ static void a_job_as_by_hand(void **state) {
     json_decref(job);
 }
 
+/* The rows shared among the tasks of an array: one record, the same bytes. */
+static void sharded(void **state) {
+    (void)state;
+    char out[300];
+    snprintf(out, sizeof out, "%s/sharded", folder);
+    mull_run r = RUN("submit", "eval", "--model", model, "--tasks", "blink_iqtest,sat_real", "--data", data, "--out",
+                     out, "--max-new-tokens", "12", "--min-pixels", "3136", "--shards", "3", "--wait");
+    if (r.status) fail_msg("%d: %s", r.status, r.err);
+    assert_non_null(strstr(r.err, "sat_score_overall"));
+    mull_eval_same(hand, out, FILES);
+    const char *id = first_line(&r);
+    json_t *job = mull_run_json((const char *const[]){MULL, "show", id, "--json", NULL}, LIMIT_S);
+    assert_int_equal(json_array_size(json_object_get(job, "eval_results")), 2);
+    mull_run m = RUN("metrics", id, "--json");
+    assert_non_null(strstr(m.out, "\"blink_iqtest/blink_score_overall\""));
+    mull_run_fini(&m);
+    m = RUN("ps", "--array", id, "--json");
+    int tasks = 0;
+    for (const char *at = m.out; (at = strstr(at, "\"COMPLETED\"")); at++) tasks++;
+    assert_int_equal(tasks, 3);
+    mull_run_fini(&m);
+    mull_run_fini(&r);
+    json_decref(job);
+}
+
+/* A training job with three checkpoints and an evaluation that follows it: a job for each, their figures in the run. */
+static void after_each_checkpoint(void **state) {
+    (void)state;
+    char rows[300], config[300], out[300], text[2000], after[64], train[24], follow[24];
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", folder);
+    snprintf(config, sizeof config, "%s/c.yaml", folder);
+    snprintf(out, sizeof out, "%s/run", folder);
+    FILE *f = fopen(rows, "we");
+    assert_non_null(f);
+    for (int i = 0; i < 9; i++)
+        fprintf(f,
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"How many is %d?\"},{\"role\":\"assistant\","
+                "\"content\":\"<answer>%d</answer>\"}]}\n",
+                i, i);
+    assert_int_equal(fclose(f), 0);
+    snprintf(text, sizeof text,
+             "model_path: %s\nfreeze_vision: True\nlearning_rate: 0.002\nper_device_train_batch_size: 1\n"
+             "gradient_accumulation_steps: 1\nsave_steps: 2\npack_tokens: 256\nmax_steps: 6\n"
+             "train_dataset_args:\n  mix_datas:\n    Messages: 1.0\n  messages_location: %s\n",
+             model, rows);
+    mull_write_file(config, text, strlen(text));
+    mull_run r = RUN("submit", "train", config, "--out", out, "--hold");
+    if (r.status) fail_msg("%s", r.err);
+    strcpy(train, first_line(&r));
+    mull_run_fini(&r);
+    snprintf(after, sizeof after, "checkpoint:%s:4", train);
+    snprintf(out, sizeof out, "%s/some", folder);
+    r = RUN("submit", "eval", "--after", after, "--tasks", "sat_real", "--data", data, "--out", out, "--limit", "2",
+            "--max-new-tokens", "4", "--min-pixels", "3136");
+    if (r.status) fail_msg("%s", r.err);
+    char some[24];
+    strcpy(some, first_line(&r));
+    mull_run_fini(&r);
+    snprintf(after, sizeof after, "checkpoint:%s:every", train);
+    snprintf(out, sizeof out, "%s/follow", folder);
+    r = RUN("submit", "eval", "--after", after, "--tasks", "sat_real", "--data", data, "--out", out, "--limit", "4",
+            "--max-new-tokens", "4", "--min-pixels", "3136", "--name", "watch", "--shards", "2");
+    if (r.status) fail_msg("%s", r.err);
+    strcpy(follow, first_line(&r));
+    mull_run_fini(&r);
+    r = RUN("release", train);
+    assert_int_equal(r.status, 0);
+    mull_run_fini(&r);
+    r = RUN("wait", train, follow, some, "--quiet");
+    if (r.status) fail_msg("%d: %s", r.status, r.err);
+    mull_run_fini(&r);
+    json_t *job = mull_run_json((const char *const[]){MULL, "show", follow, "--json", NULL}, LIMIT_S);
+    const json_t *made = json_object_get(json_object_get(job, "follow"), "jobs");
+    char *shown = json_dumps(made, 0);
+    if (json_array_size(made) != 3) fail_msg("%s", shown);
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *one = json_array_get(made, i);
+        char path[600];
+        assert_int_equal(json_integer_value(json_object_get(one, "step")), 2 * (int)i + 2);
+        assert_int_equal(json_array_size(json_object_get(one, "eval_results")), 1);
+        snprintf(path, sizeof path, "%s/step-%d/results.json", out, 2 * (int)i + 2);
+        json_t *file = json_load_file(path, 0, NULL);
+        assert_non_null(file);
+        snprintf(text, sizeof text, "checkpoint-%d", 2 * (int)i + 2);
+        assert_string_equal(json_string_value(json_object_get(file, "model_name")), text);
+        json_decref(file);
+    }
+    free(shown);
+    json_decref(job);
+    job = mull_run_json((const char *const[]){MULL, "show", some, "--json", NULL}, LIMIT_S);
+    made = json_object_get(json_object_get(job, "follow"), "jobs");
+    assert_int_equal(json_array_size(made), 1); /* step 4 */
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(made, 0), "step")), 4);
+    json_decref(job);
+    r = RUN("metrics", train, "--key", "eval/sat_real/sat_score_overall", "--json");
+    int points = 0;
+    for (const char *at = r.out; (at = strstr(at, "\"step\"")); at++) points++;
+    if (points != 3) fail_msg("%d points: %s", points, r.out);
+    mull_run_fini(&r);
+    r = RUN("show", follow);
+    assert_non_null(strstr(r.out, "follows job"));
+    mull_run_fini(&r);
+    /* a follower of what has ended evaluates what is there; of no training job it is refused */
+    snprintf(out, sizeof out, "%s/late", folder);
+    snprintf(after, sizeof after, "checkpoint:%s:6", train);
+    r = RUN("submit", "eval", "--after", after, "--tasks", "sat_real", "--data", data, "--out", out, "--limit", "1",
+            "--max-new-tokens", "2", "--min-pixels", "3136", "--wait");
+    if (r.status || !strstr(r.err, "sat_score_overall")) fail_msg("%d: %s", r.status, r.err);
+    mull_run_fini(&r);
+    snprintf(after, sizeof after, "checkpoint:%s:every", follow);
+    r = RUN("submit", "eval", "--after", after, "--tasks", "sat_real", "--data", data, "--out", out);
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "no training job"));
+    mull_run_fini(&r);
+}
+
 static void what_is_refused(void **state) {
     (void)state;
     static const struct {
@@ -99,6 +215,9 @@ static void what_is_refused(void **state) {
                {"--compat", "theirs", "ours|release"},
                {"--prompt-style", "latent", "latents"},
                {"--top-p", "0.5", "no key of kind eval"},
+               {"--shards", "0", "from 1"},
+               {"--after", "checkpoint:1", "checkpoint:ID:every"},
+               {"--after", "checkpoint:1:every", "leave it out"},
                {"--limit", "0", "from 1"}};
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         char out[300];
@@ -150,7 +269,9 @@ int main(void) {
         fprintf(stderr, "skipped: redis-server and PostgreSQL are not installed (ops/deps)\n");
         return 77;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_job_as_by_hand), cmocka_unit_test(what_is_refused),
-                                       cmocka_unit_test(a_missing_dataset), cmocka_unit_test(every_task_of_the_engine)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_job_as_by_hand),      cmocka_unit_test(sharded),
+        cmocka_unit_test(after_each_checkpoint), cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(a_missing_dataset),     cmocka_unit_test(every_task_of_the_engine)};
     return cmocka_run_group_tests(tests, start, stop);
 }
