@@ -101,6 +101,25 @@ static int seen(const job *j, int64_t q0, int i, int64_t k0, int n) {
     return c < 0 ? 0 : least(c, n);
 }
 
+/* The branch that row q0 of a sequence is in begins at this row of the sequence; the trunk's rows: at trunk. */
+static int64_t branch_of(const job *j, int seq, int64_t row) {
+    int64_t trunk = j->a->trunk[seq], r0 = j->a->cu[seq];
+    return row < trunk ? trunk : j->a->branch[r0 + row] - r0;
+}
+
+/* Is the whole block of keys between the trunk and the branch of the tile's first row, and so of all its rows? */
+static bool between(const job *j, int seq, int64_t q0, int64_t k0, int n) {
+    return j->a->trunk && k0 >= j->a->trunk[seq] && k0 + n <= branch_of(j, seq, q0);
+}
+
+/* What row i of the tile at q0 does not see of its first c keys from k0 on becomes -inf. */
+static void hide(const job *j, int seq, int64_t q0, int i, int64_t k0, int c, float *s) {
+    if (!j->a->trunk) return;
+    int64_t from = j->a->trunk[seq] - k0, to = branch_of(j, seq, q0 + i) - k0;
+    if (to > c) to = c;
+    for (int64_t k = from > 0 ? from : 0; k < to; k++) s[k] = -INFINITY;
+}
+
 static void forward_task(void *ctx, int part, int parts) {
     job *j = ctx;
     (void)parts;
@@ -122,10 +141,12 @@ static void forward_task(void *ctx, int part, int parts) {
         int64_t end = a->causal ? q0 + rows : n;
         for (int64_t k0 = 0; k0 < end; k0 += KB) {
             int keys = least(end - k0, KB);
+            if (between(j, seq, q0, k0, keys)) continue;
             scores(kn, t->a, rows, hd, kc, k0, keys, t->p);
             for (int i = 0; i < rows; i++) {
                 int c = seen(j, q0, i, k0, keys);
                 float *s = t->p + i * KB;
+                hide(j, seq, q0, i, k0, c, s);
                 if (c > 0) {
                     float carry = kn->softmax_step(s, c, a->scale, &t->max[i], &t->sum[i]);
                     if (carry != 1) kn->scale_row(t->o + i * hdp, hdp, carry);
@@ -158,10 +179,12 @@ void mull_attention_train(mull_pool *pool, const mull_attn_shape *a, const float
 }
 
 /* dp of the tile to ds, p from the scores and the kept sums; what a row does not see becomes 0. */
-static void tile_gradient(const job *j, tile *t, int64_t q0, int rows, int64_t k0, int keys, const float *lse) {
+static void tile_gradient(const job *j, tile *t, int seq, int64_t q0, int rows, int64_t k0, int keys,
+                          const float *lse) {
     for (int i = 0; i < rows; i++) {
         int c = seen(j, q0, i, k0, keys);
         float *p = t->p + i * KB, *ds = t->ds + i * KB;
+        hide(j, seq, q0, i, k0, c, p);
         j->kn->exp_scale(p, c, j->a->scale, lse[q0 + i], 1);
         j->kn->softmax_backward(p, ds, c, t->d[i], j->a->scale);
         for (; c < keys; c++) p[c] = ds[c] = 0;
@@ -199,9 +222,10 @@ static void backward_task(void *ctx, int part, int parts) {
         int64_t end = a->causal ? q0 + rows : n;
         for (int64_t k0 = 0; k0 < end; k0 += KB) {
             int keys = least(end - k0, KB);
+            if (between(j, seq, q0, k0, keys)) continue;
             scores(kn, t->a, rows, hd, kc, k0, keys, t->p);
             scores(kn, t->a2, rows, hd, vc, k0, keys, t->ds);
-            tile_gradient(j, t, q0, rows, k0, keys, lse);
+            tile_gradient(j, t, seq, q0, rows, k0, keys, lse);
             weigh(kn, t->ds, rows, keys, kr, np, k0, hdp, t->o);
             weigh_t(kn, t->ds, rows, keys, qr, np, q0, hdp, t->t, dk + k0 * hdp);
             weigh_t(kn, t->p, rows, keys, dor, np, q0, hdp, t->t, dv + k0 * hdp);

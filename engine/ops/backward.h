@@ -29,6 +29,10 @@ typedef struct mull_attn_shape {
     int nseq, heads, kv_heads, hd;
     bool causal;
     float scale;
+    /* Causal only, or NULL: sequences that branch. Sequence s begins with trunk[s] rows that all its branches share;
+     * row r behind them belongs to the branch whose first row is branch[r] (an index of the pack) and sees the trunk
+     * and its own branch, not the branches between. */
+    const int32_t *trunk, *branch; /* [nseq], [T] */
 } mull_attn_shape;
 
 /* q, k, v rows of stride ld; out [T, heads * hd] with stride ldo; lse [heads, T] the log of each row's sum. */

@@ -11,13 +11,16 @@
 static const char *const WHAT = "cannot train on completions";
 enum { PACK_ROWS = 4096 }; /* without pack_tokens */
 
-/* A packed run of completions. */
+/* A packed run of completions: a prompt and the branches of its group behind it are one sequence, computed once; with
+ * grpo_tokens: all, where the prompt counts for each completion, every completion has its prompt to itself. */
 typedef struct pack {
     mull_batch b;
-    mull__completion **c; /* [nseq] */
-    int32_t *prompt, *counted;
+    int count;            /* completions */
+    mull__completion **c; /* [count] */
+    int32_t *first, *length, *before, *counted;
+    int32_t *trunk, *branch; /* [nseq], [T] */
     float *advantage, *old, *ref;
-    double *share;
+    double *share, pairs;
     int64_t rows; /* of the loss */
 } pack;
 
@@ -28,8 +31,12 @@ static void pack_fini(pack *p) {
     free(p->b.patches);
     free(p->b.media_cu);
     free(p->c);
-    free(p->prompt);
+    free(p->first);
+    free(p->length);
+    free(p->before);
     free(p->counted);
+    free(p->trunk);
+    free(p->branch);
     free(p->advantage);
     free(p->old);
     free(p->ref);
@@ -39,10 +46,6 @@ static void pack_fini(pack *p) {
 
 static bool useful(const struct mull__grpo *g, const mull__completion *c) {
     return c->counted > 0 && (c->advantage != 0 || (g->kl && g->t->r->beta != 0));
-}
-
-static int64_t rows_of(const mull__group *x, const mull__completion *c) {
-    return (int64_t)x->sample->n + c->total;
 }
 
 static double share_of(const struct mull__grpo *g, const mull__group *x, const mull__completion *c, const double *part,
@@ -60,75 +63,119 @@ static double share_of(const struct mull__grpo *g, const mull__group *x, const m
     }
 }
 
-/* The next pack of completions [*at, end), numbered through the round's groups; *at moves on. nseq 0: none is left.
+static int allocate(const struct mull__grpo *g, pack *p, int64_t rows, int64_t loss, size_t n, size_t media,
+                    mull_error *err) {
+    const mull__round *o = &g->round;
+    p->b.ids = malloc(((size_t)rows + 1) * sizeof *p->b.ids);
+    p->branch = calloc((size_t)rows + 1, sizeof *p->branch);
+    p->b.cu = calloc(n + 1, sizeof *p->b.cu);
+    p->b.media = calloc(media + 1, sizeof *p->b.media);
+    p->b.patches = calloc(media + 1, sizeof *p->b.patches);
+    p->b.media_cu = calloc(n + 1, sizeof *p->b.media_cu);
+    p->c = calloc(n + 1, sizeof *p->c);
+    p->first = calloc(n + 1, sizeof *p->first);
+    p->length = calloc(n + 1, sizeof *p->length);
+    p->before = calloc(n + 1, sizeof *p->before);
+    p->counted = calloc(n + 1, sizeof *p->counted);
+    p->trunk = calloc(n + 1, sizeof *p->trunk);
+    p->advantage = calloc(n + 1, sizeof *p->advantage);
+    p->share = calloc(n + 1, sizeof *p->share);
+    p->old = o->old ? malloc(((size_t)loss + 1) * sizeof *p->old) : NULL;
+    p->ref = o->ref ? malloc(((size_t)loss + 1) * sizeof *p->ref) : NULL;
+    if (rows < INT32_MAX && p->b.ids && p->branch && p->b.cu && p->b.media && p->b.patches && p->b.media_cu && p->c &&
+        p->first && p->length && p->before && p->counted && p->trunk && p->advantage && p->share &&
+        (!o->old || p->old) && (!o->ref || p->ref))
+        return MULL_OK;
+    pack_fini(p);
+    return mull_fail(err, MULL_ENOMEM, WHAT, "", "lower pack_tokens", "out of memory");
+}
+
+/* A sequence begins with the prompt of x. */
+static void add_prompt(pack *p, const mull__group *x) {
+    const mull_sample *s = x->sample;
+    int k = p->b.nseq++;
+    memcpy(p->b.ids + p->b.rows, s->ids, s->n * sizeof *s->ids);
+    p->b.rows += (int64_t)s->n;
+    p->pairs += (double)s->n * (double)s->n / 2;
+    p->trunk[k] = (int32_t)s->n;
+    for (size_t j = 0; j < s->nmedia; j++, p->b.nmedia++) {
+        const mull_media *media = &s->media[j];
+        p->b.media[p->b.nmedia] = (mull_grid){.video = media->kind == MULL_MEDIA_VIDEO,
+                                              .t = media->grid[0],
+                                              .h = media->grid[1],
+                                              .w = media->grid[2],
+                                              .second_per_grid = (float)media->second_per_grid};
+        p->b.patches[p->b.nmedia] = media->patches;
+    }
+    p->b.cu[k + 1] = (int32_t)p->b.rows;
+    p->b.media_cu[k + 1] = p->b.nmedia;
+}
+
+/* The completion goes behind what the last sequence has. */
+static void add_completion(const struct mull__grpo *g, pack *p, const mull__group *x, mull__completion *c,
+                           double share) {
+    const mull__round *o = &g->round;
+    bool all = g->t->r->grpo_tokens;
+    int k = p->count++, s = p->b.nseq - 1;
+    size_t need = (size_t)mull__completion_rows(g->t->r, x, c);
+    int32_t start = (int32_t)p->b.rows, begin = p->b.cu[s];
+    memcpy(p->b.ids + p->b.rows, c->ids, (size_t)c->total * sizeof *c->ids);
+    for (int32_t i = 0; i < c->total; i++) p->branch[start + i] = start;
+    p->b.rows += c->total;
+    p->b.cu[s + 1] = (int32_t)p->b.rows;
+    p->pairs += (double)c->total * ((double)x->sample->n + c->total / 2.0);
+    p->c[k] = c;
+    p->first[k] = all ? begin + 1 : start;
+    p->before[k] = all ? begin : begin + (int32_t)x->sample->n - 1;
+    p->length[k] = (int32_t)need;
+    p->counted[k] = c->counted;
+    p->advantage[k] = c->advantage;
+    p->share[k] = share;
+    if (p->old) memcpy(p->old + p->rows, o->old + c->at, need * sizeof *p->old);
+    if (p->ref) memcpy(p->ref + p->rows, o->ref + c->at, need * sizeof *p->ref);
+    p->rows += (int64_t)need;
+}
+
+/* The next pack of completions [*at, end), numbered through the round's groups; *at moves on. count 0: none is left.
  * share (or NULL) by completion of the round. */
 static int pack_next(const struct mull__grpo *g, size_t *at, size_t end, const double *share, pack *p,
                      mull_error *err) {
     const mull__round *o = &g->round;
     const mull_recipe *r = g->t->r;
-    size_t G = (size_t)r->num_generations, i = *at, n = 0, m = 0;
+    size_t G = (size_t)r->num_generations, stop = *at, n = 0, media = 0, none = o->ngroups, group = none;
     int64_t limit = r->pack_tokens ? r->pack_tokens : PACK_ROWS, rows = 0, loss = 0;
     *p = (pack){0};
-    for (; i < end; i++) {
-        const mull__group *x = &o->groups[i / G];
-        const mull__completion *c = &x->c[i % G];
+    for (; stop < end; stop++) {
+        const mull__group *x = &o->groups[stop / G];
+        const mull__completion *c = &x->c[stop % G];
         if (!useful(g, c)) continue;
-        if (n && rows + rows_of(x, c) > limit) break;
-        rows += rows_of(x, c);
+        bool fresh = r->grpo_tokens || group != stop / G;
+        int64_t more = c->total + (fresh ? (int64_t)x->sample->n : 0);
+        if (n && rows + more > limit) break;
+        group = stop / G;
+        rows += more;
         loss += mull__completion_rows(r, x, c);
-        m += x->sample->nmedia;
+        media += fresh ? x->sample->nmedia : 0;
         n++;
     }
-    size_t stop = i;
-    p->b.ids = malloc(((size_t)rows + 1) * sizeof *p->b.ids);
-    p->b.cu = calloc(n + 1, sizeof *p->b.cu);
-    p->b.media = calloc(m + 1, sizeof *p->b.media);
-    p->b.patches = calloc(m + 1, sizeof *p->b.patches);
-    p->b.media_cu = calloc(n + 1, sizeof *p->b.media_cu);
-    p->c = calloc(n + 1, sizeof *p->c);
-    p->prompt = calloc(n + 1, sizeof *p->prompt);
-    p->counted = calloc(n + 1, sizeof *p->counted);
-    p->advantage = calloc(n + 1, sizeof *p->advantage);
-    p->share = calloc(n + 1, sizeof *p->share);
-    p->old = o->old ? malloc(((size_t)loss + 1) * sizeof *p->old) : NULL;
-    p->ref = o->ref ? malloc(((size_t)loss + 1) * sizeof *p->ref) : NULL;
-    if (rows > INT32_MAX || !p->b.ids || !p->b.cu || !p->b.media || !p->b.patches || !p->b.media_cu || !p->c ||
-        !p->prompt || !p->counted || !p->advantage || !p->share || (o->old && !p->old) || (o->ref && !p->ref)) {
-        pack_fini(p);
-        return mull_fail(err, MULL_ENOMEM, WHAT, "", "lower pack_tokens", "out of memory");
-    }
-    for (i = *at; i < stop; i++) {
+    int rc = allocate(g, p, rows, loss, n, media, err);
+    group = none;
+    for (size_t i = *at; !rc && i < stop; i++) {
         const mull__group *x = &o->groups[i / G];
-        mull__completion *c = &x->c[i % G];
-        const mull_sample *s = x->sample;
-        if (!useful(g, c)) continue;
-        int k = p->b.nseq++;
-        size_t need = (size_t)mull__completion_rows(r, x, c);
-        memcpy(p->b.ids + p->b.rows, s->ids, s->n * sizeof *s->ids);
-        memcpy(p->b.ids + p->b.rows + s->n, c->ids, (size_t)c->total * sizeof *c->ids);
-        p->b.rows += rows_of(x, c);
-        p->b.cu[k + 1] = (int32_t)p->b.rows;
-        for (size_t j = 0; j < s->nmedia; j++, p->b.nmedia++) {
-            const mull_media *media = &s->media[j];
-            p->b.media[p->b.nmedia] = (mull_grid){.video = media->kind == MULL_MEDIA_VIDEO,
-                                                  .t = media->grid[0],
-                                                  .h = media->grid[1],
-                                                  .w = media->grid[2],
-                                                  .second_per_grid = (float)media->second_per_grid};
-            p->b.patches[p->b.nmedia] = media->patches;
-        }
-        p->b.media_cu[k + 1] = p->b.nmedia;
-        p->c[k] = c;
-        p->prompt[k] = r->grpo_tokens ? 1 : (int32_t)s->n;
-        p->counted[k] = c->counted;
-        p->advantage[k] = c->advantage;
-        p->share[k] = share ? share[i] : 0;
-        if (p->old) memcpy(p->old + p->rows, o->old + c->at, need * sizeof *p->old);
-        if (p->ref) memcpy(p->ref + p->rows, o->ref + c->at, need * sizeof *p->ref);
-        p->rows += (int64_t)need;
+        if (!useful(g, &x->c[i % G])) continue;
+        if (r->grpo_tokens || group != i / G) add_prompt(p, x);
+        group = i / G;
+        add_completion(g, p, x, &x->c[i % G], share ? share[i] : 0);
     }
     *at = stop;
-    return MULL_OK;
+    return rc;
+}
+
+/* Branches stand where the one completion of a sequence would: right behind the trunk. */
+static void place_branches(const pack *p, int32_t *pos) {
+    for (int s = 0; s < p->b.nseq; s++)
+        for (int32_t t = p->b.cu[s] + p->trunk[s]; t < p->b.cu[s + 1]; t++)
+            for (int a = 0; a < 3; a++) pos[a * p->b.rows + t] -= p->branch[t] - p->b.cu[s] - p->trunk[s];
 }
 
 /* Features of the round's media, which it holds. */
@@ -169,7 +216,10 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
     mull_trainer *t = g->t;
     const mull_recipe *r = t->r;
     mull_pack_source source = {held_features, g};
-    mull_grpo_batch b = {.prompt = p->prompt,
+    mull_grpo_batch b = {.count = p->count,
+                         .first = p->first,
+                         .length = p->length,
+                         .before = p->before,
                          .advantage = p->advantage,
                          .ref = p->ref,
                          .old = p->old,
@@ -187,6 +237,11 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
     if (!rc) rc = room(g, p->rows, err);
     if (!rc) rc = mull_net_reserve(t->net, p->b.rows, p->rows, err);
     if (rc) return rc;
+    if (!r->grpo_tokens) {
+        place_branches(p, t->pack.pos);
+        t->pack.net.trunk = p->trunk;
+        t->pack.net.branch = p->branch;
+    }
     mull_net_forward(t->net, &t->pack.net);
     mull_net_entropy(t->net, backward ? g->entropy : NULL);
     rc = mull_loss_grpo(t->net, &t->pack, &b, &o, &t->work, sum, g->logp, g->klt, err);
@@ -203,13 +258,10 @@ static int log_probs(struct mull__grpo *g, float *out, mull_error *err) {
         pack p;
         mull_loss_sum ignored = {0};
         rc = pack_next(g, &at, end, NULL, &p, err);
-        if (!rc && p.b.nseq) rc = pass(g, &p, false, &ignored, err);
+        if (!rc && p.count) rc = pass(g, &p, false, &ignored, err);
         int64_t from = 0;
-        for (int s = 0; !rc && s < p.b.nseq; s++) {
-            int64_t n = p.b.cu[s + 1] - p.b.cu[s] - p.prompt[s];
-            memcpy(out + p.c[s]->at, g->logp + from, (size_t)n * sizeof *out);
-            from += n;
-        }
+        for (int s = 0; !rc && s < p.count; from += p.length[s++])
+            memcpy(out + p.c[s]->at, g->logp + from, (size_t)p.length[s] * sizeof *out);
         pack_fini(&p);
     }
     return rc;
@@ -249,9 +301,9 @@ static void count_tokens(const struct mull__grpo *g, const pack *p, bool compare
     const mull_recipe *r = g->t->r;
     double low = 1 - r->epsilon, high = 1 + (r->epsilon_high > 0 ? r->epsilon_high : r->epsilon);
     int64_t at = 0;
-    for (int s = 0; s < p->b.nseq; s++) {
+    for (int s = 0; s < p->count; s++) {
         const mull__completion *c = p->c[s];
-        int64_t n = p->b.cu[s + 1] - p->b.cu[s] - p->prompt[s], answer = n - c->total;
+        int64_t n = p->length[s], answer = n - c->total;
         for (int64_t i = 0; i < n; i++, at++) {
             if (i < c->counted) {
                 t->n++;
@@ -305,11 +357,11 @@ int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mu
     while (!rc && at < end) {
         pack p;
         rc = pack_next(g, &at, end, share, &p, err);
-        if (!rc && p.b.nseq) rc = pass(g, &p, true, &sum, err);
-        if (!rc && p.b.nseq) {
+        if (!rc && p.count) rc = pass(g, &p, true, &sum, err);
+        if (!rc && p.count) {
             count_tokens(g, &p, compare, &t);
             st->tokens += p.b.rows;
-            st->flops += mull__train_flops(g->t, p.b.rows, p.rows, p.b.nseq, p.b.cu);
+            st->flops += mull__train_flops(g->t, p.b.rows, p.rows, p.pairs);
         }
         pack_fini(&p);
     }

@@ -51,6 +51,11 @@ typedef struct mull_grpo_opts {
 } mull_grpo_opts;
 
 typedef struct mull_grpo_batch {
+    /* Completions that are not simply the rest of a sequence each (prompt is not read then), or count 0: completion s
+     * is the rows [first[s], first[s] + length[s]), its first token is predicted by row before[s]. Below, [nseq] is
+     * [count]. */
+    int count;
+    const int32_t *first, *length, *before;
     const int32_t *prompt;  /* [nseq]: tokens before the completion */
     const float *advantage; /* [nseq] */
     const float *ref, *old; /* flat over completions; NULL: no KL; the current ones */

@@ -65,13 +65,22 @@ static double share_of(const mull_grpo_opts *o, const mull_grpo_batch *g, int ns
     return 1.0 / (double)(total > 1 ? total : 1);
 }
 
+typedef struct span {
+    int32_t first, length, before;
+} span;
+
+static span span_of(const mull_pack *p, const mull_grpo_batch *g, int s) {
+    if (g->count) return (span){g->first[s], g->length[s], g->before[s]};
+    int32_t first = p->net.cu[s] + g->prompt[s];
+    return (span){first, p->net.cu[s + 1] - first, first - 1};
+}
+
 int mull_loss_grpo(mull_net *n, const mull_pack *p, const mull_grpo_batch *g, const mull_grpo_opts *o,
                    mull_loss_work *w, mull_loss_sum *sum, float *logp, float *kl, mull_error *err) {
-    const int32_t *cu = p->net.cu;
-    int nseq = p->net.nseq;
+    int nseq = g->count ? g->count : p->net.nseq;
     int64_t all = 0, total = 0, i = 0;
     for (int s = 0; s < nseq; s++) {
-        all += cu[s + 1] - cu[s] - g->prompt[s];
+        all += span_of(p, g, s).length;
         total += g->counted[s];
     }
     /* rows: [all] rows, then [all] sequences; coef: [all] shares, then room for nothing else */
@@ -80,11 +89,12 @@ int mull_loss_grpo(mull_net *n, const mull_pack *p, const mull_grpo_batch *g, co
     int32_t *seq = w->rows + all;
     for (int s = 0; s < nseq; s++) {
         double share = g->share ? g->share[s] : share_of(o, g, nseq, s, total);
-        for (int32_t t = cu[s] + g->prompt[s]; t < cu[s + 1]; t++, i++) {
-            w->rows[i] = t - 1;
-            w->targets[i] = p->net.ids[t];
+        span c = span_of(p, g, s);
+        for (int32_t t = 0; t < c.length; t++, i++) {
+            w->rows[i] = t ? c.first + t - 1 : c.before;
+            w->targets[i] = p->net.ids[c.first + t];
             seq[i] = s;
-            w->coef[i] = t - cu[s] - g->prompt[s] < g->counted[s] ? share : 0;
+            w->coef[i] = t < g->counted[s] ? share : 0;
         }
     }
     tokens t = {.o = o, .ref = g->ref, .old = g->old, .share = w->coef, .advantage = g->advantage, .seq = seq};

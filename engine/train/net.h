@@ -20,6 +20,7 @@ typedef struct mull_net_batch {
     float *const *d_features;     /* [T]: where the gradient of such a row is written, or NULL */
     const int32_t *cu;            /* [nseq + 1] borders of the sequences */
     int nseq;
+    const int32_t *trunk, *branch; /* [nseq], [T] or NULL: sequences that branch, see mull_attn_shape */
 } mull_net_batch;
 
 /* Told when a part of the model is about to be used and when it is done with: for values that live elsewhere between

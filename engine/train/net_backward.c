@@ -32,7 +32,15 @@ static void attention_backward(mull_net *n, const mull_net_batch *b, const mull_
     const mull_config *c = n->c;
     int64_t h = c->hidden, hd = c->head_dim, q = c->heads * hd, kv = c->kv_heads * hd, ld = q + 2 * kv;
     float *qkv = l->qkv_out ? l->qkv_out : n->qkv_out, *att = l->att ? l->att : n->att, *lse = l->lse ? l->lse : n->lse;
-    mull_attn_shape shape = {b->cu, b->nseq, c->heads, c->kv_heads, c->head_dim, true, 1.0f / sqrtf((float)hd)};
+    mull_attn_shape shape = {.cu = b->cu,
+                             .nseq = b->nseq,
+                             .heads = c->heads,
+                             .kv_heads = c->kv_heads,
+                             .hd = c->head_dim,
+                             .causal = true,
+                             .scale = 1.0f / sqrtf((float)hd),
+                             .trunk = b->trunk,
+                             .branch = b->branch};
     mull__linear_backward(n, &l->o, att, n->dx, h, b->rows, n->datt);
     mull_attention_backward(n->pool, &shape, qkv, qkv + q, qkv + q + kv, ld, att, n->datt, q, lse, n->dqkv, n->dqkv + q,
                             n->dqkv + q + kv, ld, n->kv);

@@ -29,7 +29,15 @@ void mull__attention_half(mull_net *n, const mull_net_batch *b, const mull__laye
     const mull_config *c = n->c;
     int64_t h = c->hidden, hd = c->head_dim, q = c->heads * hd, kv = c->kv_heads * hd, ld = q + 2 * kv;
     float *qkv = l->qkv_out ? l->qkv_out : n->qkv_out, *att = l->att ? l->att : n->att, *lse = l->lse ? l->lse : n->lse;
-    mull_attn_shape shape = {b->cu, b->nseq, c->heads, c->kv_heads, c->head_dim, true, 1.0f / sqrtf((float)hd)};
+    mull_attn_shape shape = {.cu = b->cu,
+                             .nseq = b->nseq,
+                             .heads = c->heads,
+                             .kv_heads = c->kv_heads,
+                             .hd = c->head_dim,
+                             .causal = true,
+                             .scale = 1.0f / sqrtf((float)hd),
+                             .trunk = b->trunk,
+                             .branch = b->branch};
     mull_rmsnorm(n->pool, x_in, b->rows, h, l->input_norm->w, c->rms_eps, n->norm_out);
     mull__linear_forward(n, &l->qkv, n->norm_out, b->rows, qkv, ld, false);
     mull_rope(n->pool, qkv, b->rows, ld, c->heads + c->kv_heads, c->head_dim, n->cos, n->sin);

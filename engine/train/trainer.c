@@ -123,15 +123,17 @@ const mull_params *mull_trainer_params(const mull_trainer *t) {
 
 /* ---- a step */
 /* Multiply-adds of the language model for a token, without attention's own: two products back for each one forward. */
-double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, int nseq, const int32_t *cu) {
+double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, double pairs) {
     const mull_config *c = mull_trainer_config(t);
     double h = c->hidden, q = (double)c->heads * c->head_dim, kv = (double)c->kv_heads * c->head_dim,
-           per = c->layers * (h * (q + 2 * kv) + q * h + 3.0 * h * c->intermediate), attention = 0;
-    for (int s = 0; s < nseq; s++) {
-        double n = cu[s + 1] - cu[s];
-        attention += c->layers * n * n / 2 * q * 2;
-    }
-    return 6 * (per * (double)rows + h * c->vocab * (double)loss_rows + attention);
+           per = c->layers * (h * (q + 2 * kv) + q * h + 3.0 * h * c->intermediate);
+    return 6 * (per * (double)rows + h * c->vocab * (double)loss_rows + c->layers * pairs * q * 2);
+}
+
+static double causal_pairs(int nseq, const int32_t *cu) {
+    double pairs = 0;
+    for (int s = 0; s < nseq; s++) pairs += (double)(cu[s + 1] - cu[s]) * (cu[s + 1] - cu[s]) / 2;
+    return pairs;
 }
 
 static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, mull_step *st, double *work,
@@ -146,7 +148,7 @@ static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, m
     rc = mull_loss_ce(t->net, &t->pack, &ce, &t->work, sum, NULL, NULL, err);
     if (!rc) mull_net_backward(t->net, &t->pack.net);
     st->tokens += b->rows;
-    *work += mull__train_flops(t, b->rows, loss_rows, b->nseq, b->cu);
+    *work += mull__train_flops(t, b->rows, loss_rows, causal_pairs(b->nseq, b->cu));
     return rc;
 }
 

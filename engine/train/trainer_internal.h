@@ -22,8 +22,8 @@ struct mull_trainer {
 };
 
 /* Floating-point operations of forward and backward: the products of rows tokens, the head for loss_rows of them, and
- * the attention of the sequences. */
-double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, int nseq, const int32_t *cu);
+ * attention over so many pairs of a query and a key. */
+double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, double pairs);
 /* One optimiser step on the gradients that were added up, times scale; at is where the run stands then. Fills in st
  * what it knows: step, lr, norm, clip, skipped; seconds and mfu from start and st->flops. */
 int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, double start, mull_step *st,

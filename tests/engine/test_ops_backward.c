@@ -132,8 +132,11 @@ static double attn_loss(const double *p, void *ctx) {
                 int end = a->causal ? i + 1 : a->cu[s + 1], ko = (a->heads + h / group) * hd,
                     vo = ko + a->kv_heads * hd;
                 double top = -1e300, sum = 0;
+                int trunk = a->trunk ? a->cu[s] + a->trunk[s] : end,
+                    own = a->trunk && i >= trunk ? a->branch[i] : trunk;
                 for (int k = a->cu[s]; k < end; k++) {
-                    w[k] = 0;
+                    w[k] = k >= trunk && k < own ? -1e300 : 0;
+                    if (w[k] < 0) continue;
                     for (int d = 0; d < hd; d++) w[k] += p[i * c->ld + h * hd + d] * p[k * c->ld + ko + d];
                     w[k] *= (double)a->scale;
                     if (w[k] > top) top = w[k];
@@ -147,9 +150,10 @@ static double attn_loss(const double *p, void *ctx) {
     return loss;
 }
 
-static void attention(int heads, int kv_heads, int hd, bool causal, const int32_t *cu, int nseq, int step) {
+static void attention(int heads, int kv_heads, int hd, bool causal, const int32_t *cu, int nseq, int step,
+                      const int32_t *trunk, const int32_t *branch) {
     int rows = cu[nseq], q = heads * hd, kv = kv_heads * hd, ld = q + 2 * kv;
-    attn_ctx c = {{cu, nseq, heads, kv_heads, hd, causal, 1 / sqrtf((float)hd)}, rows, ld, NULL};
+    attn_ctx c = {{cu, nseq, heads, kv_heads, hd, causal, 1 / sqrtf((float)hd), trunk, branch}, rows, ld, NULL};
     float *x = malloc((size_t)rows * (size_t)(2 * ld + 3 * q + heads) * sizeof *x), *dx = x + rows * ld,
           *out = dx + rows * ld, *dy = out + rows * q, *lse = dy + rows * q, *again = lse + rows * heads;
     float *scratch = malloc(((size_t)mull_attention_scratch(&c.a, rows) + 1) * sizeof *scratch);
@@ -176,13 +180,24 @@ static void attention(int heads, int kv_heads, int hd, bool causal, const int32_
 
 static void attention_causal(void **state) {
     (void)state;
-    attention(6, 2, 16, true, (int32_t[]){0, 1, 14, 90}, 3, 29);
-    attention(2, 1, 40, true, (int32_t[]){0, 70}, 1, 37);
+    attention(6, 2, 16, true, (int32_t[]){0, 1, 14, 90}, 3, 29, NULL, NULL);
+    attention(2, 1, 40, true, (int32_t[]){0, 70}, 1, 37, NULL, NULL);
+}
+
+/* Sequences that branch: trunks and branches shorter and longer than a tile and than a block of keys. */
+static void attention_branches(void **state) {
+    (void)state;
+    enum { ROWS = 420 };
+    static const int BEGIN[] = {30, 37, 90, 200, 380, 385}; /* of the branches */
+    int32_t branch[ROWS] = {0}, cu[] = {0, 100, ROWS}, trunk[] = {30, 100};
+    for (int i = 0; i < 6; i++)
+        for (int r = BEGIN[i]; r < (i == 2 ? 100 : i == 5 ? ROWS : BEGIN[i + 1]); r++) branch[r] = BEGIN[i];
+    attention(2, 1, 24, true, cu, 2, 211, trunk, branch);
 }
 
 static void attention_full(void **state) {
     (void)state;
-    attention(2, 2, 20, false, (int32_t[]){0, 5, 70, 71}, 3, 23);
+    attention(2, 2, 20, false, (int32_t[]){0, 5, 70, 71}, 3, 23, NULL, NULL);
 }
 
 /* Sums of the kernels that losses and the optimiser are made of. */
@@ -201,8 +216,12 @@ static void sums(void **state) {
         assert_true(fabs(kn->exp_sum(x, N, 0.5f, (float)(0.5 * top)) - sum) <= 2e-6 * sum);
         assert_true(fabs(kn->square_sum(x, N) - squares) <= 1e-6 * squares);
         assert_true(fabs(kn->dot(x, y, 1003) - product) <= 1e-6 * magnitude);
+        for (int i = 0; i < N; i++) weighed += exp(0.5 * x[i] - 0.5 * top) * (0.5 * x[i] - 0.5 * top);
+        assert_true(fabs(kn->exp_dot(x, N, 0.5f, (float)(0.5 * top)) - weighed) <= 3e-6 * fabs(weighed));
+        float few[] = {0, -INFINITY, -1e30f, -1};
+        assert_true(fabs(kn->exp_dot(few, 4, 1, 0) + exp(-1)) <= 1e-6);
         kn->exp_scale(x, N, 0.5f, (float)(0.5 * top), 3);
-        double scaled = 0;
+        double scaled = 0, weighed = 0;
         for (int i = 0; i < N; i++) scaled += x[i];
         assert_true(fabs(scaled - 3 * sum) <= 2e-6 * 3 * sum);
         x[9000] = NAN;
@@ -211,8 +230,12 @@ static void sums(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rmsnorm),        cmocka_unit_test(elementwise),
-                                       cmocka_unit_test(bias),           cmocka_unit_test(attention_causal),
-                                       cmocka_unit_test(attention_full), cmocka_unit_test(sums)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rmsnorm),
+                                       cmocka_unit_test(elementwise),
+                                       cmocka_unit_test(bias),
+                                       cmocka_unit_test(attention_causal),
+                                       cmocka_unit_test(attention_branches),
+                                       cmocka_unit_test(attention_full),
+                                       cmocka_unit_test(sums)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
