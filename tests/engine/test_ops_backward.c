@@ -208,7 +208,7 @@ static void sums(void **state) {
     EACH_ISA({
         const mull_kernels *kn = mull_kernels_get();
         grad_fill(x, N, 1, 20), grad_fill(y, N, 2, 1);
-        double top = -1e9, sum = 0, squares = 0, product = 0, magnitude = 0;
+        double top = -1e9, sum = 0, squares = 0, product = 0, magnitude = 0, weighed = 0;
         for (int i = 0; i < N; i++) top = x[i] > top ? x[i] : top;
         for (int i = 0; i < N; i++) sum += exp(0.5 * x[i] - 0.5 * top), squares += (double)x[i] * x[i];
         for (int i = 0; i < 1003; i++) product += (double)x[i] * y[i], magnitude += fabs((double)x[i] * y[i]);
@@ -221,7 +221,7 @@ static void sums(void **state) {
         float few[] = {0, -INFINITY, -1e30f, -1};
         assert_true(fabs(kn->exp_dot(few, 4, 1, 0) + exp(-1)) <= 1e-6);
         kn->exp_scale(x, N, 0.5f, (float)(0.5 * top), 3);
-        double scaled = 0, weighed = 0;
+        double scaled = 0;
         for (int i = 0; i < N; i++) scaled += x[i];
         assert_true(fabs(scaled - 3 * sum) <= 2e-6 * 3 * sum);
         x[9000] = NAN;
