@@ -84,23 +84,24 @@ static const mull_opt submit_opts[] = {
 /* KIND or FILE. 0, or an exit status with the words said. */
 static int begin_spec(const mull_cmd *cmd, const char *word, const json_t *flags, json_t *lines, json_t **spec,
                       const char **file) {
-    static const char *const kinds[] = {"generate", "annotate", "train", "eval", "rollout"};
+    static const char *const kinds[] = {"generate", "annotate", "train", "eval", "serve", "rollout"};
     int rc = MULL_EXIT_OK;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(word, kinds[i]) != 0) continue;
-        if (i >= 4)
+        if (i >= 5)
             return mull_usage(cmd->name,
-                              "%s jobs are not available in this build; generate, annotate, train and eval are", word);
+                              "%s jobs are not available in this build; generate, annotate, train, eval and serve are",
+                              word);
         *spec = json_deep_copy(flags);
         json_object_set_new(*spec, "kind", json_string(word));
         return MULL_EXIT_OK;
     }
     if (strcmp(word, "-") != 0 && access(word, F_OK) != 0) {
-        const char *near = mull_nearest(word, kinds, 4);
+        const char *near = mull_nearest(word, kinds, 5);
         if (near)
             return mull_usage(cmd->name, "'%s' is neither a kind of job nor a file; did you mean %s?", word, near);
-        return mull_usage(cmd->name, "'%s' is neither a kind of job (generate, annotate, train, eval) nor a file",
-                          word);
+        return mull_usage(cmd->name,
+                          "'%s' is neither a kind of job (generate, annotate, train, eval, serve) nor a file", word);
     }
     *file = strcmp(word, "-") ? word : "stdin";
     *spec = mull_spec_read(word, lines, &rc);

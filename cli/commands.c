@@ -3,7 +3,7 @@
 
 /* clang-format off */
 #define COMMANDS(X) \
-    X(up) X(down) X(doctor) X(submit) X(ps) X(show) X(why) X(logs) X(wait) \
+    X(up) X(down) X(doctor) X(submit) X(serve) X(ps) X(show) X(why) X(logs) X(wait) \
     X(cancel) X(hold) X(release) X(requeue) X(metrics) X(node) X(team) X(quota) X(share) X(cron) X(queue) X(top) X(completion)
 /* clang-format on */
 

@@ -28,8 +28,8 @@ typedef enum field_type {
     T_ARRAY
 } field_type;
 
-enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, EVAL = 8 };
-enum { ANSWERS = GENERATE | ANNOTATE, ASKS = ANSWERS | EVAL, ALL = ASKS | TRAIN };
+enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, EVAL = 8, SERVE = 16 };
+enum { ANSWERS = GENERATE | ANNOTATE | SERVE, ASKS = ANSWERS | EVAL, ALL = ASKS | TRAIN };
 
 /* Names of evaluation tasks, the engine's own (engine/eval/task.c) and their other names. */
 #define TASKS                                                                                                          \
@@ -62,7 +62,7 @@ static const field sampling_fields[] = {
 };
 
 static const field fields[] = {
-    {"kind", T_WORD, ALL, 0, 0, "generate|annotate|train|eval|rollout", NULL},
+    {"kind", T_WORD, ALL, 0, 0, "generate|annotate|train|eval|serve|rollout", NULL},
     {"name", T_TEXT, ALL, 1, 100, NULL, NULL},
     {"team", T_TEXT, ALL, 1, 63, NULL, "\"default\""},
     {"priority", T_INT, ALL, -100, 100, NULL, "0"},
@@ -73,7 +73,7 @@ static const field fields[] = {
     {"begin", T_BEGIN, ALL, 0, 0, NULL, NULL},
     {"hold", T_BOOL, ALL, 0, 0, NULL, "false"},
     {"retries", T_INT, ALL, 0, 100, NULL, "3"},
-    {"preemptible", T_BOOL, ALL, 0, 0, NULL, NULL}, /* generate: false, others: true; see mull_submit */
+    {"preemptible", T_BOOL, ALL, 0, 0, NULL, NULL}, /* generate, serve: false, others: true; see mull_submit */
     {"min_run", T_INT, ALL, 0, 604800, NULL, NULL},
     {"array", T_ARRAY, ALL, 0, 0, NULL, NULL},
     {"model", T_PATH, ALL, 0, 0, NULL, NULL},
@@ -89,12 +89,17 @@ static const field fields[] = {
     {"nframes", T_INT, ASKS, 2, 1 << 20, NULL, NULL},
     {"media_roots", T_PATHS, ANSWERS, 0, 256, NULL, NULL},
     {"sampling", T_MAP, ASKS, 0, 0, NULL, "{}"},
-    {"prompt", T_TEXT, ANSWERS, 0, 1 << 20, NULL, NULL},
+    {"prompt", T_TEXT, GENERATE | ANNOTATE, 0, 1 << 20, NULL, NULL},
     {"messages", T_MESSAGES, GENERATE, 0, 0, NULL, NULL},
     {"images", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"videos", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"input", T_PATH, ANNOTATE, 0, 0, NULL, NULL},
     {"shard_rows", T_INT, ANNOTATE, 1, 10000000, NULL, "1000"},
+    {"listen", T_TEXT, SERVE, 1, 200, NULL, "\"127.0.0.1:8000\""},
+    {"served_name", T_TEXT, SERVE, 1, 200, NULL, NULL},
+    {"key_file", T_PATH, SERVE, 0, 0, NULL, NULL},
+    {"max_batch", T_INT, SERVE, 1, 1024, NULL, "32"},
+    {"max_queue", T_INT, SERVE, 0, 100000, NULL, "256"},
     {"config", T_PATH, TRAIN, 0, 0, NULL, NULL},
     {"set", T_TEXTS, TRAIN, 0, 256, NULL, NULL},
     {"max_steps", T_INT, TRAIN, 1, BIG, NULL, NULL},
@@ -342,6 +347,7 @@ static void check_object(checker *c, const field *table, const json_t *o, const 
                      c->kind == GENERATE   ? "generate"
                      : c->kind == ANNOTATE ? "annotate"
                      : c->kind == EVAL     ? "eval"
+                     : c->kind == SERVE    ? "serve"
                                            : "train");
         } else {
             check_value(c, f, path, v);
@@ -391,6 +397,8 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         c.kind = TRAIN;
     else if (kind && !strcmp(kind, "eval"))
         c.kind = EVAL;
+    else if (kind && !strcmp(kind, "serve"))
+        c.kind = SERVE;
     else if (kind && !strcmp(kind, "rollout")) {
         COMPLAIN(&c, "kind", NULL, "%s jobs are not available in this build", kind);
         json_decref(c.out);
@@ -441,6 +449,9 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         json_decref(c.out);
         return NULL;
     }
+    /* Whom it serves would not understand that it goes away for another job. */
+    if (c.kind == SERVE && !json_object_get(c.out, "preemptible"))
+        json_object_set_new(c.out, "preemptible", json_false());
     fill(c.out, fields, c.kind);
     if (c.kind & ASKS) fill(json_object_get(c.out, "sampling"), sampling_fields, c.kind);
     return c.out;

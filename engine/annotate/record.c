@@ -32,7 +32,7 @@ static json_t *prefixed(const char *prefix, const char *hex, int n) {
     return json_sprintf("%s%.*s", prefix, n, hex);
 }
 
-static json_t *completion(const mull__asked *a, const mull__row_id *id, const mull__choice *c, int n, int64_t prompt) {
+json_t *mull__completion(json_t *id, int64_t created, const char *model, const mull__choice *c, int n, int64_t prompt) {
     json_t *list = json_array();
     json_int_t out = 0;
     for (int i = 0; i < n; i++) {
@@ -42,10 +42,9 @@ static json_t *completion(const mull__asked *a, const mull__row_id *id, const mu
                                         "content", mull_json_text(c[i].text ? c[i].text : "", c[i].len), "logprobs",
                                         "finish_reason", c[i].finish == MULL_FINISH_STOP ? "stop" : "length"));
     }
-    return json_pack("{s:o, s:s, s:i, s:o, s:o, s:{s:I, s:I, s:I}}", "id", prefixed("chatcmpl-", id->hex, 24), "object",
-                     "chat.completion", "created", 0, "model", text_or_null(a->model), "choices", list, "usage",
-                     "prompt_tokens", (json_int_t)prompt, "completion_tokens", out, "total_tokens",
-                     (json_int_t)prompt + out);
+    return json_pack("{s:o, s:s, s:I, s:o, s:o, s:{s:I, s:I, s:I}}", "id", id, "object", "chat.completion", "created",
+                     (json_int_t)created, "model", text_or_null(model), "choices", list, "usage", "prompt_tokens",
+                     (json_int_t)prompt, "completion_tokens", out, "total_tokens", (json_int_t)prompt + out);
 }
 
 static int dump(json_t *o, mull_buf *out, mull_error *err) {
@@ -62,10 +61,10 @@ int mull__record_answer(const mull__asked *a, const mull__row_id *id, const mull
         json_pack("{s:o, s:o}", "id", prefixed("batch_req_", id->hex, 32), "custom_id", text_or_null(a->custom_id));
     if (o && !a->batch) json_object_set_new(o, "line", json_integer(a->line));
     if (o) {
-        json_object_set_new(o, "response",
-                            json_pack("{s:i, s:o, s:o}", "status_code", 200, "request_id",
-                                      prefixed("req_", id->hex + 32, 32), "body",
-                                      completion(a, id, choices, n, prompt_tokens)));
+        json_object_set_new(
+            o, "response",
+            json_pack("{s:i, s:o, s:o}", "status_code", 200, "request_id", prefixed("req_", id->hex + 32, 32), "body",
+                      mull__completion(prefixed("chatcmpl-", id->hex, 24), 0, a->model, choices, n, prompt_tokens)));
         json_object_set_new(o, "error", json_null());
     }
     return dump(o, out, err);

@@ -27,6 +27,10 @@ typedef struct mull__asked {
     int64_t line;
 } mull__asked;
 
+/* The chat.completion object; id is stolen, model may be NULL. */
+json_t *mull__completion(json_t *id, int64_t created, const char *model, const mull__choice *choices, int n,
+                         int64_t prompt_tokens);
+
 /* {"id","custom_id","response":{...chat.completion...},"error":null}; plain rows have "line" too. */
 int mull__record_answer(const mull__asked *a, const mull__row_id *id, const mull__choice *choices, int n,
                         int64_t prompt_tokens, mull_buf *out, mull_error *err);

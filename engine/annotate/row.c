@@ -155,17 +155,8 @@ static int take_messages(mull_row *row, mull_error *err) {
     return rc;
 }
 
-int mull_row_parse(const char *data, size_t len, const mull_sampling *base, mull_row *row, mull_row_code *code,
-                   mull_error *err) {
-    json_error_t why;
-    *row = (mull_row){.sampling = *base, .choices = 1};
-    *code = MULL_ROW_JSON;
-    row->json = json_loadb(data, len, JSON_ALLOW_NUL, &why);
-    if (!row->json) return mull_fail(err, MULL_EFORMAT, WHAT, "", "", "column %d: %s", why.column, why.text);
-    if (!json_is_object(row->json)) return mull_fail(err, MULL_EFORMAT, WHAT, "", "", "it is no JSON object");
-    *code = MULL_ROW_REQUEST;
-    int rc = take_envelope(row, err);
-    if (!rc) rc = take_messages(row, err);
+static int take_body(mull_row *row, mull_row_code *code, mull_error *err) {
+    int rc = take_messages(row, err);
     if (!rc) rc = take_sampling(row, err);
     if (rc) return rc;
     const char *model = text_of(member(row->body, "model"));
@@ -180,6 +171,24 @@ int mull_row_parse(const char *data, size_t len, const mull_sampling *base, mull
     return MULL_OK;
 }
 
+int mull_row_parse(const char *data, size_t len, const mull_sampling *base, mull_row *row, mull_row_code *code,
+                   mull_error *err) {
+    json_error_t why;
+    *row = (mull_row){.sampling = *base, .choices = 1};
+    *code = MULL_ROW_JSON;
+    row->json = json_loadb(data, len, JSON_ALLOW_NUL, &why);
+    if (!row->json) return mull_fail(err, MULL_EFORMAT, WHAT, "", "", "column %d: %s", why.column, why.text);
+    if (!json_is_object(row->json)) return mull_fail(err, MULL_EFORMAT, WHAT, "", "", "it is no JSON object");
+    *code = MULL_ROW_REQUEST;
+    int rc = take_envelope(row, err);
+    return rc ? rc : take_body(row, code, err);
+}
+
+int mull_row_parse_body(json_t *body, const mull_sampling *base, mull_row *row, mull_row_code *code, mull_error *err) {
+    *row = (mull_row){.json = body, .body = body, .sampling = *base, .choices = 1};
+    *code = MULL_ROW_REQUEST;
+    return take_body(row, code, err);
+}
 void mull_row_fini(mull_row *row) {
     json_decref(row->json);
     free(row->refs);

@@ -47,6 +47,8 @@ typedef struct mull_row {
  * one. Free row with mull_row_fini either way. A pure function of the bytes and base. */
 int mull_row_parse(const char *data, size_t len, const mull_sampling *base, mull_row *row, mull_row_code *code,
                    mull_error *err);
+/* The same of a plain body that is JSON already; takes the reference. */
+int mull_row_parse_body(json_t *body, const mull_sampling *base, mull_row *row, mull_row_code *code, mull_error *err);
 void mull_row_fini(mull_row *row);
 
 #endif

@@ -27,6 +27,7 @@
     X("data", data, "show the samples that a training recipe makes")                                                   \
     X("compare", compare, "two evaluations of the same rows, with a significance test")                                \
     X("annotate", annotate, "answer a file of prompts")                                                                \
+    X("serve", serve, "answer requests over HTTP in OpenAI's shape")                                                  \
     X("puzzles", puzzles, "draw a dataset of spatial puzzles")                                                         \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \
     X("run", run, "run a job spec from stdin, events on fd 3 (what the worker starts)")

@@ -177,7 +177,7 @@ static int run(const flags *f, json_t *spec) {
     int rc = mull_job_read(spec, &job, &err);
     if (rc) return mull_cmd_fail(&err);
     job.threads = (int)f->threads;
-    job.max_batch = (int)f->batch;
+    job.max_batch = f->batch;
     rc = mull_events_create(-1, !f->quiet, &ev, &err);
     if (!rc) rc = mull_annotate(&job, ev, f->wait, &result, &err);
     mull_events_destroy(ev);

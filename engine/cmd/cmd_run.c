@@ -5,6 +5,7 @@
 #include "engine/job/eval.h"
 #include "engine/job/generate.h"
 #include "engine/job/train.h"
+#include "engine/serve/serve.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +18,7 @@ static const double LOCK_WAIT_S = 60; /* for an earlier attempt to die */
 
 static const char USAGE[] =
     "usage: mull-engine run < SPEC.json 3> EVENTS.jsonl\n\n"
-    "Runs a job of kind generate, annotate, train or eval. Events on descriptor 3: hello, heartbeat, progress,\n"
+    "Runs a job of kind generate, annotate, train, eval or serve. Events on descriptor 3: hello, heartbeat, progress,\n"
     "metric, checkpoint, eval, log, artifact, result, error. Without a descriptor 3 no events are written. SIGTERM: "
     "saves what is "
     "done and exits with 75.\n";
@@ -60,6 +61,16 @@ static int exit_of(int code, bool spec_read) {
     return spec_read ? MULL_EXIT_FAILED : MULL_EXIT_USAGE;
 }
 
+static int serve_job(const mull_job *job, mull_events *ev, json_t **result, mull_error *err) {
+#if MULL_HAVE_SERVE
+    return mull_serve_job(job, ev, result, err);
+#else
+    (void)job, (void)ev, (void)result;
+    return mull_fail(err, MULL_EUNSUPPORTED, "cannot serve", "kind", "build without MULL_ENGINE_ONLY",
+                     "this build of the engine has no HTTP server");
+#endif
+}
+
 int mull_cmd_run(int argc, char **argv) {
     if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         fputs(USAGE, stdout);
@@ -87,6 +98,7 @@ int mull_cmd_run(int argc, char **argv) {
         hello(ev, &job);
         rc = job.kind == MULL_JOB_ANNOTATE ? mull_annotate(&job, ev, LOCK_WAIT_S, &result, &err)
              : job.kind == MULL_JOB_TRAIN  ? mull_train_job(&job, ev, &result, &err)
+             : job.kind == MULL_JOB_SERVE  ? serve_job(&job, ev, &result, &err)
              : job.kind == MULL_JOB_EVAL   ? mull_eval_job(&job, ev, LOCK_WAIT_S, &result, &err)
                                            : mull_generate(&job, ev, &result, &err);
     }

@@ -43,6 +43,11 @@ static const field FIELDS[] = {
     {"vsibench_options", T_BOOL, AT(vsibench_options), 0, 0},
     {"circular", T_BOOL, AT(circular), 0, 0},
     {"shuffle", T_BOOL, AT(shuffle), 0, 0},
+    {"listen", T_TEXT, AT(listen), 0, 0},
+    {"served_name", T_TEXT, AT(served_name), 0, 0},
+    {"key_file", T_TEXT, AT(key_file), 0, 0},
+    {"max_batch", T_INT, AT(max_batch), 1, 1024},
+    {"max_queue", T_INT, AT(max_queue), 0, 100000},
     {"latents", T_INT, AT(latents), 0, 1 << 16},
     {"min_pixels", T_INT, AT(min_pixels), 1, 1e12},
     {"max_pixels", T_INT, AT(max_pixels), 1, 1e12},
@@ -208,7 +213,7 @@ static void eval_defaults(mull_job *j) {
 
 /* The kind, or -1. */
 static int kind_of(const char *name) {
-    for (int i = 0; i <= MULL_JOB_EVAL; i++)
+    for (int i = 0; i <= MULL_JOB_SERVE; i++)
         if (!strcmp(name, mull_job_kind_name((mull_job_kind)i))) return i;
     return -1;
 }
@@ -217,7 +222,8 @@ const char *mull_job_kind_name(mull_job_kind kind) {
     static const char *const NAMES[] = {[MULL_JOB_GENERATE] = "generate",
                                         [MULL_JOB_ANNOTATE] = "annotate",
                                         [MULL_JOB_TRAIN] = "train",
-                                        [MULL_JOB_EVAL] = "eval"};
+                                        [MULL_JOB_EVAL] = "eval",
+                                        [MULL_JOB_SERVE] = "serve"};
     return NAMES[kind];
 }
 
@@ -229,6 +235,7 @@ int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
                       .max_pixels = -1,
                       .nframes = -1,
                       .shard_rows = 1000,
+                      .max_queue = -1,
                       .fps = NAN,
                       .max_new_tokens = 512,
                       .top_k = 0,
@@ -243,7 +250,7 @@ int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
     else if (!kind)
         rc = wrong("kind", "it is missing", err);
     else if (kind_of(kind) < 0)
-        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate, annotate, train or eval",
+        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate, annotate, train, eval or serve",
                        "this engine cannot run jobs of kind %.40s", kind);
     else if (sampling && !json_is_object(sampling) && !json_is_null(sampling))
         rc = wrong("sampling", "it must be a mapping", err);

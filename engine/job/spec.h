@@ -7,7 +7,7 @@
 #include "engine/infer/infer.h"
 #include "engine/text/chat.h"
 
-typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE, MULL_JOB_TRAIN, MULL_JOB_EVAL } mull_job_kind;
+typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE, MULL_JOB_TRAIN, MULL_JOB_EVAL, MULL_JOB_SERVE } mull_job_kind;
 
 /* Strings and lists belong to json. Defaults are those of the front door (greedy, 512 tokens, 20 latents), so that a
  * job by hand and one through the queue give the same bytes. Other numbers that were not given are negative, floats
@@ -27,6 +27,8 @@ typedef struct mull_job {
     const char *data, *prompt_style, *compat;
     int64_t limit, bootstrap, step;
     bool vsibench_options, circular, shuffle;
+    const char *listen, *served_name, *key_file; /* serve */
+    int64_t max_batch, max_queue;
     int64_t latents, min_pixels, max_pixels, nframes, shard_rows;
     double fps;
     /* sampling */
@@ -36,7 +38,7 @@ typedef struct mull_job {
     const char *stop[64];
     int nstop;
     /* by hand only */
-    int threads, max_batch;
+    int threads;
     char unknown[256]; /* keys that were skipped, comma separated */
 } mull_job;
 
