@@ -91,6 +91,8 @@ static int run_complete(const mull_cmd *self, int argc, char **argv) {
         puts("generate\nannotate");
     } else if (!strcmp(cmd->name, "completion")) {
         puts("bash\nzsh\nfish");
+    } else if (!strcmp(cmd->name, "ckpt") && n == 2) {
+        puts("ls\nshow\nverify\nrm\npin\nunpin\nprune");
     } else if (!strcmp(cmd->name, "node")) {
         puts("ls\ndrain\nresume");
     } else if (!strcmp(cmd->name, "team")) {

@@ -304,6 +304,23 @@ static void route(mull_front *f, mull_req *req) {
     case MULL_ROUTE_CRON_RM:
         mull__cron_rm(f, req);
         break;
+    case MULL_ROUTE_RUNS:
+        mull__runs(f, req);
+        break;
+    case MULL_ROUTE_RUN:
+        mull__run(f, req);
+        break;
+    case MULL_ROUTE_CKPTS:
+        mull__checkpoints(f, req);
+        break;
+    case MULL_ROUTE_CKPT:
+        mull__checkpoint(f, req);
+        break;
+    case MULL_ROUTE_CKPT_REMOVE:
+    case MULL_ROUTE_CKPT_PIN:
+    case MULL_ROUTE_CKPT_UNPIN:
+        mull__checkpoint_action(f, req);
+        break;
     case MULL_ROUTE_QUEUE:
         mull__answer(f, req, "SELECT mull_queue()", 0, NULL);
         break;

@@ -77,6 +77,13 @@ void mull__follow_poll(uv_timer_t *timer);
 void mull__team_set(mull_front *f, mull_req *req);
 void mull__node_action(mull_front *f, mull_req *req);
 
+/* tracking.c: runs and checkpoints. */
+void mull__runs(mull_front *f, mull_req *req);
+void mull__run(mull_front *f, mull_req *req);
+void mull__checkpoints(mull_front *f, mull_req *req);
+void mull__checkpoint(mull_front *f, mull_req *req);
+void mull__checkpoint_action(mull_front *f, mull_req *req);
+
 /* exposition.c: /metrics. */
 void mull__openmetrics(mull_front *f, mull_req *req);
 

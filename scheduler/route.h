@@ -30,6 +30,13 @@ typedef enum mull_route_id {
     MULL_ROUTE_CRON,
     MULL_ROUTE_CRON_SET,
     MULL_ROUTE_CRON_RM,
+    MULL_ROUTE_RUNS,
+    MULL_ROUTE_RUN,
+    MULL_ROUTE_CKPTS,
+    MULL_ROUTE_CKPT,
+    MULL_ROUTE_CKPT_REMOVE,
+    MULL_ROUTE_CKPT_PIN,
+    MULL_ROUTE_CKPT_UNPIN,
     MULL_ROUTE_QUEUE,
     MULL_ROUTE_OPENMETRICS,
     MULL_ROUTE_HEALTHZ,
@@ -44,9 +51,7 @@ typedef enum mull_route_id {
     MULL_ROUTE_BATCH_LIST,
     MULL_ROUTE_BATCH,
     MULL_ROUTE_BATCH_CANCEL,
-    MULL_ROUTE_RUNS, /* from here to DASHBOARD: promised, answered with 501 in this build */
-    MULL_ROUTE_RUN,
-    MULL_ROUTE_DASHBOARD,
+    MULL_ROUTE_DASHBOARD, /* promised, answered with 501 in this build */
     MULL_ROUTE_COUNT,
     /* No such route; the words tell which of the three. */
     MULL_ROUTE_UNKNOWN = -1, /* 404 not_found */

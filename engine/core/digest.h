@@ -24,4 +24,10 @@ int mull_digest_file(mull__sha *s, int dir, const char *name, const char *what, 
  * tokenizer). */
 int mull_digest_model(const char *dir, char hex[65], mull_error *err);
 
+/* digest_tree.c. Plain SHA-256 of every byte, as sha256sum says it. */
+int mull_sha256_file(const char *path, char hex[65], mull_error *err);
+/* What a data set says: the file, or the tables (.parquet, .json, .jsonl) below the folder to a depth of 4, each with
+ * its relative name as mull_digest_file does. The media that rows name are not read. */
+int mull_digest_dataset(const char *location, char hex[65], mull_error *err);
+
 #endif

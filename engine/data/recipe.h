@@ -58,6 +58,7 @@ typedef struct mull_recipe {
     int64_t lr_scheduler_type; /* mull_schedule */
     bool gradient_checkpointing, bf16, len_control;
     double temperature, top_p, epsilon; /* GRPO rollouts and clip */
+    int64_t metric_for_best_model;      /* 0: none; 1: loss: the best checkpoints stay beyond save_total_limit */
     /* GRPO, names as in TRL where it has them; what they do: engine/train/grpo.h */
     double epsilon_high;    /* the clip's upper side; 0: epsilon */
     int64_t num_iterations; /* passes over the completions of a round */
@@ -74,6 +75,8 @@ typedef struct mull_recipe {
     int64_t rollout_batch; /* completions decoded together */
     bool save_rollouts;
     /* ours */
+    int64_t save_best_limit;    /* how many of the best stay */
+    bool tensorboard;           /* event files in OUT/tensorboard */
     int64_t loss_on, loss_norm; /* mull_loss_on, mull_loss_norm */
     int64_t label_mask;         /* 0: vision frame and video pads are ignored too; 1: as the release counts them */
     int64_t stage1_spaces;      /* 0: drop (release); 1: keep */

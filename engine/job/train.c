@@ -4,12 +4,10 @@
 #include "engine/train/grpo.h"
 #include "engine/train/session.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 typedef struct train_job {
     mull_events *ev;
@@ -18,6 +16,7 @@ typedef struct train_job {
     bool quiet; /* not rank 0 */
     int64_t step;
     char path[4096]; /* of the newest checkpoint */
+    json_t *metrics; /* of the last step */
 } train_job;
 
 static void add(json_t *values, const char *key, double x) {
@@ -39,6 +38,9 @@ static void on_step(void *ctx, const mull_step *s) {
     if (s->skipped_so_far) add(v, "skipped_steps", (double)s->skipped_so_far);
     mull_events_loading(t->ev, false);
     mull_events_beat(t->ev);
+    json_decref(t->metrics);
+    t->metrics = json_copy(v);
+    if (!s->grpo) add(t->metrics, "loss_mean", s->loss_mean);
     mull_events_emit(t->ev, "metric", json_pack("{s:I,s:o}", "step", (json_int_t)s->step, "values", v));
     if (s->skipped)
         mull_events_log(t->ev, "warning", "step %lld was skipped: its gradient is not finite", (long long)s->step);
@@ -53,23 +55,46 @@ static void on_step(void *ctx, const mull_step *s) {
                          s->step == t->total);
 }
 
-static int64_t folder_bytes(const char *path) {
-    int64_t bytes = 0;
-    struct stat st;
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (fstatat(dirfd(d), e->d_name, &st, 0) == 0 && S_ISREG(st.st_mode)) bytes += st.st_size;
-    if (d) closedir(d);
-    return bytes;
+/* The path without links, so that a run that begins with this checkpoint under another name is seen to; the folder
+ * itself may be gone by now. */
+static json_t *real_path(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *above = slash ? strndup(path, (size_t)(slash - path) + 1) : NULL,
+         *real = above ? realpath(above, NULL) : NULL, *whole = NULL;
+    if (!real || asprintf(&whole, "%s/%s", strcmp(real, "/") ? real : "", slash + 1) < 0) whole = NULL;
+    const char *text = whole ? whole : path;
+    json_t *v = mull_json_text(text, strlen(text));
+    free(above);
+    free(real);
+    free(whole);
+    return v;
 }
 
 static void on_checkpoint(void *ctx, int64_t step, const char *path) {
     train_job *t = ctx;
     snprintf(t->path, sizeof t->path, "%s", path);
     mull_events_beat(t->ev);
-    mull_events_emit(t->ev, "checkpoint",
-                     json_pack("{s:o,s:I,s:I}", "path", mull_json_text(path, strlen(path)), "step", (json_int_t)step,
-                               "bytes", (json_int_t)folder_bytes(path)));
+    mull_error err = {0};
+    json_t *o = mull_checkpoint_summary(path, &err);
+    if (!o) { /* it is whole all the same; the queue does not know its sums */
+        char line[1024];
+        mull_events_log(t->ev, "warning", "%s", mull_error_line(&err, line, sizeof line));
+        o = json_object();
+    }
+    json_object_set_new(o, "path", real_path(path));
+    json_object_set_new(o, "step", json_integer((json_int_t)step));
+    if (t->metrics) json_object_set(o, "metrics", t->metrics);
+    mull_events_emit(t->ev, "checkpoint", o);
+}
+
+static void on_removed(void *ctx, int64_t step, const char *path) {
+    train_job *t = ctx;
+    mull_events_emit(t->ev, "checkpoint_removed",
+                     json_pack("{s:o,s:I}", "path", real_path(path), "step", (json_int_t)step));
+}
+
+static void on_lineage(void *ctx, const json_t *run) {
+    mull_events_emit(((train_job *)ctx)->ev, "run", json_deep_copy(run));
 }
 
 static bool stop(void *ctx) {
@@ -113,7 +138,10 @@ int mull_train_job(const mull_job *job, mull_events *ev, json_t **result, mull_e
     mull_comm_opts who;
     int rc = mull_comm_from_env(&who, err);
     t.quiet = !rc && who.rank > 0;
-    mull_train_session_hooks h = {.run = {on_step, on_checkpoint, stop, &t}, .note = note, .start = start};
+    mull_train_session_hooks h = {.run = {on_step, on_checkpoint, stop, &t, on_removed},
+                                  .note = note,
+                                  .start = start,
+                                  .lineage = t.quiet ? NULL : on_lineage};
     mull_events_loading(ev, true);
     if (!rc) rc = mull_train_session(&o, &h, err);
     mull_events_loading(ev, false);
@@ -121,6 +149,7 @@ int mull_train_job(const mull_job *job, mull_events *ev, json_t **result, mull_e
         *result = json_pack("{s:I,s:o,s:o}", "steps", (json_int_t)t.step, "loss",
                             t.first >= 0 && isfinite(t.loss) ? json_real(t.loss) : json_null(), "checkpoint",
                             mull_json_text(t.path, strlen(t.path)));
+    json_decref(t.metrics);
     free(sets);
     free(model);
     return rc;

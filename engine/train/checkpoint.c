@@ -72,7 +72,8 @@ static bool copied(const char *name) {
     static const char *const ENDS[] = {".safetensors", ".zst", ".index.json", ".tmp", ".bin", ".pt", ".pth", ".lock"};
     for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++)
         if (ends(name, ENDS[i])) return false;
-    return name[0] != '.' && strcmp(name, "trainer_state.json") && strcmp(name, "adapter_config.json");
+    return name[0] != '.' && strcmp(name, "trainer_state.json") && strcmp(name, "adapter_config.json") &&
+           strcmp(name, MULL__SUMS);
 }
 
 /* The configuration names the type that its tensors have. */
@@ -363,6 +364,7 @@ int mull_checkpoint_save(const char *out, const mull_config *c, const mull_param
     if (!rc && (first || p->zero)) rc = mull__optimizer_save(tmp, p, err);
     if (!rc && first) rc = mull__checkpoint_json(tmp, "trainer_state.json", state_json(s), err);
     rc = together(o, rc, err);
+    if (!rc && first) rc = mull__checkpoint_sums(tmp, err);
     if (!rc && first && sync_dir(tmp)) rc = fail(err, tmp);
     if (!rc && first && mull__checkpoint_remove(path)) /* of an earlier attempt */
         rc = errno == ENOENT ? MULL_OK : fail(err, path);
@@ -392,49 +394,4 @@ int mull__checkpoint_export(const char *base, const mull_config *c, const mull_p
     if (rc) mull__checkpoint_remove(tmp);
     free(tmp);
     return rc;
-}
-
-static int64_t number_of(const char *name) {
-    char *end;
-    if (strncmp(name, "checkpoint-", 11) || name[11] < '0' || name[11] > '9') return -1;
-    int64_t n = strtoll(name + 11, &end, 10);
-    return *end ? -1 : n;
-}
-
-/* The largest number below limit, -1: none. */
-static int64_t newest_below(const char *out, int64_t limit, int64_t *count) {
-    DIR *d = opendir(out);
-    int64_t best = -1;
-    *count = 0;
-    for (struct dirent *e; d && (e = readdir(d));) {
-        int64_t n = number_of(e->d_name);
-        if (n < 0 || n >= limit) continue;
-        ++*count;
-        if (n > best) best = n;
-    }
-    if (d) closedir(d);
-    return best;
-}
-
-char *mull_checkpoint_newest(const char *out) {
-    int64_t count, n = newest_below(out, INT64_MAX, &count);
-    char name[64];
-    snprintf(name, sizeof name, "checkpoint-%lld", (long long)n);
-    return n < 0 ? NULL : mull_path_join(out, name);
-}
-
-int mull_checkpoint_retain(const char *out, int64_t keep, mull_error *err) {
-    int64_t count, at = INT64_MAX;
-    for (int64_t k = 0; keep > 0; k++) {
-        at = newest_below(out, at, &count);
-        if (at < 0) return MULL_OK;
-        if (k < keep) continue;
-        char name[64];
-        snprintf(name, sizeof name, "checkpoint-%lld", (long long)at);
-        char *path = mull_path_join(out, name);
-        int rc = path && mull__checkpoint_remove(path) == 0 ? MULL_OK : fail(err, name);
-        free(path);
-        if (rc) return rc;
-    }
-    return MULL_OK;
 }

@@ -6,6 +6,10 @@
 
 #include <jansson.h>
 
+#define MULL__SUMS "SHA256SUMS"
+
+/* Writes SHA256SUMS over the files that are there. */
+int mull__checkpoint_sums(const char *dir, mull_error *err);
 /* A synced file of the folder. */
 int mull__checkpoint_put(const char *dir, const char *name, const void *data, size_t len, mull_error *err);
 /* Takes the reference; NULL is out of memory. */

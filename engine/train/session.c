@@ -1,6 +1,8 @@
 /* A training run from a recipe; see session.h. */
 #include "engine/train/session.h"
 
+#include "engine/train/lineage.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -152,6 +154,14 @@ static int open_all(session *s) {
     return MULL_OK;
 }
 
+static int record(session *s) {
+    json_t *run;
+    int rc = mull_lineage(&s->recipe, s->resume, &run, s->err);
+    if (!rc) s->h->lineage(s->h->run.ctx, run);
+    json_decref(run);
+    return rc;
+}
+
 int mull_train_session(const mull_train_session_opts *o, const mull_train_session_hooks *h, mull_error *err) {
     session s = {.o = o, .h = h, .err = err};
     mull_comm_opts co = {.world = 1};
@@ -166,6 +176,7 @@ int mull_train_session(const mull_train_session_opts *o, const mull_train_sessio
     if (!rc && s.resume && mull_comm_rank(s.comm) == 0)
         note(&s, "note", "going on from %s at step %lld of %lld", s.resume,
              s.trainer ? (long long)mull_trainer_state(s.trainer)->step : 0, (long long)s.steps);
+    if (!rc && s.trainer && h->lineage) rc = record(&s);
     if (!rc && s.trainer) {
         mull_train_source src = {next, release, position, &s};
         rc = mull_trainer_run(s.trainer, s.steps, &src, &h->run, err);

@@ -22,6 +22,7 @@ typedef struct mull_train_session_hooks {
     mull_train_hooks run;
     void (*note)(void *ctx, const char *level, const char *text); /* one line for a person */
     void (*start)(void *ctx, const json_t *plan);                 /* the resolved plan, before the first step */
+    void (*lineage)(void *ctx, const json_t *run);                /* what mull_lineage says, before the first step */
 } mull_train_session_hooks;
 
 /* MULL_ECANCELLED when it was stopped and saved. With several ranks this is one of them: only rank 0 hears of the plan,

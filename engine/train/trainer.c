@@ -273,6 +273,7 @@ static int one_step(mull_trainer *t, const mull_train_source *src, const mull_tr
     st->ce = sum.ce_weight > 0 ? sum.ce / sum.ce_weight : 0;
     if (sum.cosines) st->cos = sum.cos / (double)sum.cosines;
     st->spike = spike(&t->state, st->loss);
+    st->loss_mean = t->state.loss_mean;
     st->samples = sum.samples;
     st->counted = sum.tokens;
     st->flops = work;
@@ -289,7 +290,11 @@ int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, mull_error 
     int rc = mull_checkpoint_save(t->out, mull_trainer_config(t), &t->params, &t->state, &o, path, sizeof path, err);
     if (rc || mull_comm_rank(t->params.comm)) return rc;
     if (hooks->checkpoint) hooks->checkpoint(hooks->ctx, t->state.step, path);
-    return mull_checkpoint_retain(t->out, t->r->save_total_limit, err);
+    mull_retention keep = {.keep_last = t->r->save_total_limit,
+                           .keep_best = t->r->metric_for_best_model ? t->r->save_best_limit : 0,
+                           .removed = hooks->removed,
+                           .ctx = hooks->ctx};
+    return mull_checkpoint_retain(t->out, &keep, err);
 }
 
 int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *src, const mull_train_hooks *hooks,

@@ -27,6 +27,7 @@ typedef struct mull_step {
     bool skipped;                     /* the gradient was not finite: nothing was changed */
     bool spike;                       /* the loss is far above its recent mean */
     int64_t skipped_so_far;
+    double loss_mean; /* running, over some thirty steps */
     const struct mull_grpo_figures *grpo; /* what the rollouts were like (grpo.h); NULL without */
 } mull_step;
 
@@ -35,6 +36,7 @@ typedef struct mull_train_hooks {
     void (*checkpoint)(void *ctx, int64_t step, const char *path);
     bool (*stop)(void *ctx); /* asked for between batches */
     void *ctx;
+    void (*removed)(void *ctx, int64_t step, const char *path); /* a checkpoint that retention took away */
 } mull_train_hooks;
 
 typedef struct mull_trainer mull_trainer;

@@ -83,7 +83,10 @@ static void errors_have_one_form(void **state) {
     expect_error("GET", "/v1/batches/batch_1", NULL, 404, "not_found");
     expect_error("GET", "/v1/files/file-1", NULL, 404, "not_found");
     expect_error("DELETE", "/v1/files/file-1", NULL, 404, "not_found");
-    expect_error("GET", "/v1/runs", NULL, 501, "not_available");
+    expect_error("GET", "/v1/runs?kind=trian", NULL, 400, "bad_query");
+    expect_error("GET", "/v1/runs/7", NULL, 404, "not_found");
+    expect_error("GET", "/v1/checkpoints?state=GONE", NULL, 400, "bad_query");
+    expect_error("POST", "/v1/checkpoints/7/remove", NULL, 404, "not_found");
     expect_error("GET", "/", NULL, 501, "not_available");
     char deep[400] = "{\"spec\":";
     memset(deep + 8, '[', 200);
@@ -222,8 +225,9 @@ static void the_description_is_true(void **state) {
             if (strstr(target, "release") || strstr(target, "requeue") || strcmp(method, "get") != 0) continue;
             char *text;
             int got = mull_http_do(f.sock, "GET", target, NULL, NULL, &text);
-            if (got != atoi(want)) print_error("GET %s: %d, described as %s\n", target, got, want);
-            assert_int_equal(got, atoi(want));
+            if (got != atoi(want) && got != 404) print_error("GET %s: %d, described as %s\n", target, got, want);
+            bool none = !strncmp(target, "/v1/runs/", 9) || !strncmp(target, "/v1/checkpoints/", 16);
+            assert_int_equal(got, none ? 404 : atoi(want)); /* a held job has neither; test_tracking has them */
             free(text);
             n++;
         }
