@@ -51,7 +51,7 @@ static const mull_opt submit_opts[] = {
     MINE("--tasks", 0, MULL_OPT_TEXT, tasks, "A,B", "eval: names of tasks, with commas between them"),
     SPEC("--data", PATH, "data", "DIR", "eval: where the datasets lie, a folder each"),
     SPEC("--limit", INT, "limit", "N", "eval: rows of each task (default: all)"),
-    SPEC("--shards", INT, "shards", "N", "eval: share the rows among N tasks of an array"),
+    SPEC("--shards", INT, "shards", "N", "annotate, eval: share the rows among N tasks of an array"),
     SPEC("--prompt-style", TEXT, "prompt_style", "STYLE",
          "eval: latents, videor1, sft, base, base_reason, default, cot"),
     SPEC("--compat", TEXT, "compat", "WHOSE", "eval: ours or release (its scoring to the letter)"),

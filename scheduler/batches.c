@@ -119,8 +119,15 @@ static void make_job(creation *c, const mull_pg_reply *r) {
     }
     mull_diags diags;
     json_t *given = spec_of(c, model, PQgetvalue(r->res, 0, 0), PQgetvalue(r->res, 0, 4));
-    json_t *spec = mull_jobspec_check(given, &diags);
+    /* What a batch says of its job is what one job says. */
+    bool many = json_object_get(given, "array") || json_integer_value(json_object_get(given, "shards")) > 1;
+    json_t *spec = many ? NULL : mull_jobspec_check(given, &diags);
     json_decref(given);
+    if (many) {
+        mull_reply_error(c->req, 400, "bad_spec", "a batch is one job; leave array and shards out");
+        creation_free(c);
+        return;
+    }
     if (spec) c->item = mull__submit_item(spec, mull_req_who(c->req), NULL);
     if (!spec) {
         mull_reply_error(c->req, 400, "bad_spec", "%s: %s", diags.at[0].path, diags.at[0].message);

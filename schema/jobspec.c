@@ -114,7 +114,7 @@ static const field fields[] = {
     {"shuffle", T_BOOL, EVAL, 0, 0, NULL, "true"},
     {"bootstrap", T_INT, EVAL, 0, 1000000, NULL, "1000"},
     {"step", T_INT, EVAL, 0, BIG, NULL, NULL},
-    {"shards", T_INT, EVAL, 1, 1000, NULL, NULL},
+    {"shards", T_INT, EVAL | ANNOTATE, 1, 1000, NULL, NULL},
     {NULL},
 };
 

@@ -22,22 +22,28 @@ static int open_folder(int at, const char *name, int *fd, mull_error *err) {
     return *fd < 0 ? mull__io_fail(err, errno, WHAT, name) : MULL_OK;
 }
 
-/* One process at a time: of two attempts the later waits for the earlier to die. */
-static int take_lock(mull__annotation *a, double wait_s, mull_error *err) {
-    a->lock = openat(a->work, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (a->lock < 0) return mull__io_fail(err, errno, WHAT, a->job->out);
+/* An exclusive lock on a file of .mull: waits wait_s seconds for who has it. */
+static int take_lock(mull__annotation *a, const char *name, double wait_s, int *fd, mull_error *err) {
+    *fd = openat(a->work, name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*fd < 0) return mull__io_fail(err, errno, WHAT, a->job->out);
     double start = mull_clock_ms();
-    for (bool told = false; flock(a->lock, LOCK_EX | LOCK_NB); told = true) {
+    for (bool told = false; flock(*fd, LOCK_EX | LOCK_NB); told = true) {
         if (errno != EWOULDBLOCK && errno != EINTR) return mull__io_fail(err, errno, WHAT, a->job->out);
         if (mull_events_stopped(a->ev)) return mull__cancelled(err);
         if (mull_clock_ms() - start > wait_s * 1e3)
-            return mull_fail(err, MULL_EIO, WHAT, a->job->out, "wait for it to end, or choose another --out",
-                             "another process works in it");
+            return mull_fail(err, MULL_EIO, WHAT, a->job->out, "wait for it, or choose another --out",
+                             "another process prepares the work in it");
         if (!told) mull_events_log(a->ev, "info", "waiting for another process that works in %s", a->job->out);
+        mull_events_beat(a->ev);
         struct timespec t = {.tv_nsec = 100000000};
         nanosleep(&t, NULL);
     }
     return MULL_OK;
+}
+
+void mull__unlock(mull__annotation *a) {
+    if (a->lock >= 0) close(a->lock);
+    a->lock = -1;
 }
 
 static int open_out(mull__annotation *a, double wait_s, mull_error *err) {
@@ -46,7 +52,7 @@ static int open_out(mull__annotation *a, double wait_s, mull_error *err) {
     if (rc) return rc;
     if (mkdirat(a->out, ".mull", 0777) && errno != EEXIST) return mull__io_fail(err, errno, WHAT, a->job->out);
     rc = open_folder(a->out, ".mull", &a->work, err);
-    if (!rc) rc = take_lock(a, wait_s, err);
+    if (!rc) rc = take_lock(a, "lock", wait_s, &a->lock, err);
     return rc;
 }
 
@@ -108,6 +114,15 @@ static int open_state(mull__annotation *a, mull_error *err) {
     return rc ? rc : mull__validate(a, err);
 }
 
+/* One process writes the outputs; the others, later, find them written. */
+static int merge(mull__annotation *a, json_t **result, mull_error *err) {
+    int fd = -1, rc = take_lock(a, "merge", 1e9, &fd, err);
+    if (!rc) rc = mull__complete_read(a, result, err);
+    if (rc == 0) rc = mull__merge(a, result, err);
+    if (fd >= 0) close(fd);
+    return rc < 0 ? rc : MULL_OK;
+}
+
 static int run(mull__annotation *a, json_t **result, mull_error *err) {
     mull_session s = {0};
     int rc = mull_session_open(a->job, &s, err);
@@ -115,12 +130,17 @@ static int run(mull__annotation *a, json_t **result, mull_error *err) {
     for (int round = 0; !rc; round++) {
         rc = mull__work(a, &s, err);
         if (rc) break;
-        rc = mull__merge(a, result, err);
+        rc = merge(a, result, err);
         if (rc != MULL_EFORMAT || round) break;
         mull_events_log(a->ev, "warning", "%s (%s): %s; it is redone", err->what, err->where, err->why);
         rc = MULL_OK;
     }
     mull_session_fini(&s);
+    /* Another process has come to the end of all meanwhile, and cleaned up under this one. */
+    if (rc && rc != MULL_ECANCELLED && !*result && mull__complete_there(a)) {
+        mull_error ignored;
+        if (mull__complete_read(a, result, &ignored) == 1) rc = MULL_OK;
+    }
     return rc;
 }
 
@@ -139,7 +159,7 @@ int mull_annotate(const mull_job *job, mull_events *ev, double lock_wait_s, json
     if (rc == 1) rc = mull__complete_read(&a, result, err);
     if (rc >= 0 && !*result) rc = run(&a, result, err);
     mull__roots_fini(&a.roots);
-    if (a.lock >= 0) close(a.lock);
+    mull__unlock(&a);
     if (a.work >= 0) close(a.work);
     if (a.out >= 0) close(a.out);
     free(a.rows_path);

@@ -20,7 +20,8 @@ static const int64_t AHEAD_BYTES = 512ll << 20;
 struct mull__feed {
     mull__annotation *a;
     const mull_session *s;
-    const uint8_t *complete;
+    uint8_t *state; /* [shards], the feed thread's */
+    int64_t at;     /* the shard that the reader stands at */
     mull__reader *in;
     int plan;
     FILE *twice;
@@ -33,6 +34,7 @@ struct mull__feed {
     mull__item *first, *last;
     int rows;
     int64_t bytes;
+    mull__counts others; /* of shards that other processes completed meanwhile */
     bool quit, ended;
     int rc;
     mull_error err;
@@ -182,12 +184,17 @@ static int seek(mull__feed *f, int64_t shard, mull_error *err) {
     return mull__reader_seek(f->in, (int64_t)mull__get64(at), (int64_t)mull__get64(at + 8), err);
 }
 
-static int feed_shard(mull__feed *f, int64_t k, mull_error *err) {
+/* Takes lock. */
+static int feed_shard(mull__feed *f, int64_t k, int lock, mull_error *err) {
     mull__shard *shard;
     mull__line l;
     int64_t first = mull__shard_first(f->a, k), rows = mull__shard_size(f->a, k);
     int rc = mull__shard_open(f->a->work, k, first, rows, &shard, err);
-    if (rc) return rc;
+    if (rc) {
+        close(lock);
+        return rc;
+    }
+    shard->lock = lock;
     size_t bytes = (size_t)(rows + 7) / 8;
     uint8_t *had = malloc(bytes); /* the taker goes on to change the shard's own */
     mull__item *i = had ? calloc(1, sizeof *i) : NULL;
@@ -214,19 +221,87 @@ static int feed_shard(mull__feed *f, int64_t k, mull_error *err) {
     return rc;
 }
 
+/* The reader to the beginning of shard k. A compressed input is read again from its start to go back. */
+static int stand_at(mull__feed *f, int64_t k, mull_error *err) {
+    if (f->at == k) return MULL_OK;
+    if (f->at > k) {
+        mull__reader_close(f->in);
+        f->in = NULL;
+        f->twice_row = f->twice_line = -1;
+        rewind(f->twice);
+        int rc = mull__reader_open(f->a->rows_path, NULL, &f->in, err);
+        if (rc) return rc;
+    }
+    f->at = k;
+    return seek(f, k, err);
+}
+
+/* Another process has completed it: notes that. 1: so it is. */
+static int look_at(mull__feed *f, int64_t k, mull_error *err) {
+    mull__counts c = {0};
+    int rc = mull__shard_complete(f->a->work, k, &c, err);
+    if (rc <= 0 || c.rows != mull__shard_size(f->a, k)) return rc < 0 ? rc : 0;
+    f->state[k] = MULL__SHARD_COMPLETE;
+    pthread_mutex_lock(&f->lock);
+    mull__counts_add(&f->others, &c);
+    pthread_mutex_unlock(&f->lock);
+    return 1;
+}
+
+/* One shard: feeds it when it is to be had. *open counts those that others have. */
+static int try_shard(mull__feed *f, int64_t k, int64_t *open, mull_error *err) {
+    int lock, rc = look_at(f, k, err);
+    if (rc) return rc < 0 ? rc : MULL_OK;
+    rc = mull__shard_claim(f->a->work, k, &lock, err);
+    if (rc <= 0) {
+        ++*open;
+        return rc;
+    }
+    /* Between our look and the lock: its end, or the end of all, after which there are no markers. */
+    rc = look_at(f, k, err);
+    if (rc == 0 && mull__complete_there(f->a)) {
+        f->state[k] = MULL__SHARD_COMPLETE;
+        rc = 1;
+    }
+    if (rc) {
+        close(lock);
+        return rc < 0 ? rc : MULL_OK;
+    }
+    rc = stand_at(f, k, err);
+    if (rc) {
+        close(lock);
+        return rc;
+    }
+    f->state[k] = MULL__SHARD_MINE;
+    f->at = k + 1;
+    return feed_shard(f, k, lock, err);
+}
+
+/* A pause in which it may be told to end. False: it has to. */
+static bool nap(mull__feed *f) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += 200000000;
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&f->lock);
+    while (!f->quit && pthread_cond_timedwait(&f->changed, &f->lock, &t) == 0) {
+    }
+    bool go = !f->quit;
+    pthread_mutex_unlock(&f->lock);
+    return go;
+}
+
 static void *feed_all(void *arg) {
     mull__feed *f = arg;
     mull_error err = {0};
     int rc = MULL_OK;
-    bool there = true; /* the reader stands at shard k */
-    for (int64_t k = 0; k < f->a->shards && !rc; k++) {
-        if (f->complete[k >> 3] >> (k & 7) & 1) {
-            there = false;
-            continue;
-        }
-        if (!there) rc = seek(f, k, &err);
-        if (!rc) rc = feed_shard(f, k, &err);
-        there = true;
+    /* What others work on is looked at again and again: it becomes complete, or, when they die, ours. */
+    for (int64_t open = 1; open && !rc;) {
+        open = 0;
+        for (int64_t k = 0; k < f->a->shards && !rc; k++)
+            if (f->state[k] == MULL__SHARD_OPEN) rc = try_shard(f, k, &open, &err);
+        if (open && !rc && !nap(f)) rc = mull__cancelled(&err);
     }
     if (!rc && !mull__reader_unchanged(f->in))
         rc = mull_fail(&err, MULL_EARG, "cannot annotate", f->a->job->input, "start again with another --out",
@@ -240,11 +315,17 @@ static void *feed_all(void *arg) {
     return NULL;
 }
 
-int mull__feed_start(mull__annotation *a, const mull_session *s, const uint8_t *complete, mull__feed **out,
-                     mull_error *err) {
+mull__counts mull__feed_others(mull__feed *f) {
+    pthread_mutex_lock(&f->lock);
+    mull__counts c = f->others;
+    pthread_mutex_unlock(&f->lock);
+    return c;
+}
+
+int mull__feed_start(mull__annotation *a, const mull_session *s, uint8_t *state, mull__feed **out, mull_error *err) {
     mull__feed *f = *out = calloc(1, sizeof *f);
     if (!f) return mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
-    *f = (mull__feed){.a = a, .s = s, .complete = complete, .plan = -1, .twice_row = -1};
+    *f = (mull__feed){.a = a, .s = s, .state = state, .plan = -1, .twice_row = -1};
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->changed, NULL);
     int rc = mull__reader_open(a->rows_path, NULL, &f->in, err);

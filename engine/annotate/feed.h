@@ -29,9 +29,13 @@ typedef struct mull__item {
 
 typedef struct mull__feed mull__feed;
 
-/* complete: bits of the shards that need nothing. */
-int mull__feed_start(mull__annotation *a, const mull_session *s, const uint8_t *complete, mull__feed **out,
-                     mull_error *err);
+enum { MULL__SHARD_OPEN, MULL__SHARD_MINE, MULL__SHARD_COMPLETE };
+
+/* state: [shards] of the above, known to be complete or open; the feed's from here on until it is stopped. Shards that
+ * other processes work on are left to them; it ends when none is open. */
+int mull__feed_start(mull__annotation *a, const mull_session *s, uint8_t *state, mull__feed **out, mull_error *err);
+/* What other processes have completed since the start. */
+mull__counts mull__feed_others(mull__feed *f);
 /* 1: *out is the next item, the caller's. 0: no more. 2: none ready (only when !wait; waits 200 ms at most). Negative:
  * the feed failed. */
 int mull__feed_take(mull__feed *f, bool wait, mull__item **out, mull_error *err);

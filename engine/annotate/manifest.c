@@ -118,6 +118,11 @@ static void clean(mull__annotation *a) {
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) unlinkat(a->work, NAMES[i], 0);
 }
 
+bool mull__complete_there(const mull__annotation *a) {
+    struct stat st;
+    return fstatat(a->work, "complete.json", &st, 0) == 0;
+}
+
 int mull__complete_read(mull__annotation *a, json_t **result, mull_error *err) {
     json_t *o = NULL;
     int rc = read_json(a, "complete.json", &o, err);

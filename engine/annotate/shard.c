@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -134,6 +135,7 @@ int mull__shard_open(int work, int64_t number, int64_t first, int64_t rows, mull
         return mull_fail(err, MULL_ENOMEM, WHAT, name, "", "out of memory");
     }
     s->number = number;
+    s->lock = -1;
     s->first = first;
     s->rows = rows;
     s->fd = openat(work, name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
@@ -193,8 +195,21 @@ int mull__shard_finish(mull__shard *s, int work, mull_error *err) {
 void mull__shard_close(mull__shard *s) {
     if (!s) return;
     if (s->fd >= 0) close(s->fd);
+    if (s->lock >= 0) close(s->lock);
     free(s->done);
     free(s);
+}
+
+int mull__shard_claim(int work, int64_t number, int *lock, mull_error *err) {
+    char name[48];
+    file_name(number, "lock", name);
+    *lock = openat(work, name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*lock < 0) return mull__io_fail(err, errno, WHAT, name);
+    if (flock(*lock, LOCK_EX | LOCK_NB) == 0) return 1;
+    int why = errno;
+    close(*lock);
+    *lock = -1;
+    return why == EWOULDBLOCK || why == EINTR ? 0 : mull__io_fail(err, why, WHAT, name);
 }
 
 void mull__shard_remove(int work, int64_t number) {
@@ -202,6 +217,8 @@ void mull__shard_remove(int work, int64_t number) {
     file_name(number, "done", name);
     unlinkat(work, name, 0);
     file_name(number, "rows", name);
+    unlinkat(work, name, 0);
+    file_name(number, "lock", name);
     unlinkat(work, name, 0);
 }
 

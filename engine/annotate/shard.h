@@ -20,10 +20,15 @@ typedef struct mull__shard {
     uint8_t *done; /* [rows] bits */
     mull__counts counts;
     bool dirty;
+    int lock; /* of mull__shard_claim, -1: none; closed with the shard */
     struct mull__shard *next;
 } mull__shard;
 
 typedef enum mull__kind { MULL_KIND_OK = 'o', MULL_KIND_ERROR = 'e' } mull__kind;
+
+/* 1: nobody else works on the shard as long as *lock is open (the kernel closes it for who dies); 0: somebody does.
+ * Between hosts it holds where the file system passes locks on (NFSv4 and the parallel file systems do). */
+int mull__shard_claim(int work, int64_t number, int *lock, mull_error *err);
 
 /* 1 and *counts when the shard's marker is there, 0 when not. */
 int mull__shard_complete(int work, int64_t number, mull__counts *counts, mull_error *err);

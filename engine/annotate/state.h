@@ -31,6 +31,16 @@ static inline int64_t mull__shard_size(const mull__annotation *a, int64_t shard)
     return left < a->shard_rows ? left : a->shard_rows;
 }
 
+static inline void mull__counts_add(mull__counts *to, const mull__counts *c) {
+    to->rows += c->rows;
+    to->ok += c->ok;
+    to->errors += c->errors;
+    to->prompt_tokens += c->prompt_tokens;
+    to->output_tokens += c->output_tokens;
+}
+
+/* annotate.c: lets other processes prepare, once what they go by is written. */
+void mull__unlock(mull__annotation *a);
 int mull__cancelled(mull_error *err); /* fills err, returns MULL_ECANCELLED */
 
 /* digest.c: by content. The weights by their size, their first MiB and samples all through them. */
@@ -45,10 +55,12 @@ int mull__validate(mull__annotation *a, mull_error *err);
 /* manifest.c. Reading: 1 when there is one and it is of this work, 0 none; another work is an error. */
 int mull__manifest_read(mull__annotation *a, mull_error *err);
 int mull__manifest_write(const mull__annotation *a, mull_error *err);
+/* Whether the outputs are written, by whomever. */
+bool mull__complete_there(const mull__annotation *a);
 /* 1: complete before, *result filled; 0: not. */
 int mull__complete_read(mull__annotation *a, json_t **result, mull_error *err);
 
-/* work.c: answers all rows that no shard has. */
+/* work.c: answers all rows that no shard has, or waits for other processes that do. */
 int mull__work(mull__annotation *a, mull_session *s, mull_error *err);
 
 /* manifest.c: writes the outputs and complete.json, removes the shards. MULL_EFORMAT: a shard has to be redone. */

@@ -38,14 +38,6 @@ static void fail(work *w, int rc, const mull_error *why) {
     *w->err = *why;
 }
 
-static void add_counts(mull__counts *to, const mull__counts *c) {
-    to->rows += c->rows;
-    to->ok += c->ok;
-    to->errors += c->errors;
-    to->prompt_tokens += c->prompt_tokens;
-    to->output_tokens += c->output_tokens;
-}
-
 /* A shard whose rows are all there is finished and leaves the list. */
 static int settle(work *w, mull__shard *s, mull_error *err) {
     if (s->counts.rows < s->rows) return MULL_OK;
@@ -73,8 +65,8 @@ static void write_record(work *w, mull__item *i, mull__kind kind, int64_t out_to
     mull_error err = {0};
     int rc = mull__shard_append(i->shard, i->row, kind, i->prompt_tokens, out_tokens, line->data, line->len, &err);
     if (!rc) {
-        add_counts(&w->a->counts,
-                   &(mull__counts){1, kind == MULL_KIND_OK, kind == MULL_KIND_ERROR, i->prompt_tokens, out_tokens});
+        mull__counts_add(&w->a->counts, &(mull__counts){1, kind == MULL_KIND_OK, kind == MULL_KIND_ERROR,
+                                                        i->prompt_tokens, out_tokens});
         w->unsynced++;
         rc = settle(w, i->shard, &err);
     }
@@ -193,8 +185,8 @@ static void take(work *w, mull__item *i) {
         mull__shard *s = i->shard;
         s->next = w->open;
         w->open = s;
-        add_counts(&w->a->counts, &s->counts);
-        add_counts(&w->at_start, &s->counts);
+        mull__counts_add(&w->a->counts, &s->counts);
+        mull__counts_add(&w->at_start, &s->counts);
         w->a->resumed += s->counts.rows;
         mull_error err = {0};
         int rc = settle(w, s, &err);
@@ -232,7 +224,9 @@ static int fill(work *w, mull_error *err) {
 }
 
 static void progress(const work *w, bool last) {
-    const mull__counts *c = &w->a->counts;
+    mull__counts sum = w->a->counts, others = mull__feed_others(w->feed);
+    mull__counts_add(&sum, &others); /* they go on while this process does: the rate is that of all */
+    const mull__counts *c = &sum;
     int64_t rows = c->rows - w->at_start.rows, tokens = c->prompt_tokens + c->output_tokens;
     int64_t fresh = tokens - w->at_start.prompt_tokens - w->at_start.output_tokens;
     double s = (mull_clock_ms() - w->start_ms) / 1e3, left = (double)(w->a->rows - c->rows), eta = -1;
@@ -260,7 +254,7 @@ static int loop(work *w, mull_error *err) {
 }
 
 /* Which shards are complete, and what they hold. */
-static int look(mull__annotation *a, uint8_t *complete, mull_error *err) {
+static int look(mull__annotation *a, uint8_t *state, mull_error *err) {
     a->counts = (mull__counts){0};
     a->resumed = 0;
     for (int64_t k = 0; k < a->shards; k++) {
@@ -270,8 +264,8 @@ static int look(mull__annotation *a, uint8_t *complete, mull_error *err) {
         if (rc < 0) *err = why;
         if (rc < 0) return rc;
         if (rc == 0 || c.rows != mull__shard_size(a, k)) continue;
-        complete[k >> 3] |= (uint8_t)(1 << (k & 7));
-        add_counts(&a->counts, &c);
+        state[k] = MULL__SHARD_COMPLETE;
+        mull__counts_add(&a->counts, &c);
         a->resumed += c.rows;
         mull_events_beat(a->ev);
         if (mull_events_stopped(a->ev)) return mull__cancelled(err);
@@ -279,9 +273,9 @@ static int look(mull__annotation *a, uint8_t *complete, mull_error *err) {
     return MULL_OK;
 }
 
-static int start(work *w, uint8_t *complete, mull_error *err) {
+static int start(work *w, uint8_t *state, mull_error *err) {
     mull__annotation *a = w->a;
-    int rc = look(a, complete, err);
+    int rc = look(a, state, err);
     if (rc) return rc;
     w->at_start = a->counts;
     mull_infer_opts opts = {.max_batch = w->batch, .cache_tokens = a->context};
@@ -294,7 +288,8 @@ static int start(work *w, uint8_t *complete, mull_error *err) {
         a->context = stats.cache_tokens;
         rc = mull__manifest_write(a, err);
     }
-    if (!rc) rc = mull__feed_start(a, w->s, complete, &w->feed, err);
+    if (!rc) mull__unlock(a); /* others may join */
+    if (!rc) rc = mull__feed_start(a, w->s, state, &w->feed, err);
     return rc;
 }
 
@@ -310,12 +305,20 @@ static void fini(work *w) {
     }
 }
 
+/* The totals, of whoever answered. */
+static int recount(mull__annotation *a, int64_t resumed, mull_error *err) {
+    uint8_t *state = calloc((size_t)a->shards + 1, 1);
+    int rc = state ? look(a, state, err) : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
+    a->resumed = resumed;
+    free(state);
+    return rc;
+}
+
 int mull__work(mull__annotation *a, mull_session *s, mull_error *err) {
     mull_error inside = {0}, ignored = {0};
-    work w = {.a = a, .s = s, .batch = a->job->max_batch > 0 ? a->job->max_batch : BATCH, .err = &inside};
-    uint8_t *complete = calloc((size_t)a->shards / 8 + 1, 1);
-    int rc =
-        complete ? start(&w, complete, err) : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
+    work w = {.a = a, .s = s, .batch = a->job->max_batch > 0 ? (int)a->job->max_batch : BATCH, .err = &inside};
+    uint8_t *state = calloc((size_t)a->shards + 1, 1);
+    int rc = state ? start(&w, state, err) : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
     if (!rc) {
         rc = loop(&w, err);
         if (rc && rc == w.rc) *err = inside;
@@ -328,6 +331,6 @@ int mull__work(mull__annotation *a, mull_session *s, mull_error *err) {
         mull_events_log(a->ev, "info", "stopped after %lld of %lld rows; they are kept", (long long)a->counts.rows,
                         (long long)a->rows);
     fini(&w);
-    free(complete);
-    return rc;
+    free(state);
+    return rc ? rc : recount(a, a->resumed, err);
 }

@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 enum { EVENTS = 3 };
-static const double LOCK_WAIT_S = 60; /* for an earlier attempt to die */
+static const double LOCK_WAIT_S = 60;      /* for an earlier attempt to die */
+static const double PREPARE_WAIT_S = 3600; /* for another process to read the whole input */
 
 static const char USAGE[] =
     "usage: mull-engine run < SPEC.json 3> EVENTS.jsonl\n\n"
@@ -96,7 +97,7 @@ int mull_cmd_run(int argc, char **argv) {
     if (!rc) {
         spec_read = true;
         hello(ev, &job);
-        rc = job.kind == MULL_JOB_ANNOTATE ? mull_annotate(&job, ev, LOCK_WAIT_S, &result, &err)
+        rc = job.kind == MULL_JOB_ANNOTATE ? mull_annotate(&job, ev, PREPARE_WAIT_S, &result, &err)
              : job.kind == MULL_JOB_TRAIN  ? mull_train_job(&job, ev, &result, &err)
              : job.kind == MULL_JOB_SERVE  ? serve_job(&job, ev, &result, &err)
              : job.kind == MULL_JOB_EVAL   ? mull_eval_job(&job, ev, LOCK_WAIT_S, &result, &err)

@@ -32,7 +32,7 @@ static int start(void **state) {
     setenv("MULL_STATE", in_folder("state"), 1);
     snprintf(model, sizeof model, "%s/model", folder);
     ENGINE("init", "--preset", "tiny", "--out", model);
-    json_decref(mull_run_json((const char *const[]){MULL, "up", "--devices", "cpu:1", "--json", NULL}, LIMIT_S));
+    json_decref(mull_run_json((const char *const[]){MULL, "up", "--devices", "cpu:2", "--json", NULL}, LIMIT_S));
     return 0;
 }
 
@@ -135,11 +135,23 @@ static void a_folder_of_media(void **state) {
     free(text);
 }
 
+/* Two workers' worth of tasks on one input: the array completes and the merged output is that of one process. */
+static void shared_by_tasks(void **state) {
+    (void)state;
+    mull_run r = RUN("submit", "annotate", "--model", model, "--in", in_folder("rows.jsonl"), "--out",
+                     in_folder("shared"), "--max-new-tokens", "6", "--shard-rows", "3", "--shards", "3", "--wait");
+    if (r.status != 0) fail_msg("%d: %s%s", r.status, r.out, r.err);
+    mull_run_fini(&r);
+    same_file(in_folder("plain"), in_folder("shared"), "output.jsonl");
+    same_file(in_folder("plain"), in_folder("shared"), "errors.jsonl");
+}
+
 int main(void) {
     if (access("/usr/bin/redis-server", X_OK) || access("/usr/lib/postgresql", X_OK)) {
         fprintf(stderr, "skipped: redis-server and PostgreSQL are not installed (ops/deps)\n");
         return 77;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(zstd_rows), cmocka_unit_test(a_folder_of_media)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(zstd_rows), cmocka_unit_test(a_folder_of_media),
+                                       cmocka_unit_test(shared_by_tasks)};
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -178,7 +178,7 @@ static void test_torn_files(void **state) {
     shell("rm -rf %s", out);
 }
 
-static void test_one_at_a_time(void **state) {
+static void test_one_prepares(void **state) {
     const place *p = *state;
     char out[96];
     snprintf(out, sizeof out, "%s/two", p->dir);
@@ -190,7 +190,7 @@ static void test_one_at_a_time(void **state) {
     assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0); /* as another process would hold it */
     const char *const more[] = {"--wait", "0.2", NULL};
     assert_int_equal(wait_engine(start_annotate(p, out, 0, more)), MULL_EXIT_FAILED);
-    assert_true(stderr_has(p, "another process works in it"));
+    assert_true(stderr_has(p, "another process prepares the work in it"));
     assert_false(there(out, ".mull/manifest.json"));
     /* Once it is given up, one that waits goes on. */
     const char *const patient[] = {"--wait",
@@ -215,9 +215,51 @@ static void test_one_at_a_time(void **state) {
     shell("rm -rf %s", out);
 }
 
+/* Several processes in one folder, some of them killed and started again: the same bytes, and each that ends well says
+ * the same totals. */
+static void test_many_at_once(void **state) {
+    const place *p = *state;
+    enum { MANY = 3, ROUNDS = 6 };
+    char out[96], dirs[MANY][80];
+    snprintf(out, sizeof out, "%s/many", p->dir);
+    for (int round = 0; round < ROUNDS; round++) {
+        pid_t pids[MANY];
+        shell("rm -rf %s", out);
+        for (int i = 0; i < MANY; i++) {
+            snprintf(dirs[i], sizeof dirs[i], "%.40s/p%d", p->dir, i);
+            shell("mkdir -p %s", dirs[i]);
+            place mine = *p;
+            snprintf(mine.dir, sizeof mine.dir, "%.40s/p%d", p->dir, i);
+            pids[i] = start_annotate(&mine, out, 0, FLAGS);
+        }
+        /* One dies with shards in its hands, at another moment each round; the last round nobody. */
+        if (round + 1 < ROUNDS) {
+            for (int i = 0; i < 2000 && kept_bytes(out) < round * 4000; i++) sleep_ms(1);
+            kill(pids[round % MANY], SIGKILL);
+        }
+        for (int i = 0; i < MANY; i++) {
+            int rc = wait_engine(pids[i]);
+            if (i == round % MANY && round + 1 < ROUNDS)
+                assert_true(rc == -SIGKILL || rc == 0);
+            else
+                assert_int_equal(rc, 0);
+            if (rc) continue;
+            mull_buf text = get_file(dirs[i], "stdout");
+            json_t *o = json_loadb(text.data, text.len, JSON_DISABLE_EOF_CHECK, NULL);
+            assert_int_equal(util_int(o, "rows"), util_int(o, "ok") + util_int(o, "errors"));
+            assert_true(util_int(o, "rows") > 0);
+            json_decref(o);
+            mull_buf_fini(&text);
+        }
+        same_as_undisturbed(p, out);
+    }
+    shell("rm -rf %s", out);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kill_at_any_time),
-                                       cmocka_unit_test(test_term_keeps_what_is_done), cmocka_unit_test(test_disk_full),
-                                       cmocka_unit_test(test_torn_files), cmocka_unit_test(test_one_at_a_time)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kill_at_any_time), cmocka_unit_test(test_term_keeps_what_is_done),
+        cmocka_unit_test(test_disk_full),        cmocka_unit_test(test_torn_files),
+        cmocka_unit_test(test_one_prepares),     cmocka_unit_test(test_many_at_once)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
