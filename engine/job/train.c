@@ -1,7 +1,6 @@
 /* Jobs of kind train; see train.h. */
 #include "engine/job/train.h"
 
-#include "engine/train/grpo.h"
 #include "engine/train/session.h"
 
 #include <math.h>
@@ -19,28 +18,14 @@ typedef struct train_job {
     json_t *metrics; /* of the last step */
 } train_job;
 
-static void add(json_t *values, const char *key, double x) {
-    if (isfinite(x)) json_object_set_new(values, key, json_real(x));
-}
-
 static void on_step(void *ctx, const mull_step *s) {
     train_job *t = ctx;
-    json_t *v = json_object();
-    add(v, "loss", s->loss);
-    add(v, "ce", s->ce);
-    add(v, "cos", s->cos);
-    add(v, "grad_norm", s->grad_norm);
-    add(v, "lr", s->lr);
-    add(v, "mfu", s->mfu);
-    add(v, "tokens", (double)s->tokens);
-    if (s->seconds > 0) add(v, "tok_s", (double)s->tokens / s->seconds);
-    if (s->grpo) mull_grpo_figures_json(s->grpo, v);
-    if (s->skipped_so_far) add(v, "skipped_steps", (double)s->skipped_so_far);
+    json_t *v = mull_step_values(s);
     mull_events_loading(t->ev, false);
     mull_events_beat(t->ev);
     json_decref(t->metrics);
     t->metrics = json_copy(v);
-    if (!s->grpo) add(t->metrics, "loss_mean", s->loss_mean);
+    if (!s->grpo && isfinite(s->loss_mean)) json_object_set_new(t->metrics, "loss_mean", json_real(s->loss_mean));
     mull_events_emit(t->ev, "metric", json_pack("{s:I,s:o}", "step", (json_int_t)s->step, "values", v));
     if (s->skipped)
         mull_events_log(t->ev, "warning", "step %lld was skipped: its gradient is not finite", (long long)s->step);

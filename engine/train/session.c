@@ -1,7 +1,9 @@
 /* A training run from a recipe; see session.h. */
 #include "engine/train/session.h"
 
+#include "engine/core/buf.h"
 #include "engine/train/lineage.h"
+#include "engine/train/tensorboard.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -25,6 +27,7 @@ typedef struct session {
     mull_comm *comm;
     char *resume;
     int64_t steps;
+    mull_tb *tb; /* NULL: none wanted, or it could not be made */
     mull_error *err;
 } session;
 
@@ -154,6 +157,41 @@ static int open_all(session *s) {
     return MULL_OK;
 }
 
+/* ---- event files, beside whoever else wants the steps */
+static void tb_failed(session *s, const mull_error *err) {
+    char line[2048];
+    note(s, "warning", "%s; the run goes on without it", mull_error_line(err, line, sizeof line));
+}
+
+static void open_tb(session *s) {
+    if (!s->recipe.tensorboard || !s->o->out || mull_comm_rank(s->comm)) return;
+    mull_error err = {0};
+    char *dir = mull_path_join(s->o->out, "tensorboard");
+    if (dir && mull_tb_open(dir, mull_trainer_state(s->trainer)->step + 1, &s->tb, &err)) tb_failed(s, &err);
+    free(dir);
+}
+
+static void on_step(void *ctx, const mull_step *st) {
+    session *s = ctx;
+    if (s->h->run.step) s->h->run.step(s->h->run.ctx, st);
+    json_t *v = s->tb ? mull_step_values(st) : NULL;
+    mull_error err = {0};
+    if (v && mull_tb_scalars(s->tb, st->step, v, &err)) tb_failed(s, &err);
+    json_decref(v);
+}
+static void on_checkpoint(void *ctx, int64_t step, const char *path) {
+    const session *s = ctx;
+    if (s->h->run.checkpoint) s->h->run.checkpoint(s->h->run.ctx, step, path);
+}
+static void on_removed(void *ctx, int64_t step, const char *path) {
+    const session *s = ctx;
+    if (s->h->run.removed) s->h->run.removed(s->h->run.ctx, step, path);
+}
+static bool on_stop(void *ctx) {
+    const session *s = ctx;
+    return s->h->run.stop && s->h->run.stop(s->h->run.ctx);
+}
+
 static int record(session *s) {
     json_t *run;
     int rc = mull_lineage(&s->recipe, s->resume, &run, s->err);
@@ -179,7 +217,10 @@ int mull_train_session(const mull_train_session_opts *o, const mull_train_sessio
     if (!rc && s.trainer && h->lineage) rc = record(&s);
     if (!rc && s.trainer) {
         mull_train_source src = {next, release, position, &s};
-        rc = mull_trainer_run(s.trainer, s.steps, &src, &h->run, err);
+        mull_train_hooks hooks = {on_step, on_checkpoint, on_stop, &s, on_removed};
+        open_tb(&s);
+        rc = mull_trainer_run(s.trainer, s.steps, &src, &hooks, err);
+        mull_tb_close(s.tb);
     }
     mull_loader_close(s.loader);
     mull_trainer_destroy(s.trainer);

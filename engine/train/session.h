@@ -25,6 +25,9 @@ typedef struct mull_train_session_hooks {
     void (*lineage)(void *ctx, const json_t *run);                /* what mull_lineage says, before the first step */
 } mull_train_session_hooks;
 
+/* A step's figures by name, those that are finite; the caller's. */
+json_t *mull_step_values(const mull_step *s);
+
 /* MULL_ECANCELLED when it was stopped and saved. With several ranks this is one of them: only rank 0 hears of the plan,
  * of steps and of checkpoints. */
 int mull_train_session(const mull_train_session_opts *o, const mull_train_session_hooks *h, mull_error *err);

@@ -27,7 +27,7 @@ typedef struct mull_step {
     bool skipped;                     /* the gradient was not finite: nothing was changed */
     bool spike;                       /* the loss is far above its recent mean */
     int64_t skipped_so_far;
-    double loss_mean; /* running, over some thirty steps */
+    double loss_mean;                     /* running, over some thirty steps */
     const struct mull_grpo_figures *grpo; /* what the rollouts were like (grpo.h); NULL without */
 } mull_step;
 
