@@ -21,6 +21,9 @@ enum {
 typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, int first);
 typedef void (*mull_gemm_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
                                   int first);
+/* Two panels, next elements apart, for few rows (mr <= pair): c is [2][mr][32]. */
+typedef void (*mull_pair_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c,
+                                  int first);
 /* The same with a in bf16, [k/2][mr][2]: each step adds the products of a pair. */
 typedef void (*mull_gemm_dot_fn)(int mr, int64_t k, const uint16_t *a, const uint16_t *b, float *c, int64_t ldc,
                                  int first);
@@ -42,6 +45,8 @@ typedef struct mull_kernels {
     int mr_i8;
     mull_gemm_f32_fn gemm_f32;
     mull_gemm_bf16_fn gemm_bf16;
+    int pair; /* most rows of pair_bf16 */
+    mull_pair_bf16_fn pair_bf16;
     mull_gemm_dot_fn gemm_dot; /* NULL where the CPU has no bf16 dot products */
     mull_gemm_i8_fn gemm_i8;
     void (*widen)(const uint16_t *b, int64_t k, float *f32);    /* [k/2][32][2] to [k][32] */

@@ -38,8 +38,12 @@ MULL_INLINE void ahead(const void *p, int64_t bytes) {
 
 /* One copy for each number of rows: it must be a constant for the accumulators to stay in registers. */
 #if MULL_MR == 12
+#define MULL_PAIR 6 /* most rows of two panels whose accumulators stay in registers */
+#define PAIR_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #define GEMM_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 #else
+#define MULL_PAIR 1
+#define PAIR_ROWS(X) X(1)
 #define GEMM_ROWS(X) X(1) X(2) X(3)
 #endif
 
@@ -70,6 +74,32 @@ MULL_INLINE void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uin
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
         v_store(c + i * ldc + v * MULL_VL, acc[i][v]);
 }
+/* Two panels at a time, `next` elements apart: each is a stream of its own from memory, and one core with two streams
+ * reads faster than with one. */
+MULL_INLINE void pair_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c,
+                              int first) {
+    vf acc[MULL_PAIR][2][NV];
+    _Pragma("GCC unroll 8") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 2") for (int p = 0; p < 2; p++)
+        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
+            acc[i][p][v] = first ? (vf){0} : v_load(c + (p * mr + i) * MULL_NR + v * MULL_VL);
+    for (int64_t kk = 0; kk < k; kk += 2)
+        _Pragma("GCC unroll 2") for (int p = 0; p < 2; p++) {
+            vu pair[NV];
+            const uint16_t *at = b + p * next + kk * MULL_NR;
+            memcpy(pair, at, sizeof pair);
+            ahead(at, MULL_AHEAD / 2);
+            ahead(at + 32, MULL_AHEAD / 2);
+            _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; odd++)
+                _Pragma("GCC unroll 8") for (int i = 0; i < mr; i++) {
+                    vf av = v_set(a[(kk + odd) * mr + i]);
+                    _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
+                        acc[i][p][v] += av * (odd ? v_bf16_second(pair[v]) : v_bf16_first(pair[v]));
+                }
+        }
+    _Pragma("GCC unroll 8") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 2") for (int p = 0; p < 2; p++)
+        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
+            v_store(c + (p * mr + i) * MULL_NR + v * MULL_VL, acc[i][p][v]);
+}
 MULL_INLINE void scores_mr(const int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c) {
     enum { ldc = MULL_KEYS, first = 1 };
     GEMM_BODY(a[kk * mr + i], v_load(b + kk * ldb + v * MULL_VL),
@@ -99,6 +129,14 @@ static void gemm_bf16(int mr, int64_t k, const float *a, const uint16_t *b, floa
         gemm_bf16_mr(n, k, a, b, c, ldc, first);                                                                       \
         break;
     SWITCH(CALL)
+#undef CALL
+}
+static void pair_bf16(int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c, int first) {
+#define CALL(n)                                                                                                        \
+    case n:                                                                                                            \
+        pair_bf16_mr(n, k, a, b, next, c, first);                                                                      \
+        break;
+    switch (mr) { PAIR_ROWS(CALL) }
 #undef CALL
 }
 static void scores(int mr, int64_t k, const float *a, const float *b, int64_t ldb, int64_t next, float *c) {
@@ -412,6 +450,8 @@ const mull_kernels MULL_TABLE = {
     .mr_i8 = MULL_MR_I8,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
+    .pair = MULL_PAIR,
+    .pair_bf16 = pair_bf16,
     .gemm_i8 = gemm_i8,
     .widen = widen,
     .round_bf16 = round_bf16,

@@ -240,6 +240,19 @@ static void store_tile(const job *j, const float *c, int rows, int64_t row0, int
     }
 }
 
+/* Few rows against panels p and p + 1 of bf16. tile: room for [2][m][32]. */
+static void pair_panels(const job *j, int64_t p, float *tile) {
+    const mull_matrix *w = j->w;
+    const uint16_t *panel = (const uint16_t *)((const char *)w->data + (size_t)p * w->panel_bytes);
+    for (int64_t kb = 0; kb < w->kp; kb += MULL_KC) {
+        int64_t kc = w->kp - kb < MULL_KC ? w->kp - kb : MULL_KC;
+        j->kn->pair_bf16((int)j->m, kc, (const float *)j->a + kb * j->m, panel + kb * MULL_NR,
+                         (int64_t)(w->panel_bytes / sizeof *panel), tile, kb == 0);
+    }
+    store_tile(j, tile, (int)j->m, 0, p * MULL_NR);
+    store_tile(j, tile + j->m * MULL_NR, (int)j->m, 0, (p + 1) * MULL_NR);
+}
+
 /* All rows of the slab against panels [p0, p1). bf16 weights are widened in the kernel, or, when WIDEN_BLOCKS blocks of
  * rows or more would repeat that work, once per block of the panel: exact either way, so the bits are the same. */
 enum { WIDEN_BLOCKS = 3 };
@@ -253,6 +266,8 @@ static void float_task(void *ctx, int part, int parts) {
     bool f32 = w->type == MULL_WEIGHT_F32, dot = dots(j), widen = !f32 && !dot && j->m > (WIDEN_BLOCKS - 1) * mr;
     int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
     _Alignas(64) float tile[SLAB * MULL_NR], wide[MULL_KC * MULL_NR];
+    if (!f32 && !dot && j->m <= kn->pair)
+        for (; p0 + 2 <= p1; p0 += 2) pair_panels(j, p0, tile);
     for (int64_t p = p0; p < p1; p++) {
         const void *panel = (const char *)w->data + (size_t)p * w->panel_bytes;
         for (int64_t kb = 0; kb < w->kp; kb += MULL_KC) {
