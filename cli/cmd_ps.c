@@ -219,13 +219,14 @@ static void devices_text(const json_t *devices, char *out, size_t cap) {
 
 static int show_nodes(mull_client *c, const look *o) {
     static const mull_column columns[] = {{"NAME", .shrink = 8},    {"STATE", .state = true}, {"DEVICES"},
-                                          {"RUNNING", .shrink = 8}, {"SEEN", .right = true},  {"VERSION"}};
+                                          {"RUNNING", .shrink = 8}, {"SEEN", .right = true},  {"VERSION"},
+                                          {"LABELS", .shrink = 6},  {"NOTE", .shrink = 6}};
     json_t *r;
     int rc = mull_client_get(c, "GET", "/v1/nodes", NULL, &r);
     if (rc) return rc;
     json_t *nodes = json_object_get(r, "nodes");
     mull_table t;
-    mull_table_init(&t, columns, 6);
+    mull_table_init(&t, columns, 8);
     size_t i, k;
     const json_t *n, *a;
     json_array_foreach(nodes, i, n) {
@@ -237,8 +238,18 @@ static int show_nodes(mull_client *c, const look *o) {
         }
         double when = mull_when(json_object_get(n, "last_seen"));
         if (isfinite(when)) mull_span(mull_now() - when, seen, sizeof seen);
-        const char *cells[] = {mull_text(n, "name"),   mull_text(n, "state"), devices, running, seen,
-                               mull_text(n, "version")};
+        char labels[200] = "", note[200] = "";
+        json_array_foreach(json_object_get(n, "labels"), k, a) {
+            size_t at = strlen(labels);
+            snprintf(labels + at, sizeof labels - at, "%s%s", at ? "," : "", json_string_value(a));
+        }
+        const json_t *window = json_array_get(json_object_get(n, "maintenance"), 0);
+        if (*mull_text(n, "quarantine"))
+            snprintf(note, sizeof note, "quarantined: %s", mull_text(n, "quarantine"));
+        else if (window)
+            snprintf(note, sizeof note, "maintenance from %s", mull_text(window, "starts_at"));
+        const char *cells[] = {
+            mull_text(n, "name"), mull_text(n, "state"), devices, running, seen, mull_text(n, "version"), labels, note};
         mull_table_row(&t, cells);
     }
     if (o->json)
@@ -270,6 +281,40 @@ static int change_node(const char *verb, const char *node, bool json) {
     return MULL_EXIT_OK;
 }
 
+/* key=value or WORD sets, KEY- takes away. */
+static int label_node(const mull_cmd *cmd, const char *node, char *const *words, int n, bool json) {
+    json_t *set = json_array(), *unset = json_array(), *body = json_pack("{s:o, s:o}", "set", set, "unset", unset), *r;
+    int rc = MULL_EXIT_OK;
+    for (int i = 0; i < n && !rc; i++) {
+        size_t len = strlen(words[i]);
+        if (len > 1 && words[i][len - 1] == '-' && !strchr(words[i], '='))
+            json_array_append_new(unset, json_stringn(words[i], len - 1));
+        else if (mull_label_ok(words[i]))
+            json_array_append_new(set, json_string(words[i]));
+        else
+            rc = mull_usage(cmd->name, "'%s' is no label; give WORD, KEY=VALUE, or KEY- to take one away", words[i]);
+    }
+    char name[400], path[440];
+    mull_query_encode(node, name, sizeof name);
+    snprintf(path, sizeof path, "/v1/nodes/%s/labels", name);
+    mull_client *c = rc ? NULL : mull_client_or_complain();
+    if (!rc) rc = c ? mull_client_get(c, "POST", path, body, &r) : MULL_EXIT_FAILED;
+    if (c) mull_client_close(c);
+    json_decref(body);
+    if (rc) return rc;
+    if (json) {
+        mull_emit(r);
+        return MULL_EXIT_OK;
+    }
+    fprintf(stderr, "node %s:", node);
+    size_t i;
+    const json_t *v;
+    json_array_foreach(json_object_get(r, "labels"), i, v) fprintf(stderr, "%s %s", i ? "," : "", json_string_value(v));
+    fprintf(stderr, "%s\n", json_array_size(json_object_get(r, "labels")) ? "" : " no labels");
+    json_decref(r);
+    return MULL_EXIT_OK;
+}
+
 static int run_node(const mull_cmd *cmd, int argc, char **argv) {
     look o = {0};
     int words;
@@ -277,14 +322,19 @@ static int run_node(const mull_cmd *cmd, int argc, char **argv) {
     bool acts = words && (!strcmp(argv[1], "drain") || !strcmp(argv[1], "resume"));
     if (acts && words == 2) return change_node(argv[1], argv[2], o.json);
     if (acts) return mull_usage(cmd->name, "give the name of one node");
+    if (words && !strcmp(argv[1], "label"))
+        return words > 2 ? label_node(cmd, argv[2], argv + 3, words - 2, o.json)
+                         : mull_usage(cmd->name, "give a node and labels: WORD, KEY=VALUE, or KEY- to take one away");
     if (words > 1 || (words == 1 && strcmp(argv[1], "ls") != 0))
-        return mull_usage(cmd->name, "unknown action '%s'; there are ls, drain, resume", argv[words > 1 ? 2 : 1]);
+        return mull_usage(cmd->name, "unknown action '%s'; there are ls, drain, resume, label",
+                          argv[words > 1 ? 2 : 1]);
     return watching(&o, show_nodes);
 }
 
 const mull_cmd mull_cmd_node = {"node",
-                                "ls|drain|resume [NAME] [flags]",
-                                "list the workers' nodes and their devices; take nodes out and back",
-                                "examples:\n  mull node ls\n  mull node drain gpu3\n",
+                                "ls|drain|resume|label [NAME] [LABEL...] [flags]",
+                                "list the workers' nodes and their devices; take nodes out and back; label them",
+                                "examples:\n  mull node ls\n  mull node drain gpu3\n"
+                                "  mull node label gpu3 switch=leaf2 fast-disk old-\n",
                                 look_opts,
                                 run_node};

@@ -37,6 +37,8 @@ static const mull_opt submit_opts[] = {
     SPEC("--begin", TEXT, "begin", "TIME", "not before: 2026-01-31T08:00:00Z or now+10m"),
     SPEC("--time", TEXT, "time_limit", "D-HH:MM:SS", "longest run time"),
     SPEC("--gpus", INT, "gpus", "N", "GPUs it needs (0: a CPU slot)"),
+    SPEC("--slots", INT, "slots", "N", "CPU slots of a job without GPUs, one rank each"),
+    SPEC("--label", TEXTS, "labels", "WORD", "only nodes with this label (gpu=NAME, …); may be given again"),
     SPEC("--retries", INT, "retries", "N", "infrastructure failures in a row before it fails (default 3)"),
     SPEC("--hold", FLAG, "hold", NULL, "do not start it before mull release"),
     SPEC("--array", TEXT, "array", "0-99%10", "a task for each index, here ten at once; {array_index} stands for it"),

@@ -35,6 +35,34 @@ static json_t *id_json(int64_t id) {
     return json_string(text);
 }
 
+/* How the ranks of a gang find each other: rank 0 listens at master, on a port that hardly two gangs share. */
+static json_t *gang_json(const mull_leader *l, const mull_attempt *a, size_t part) {
+    enum { FIRST_PORT = 20000, PORTS = 10000 };
+    const mull_node *head = &l->queue.nodes[a->parts[0].node];
+    int first = 0, world = 0;
+    json_t *nodes = json_array();
+    for (size_t i = 0; i < a->part_count; i++) {
+        int ranks = (int)(a->parts[i].gpus + a->parts[i].slots);
+        if (i < part) first += ranks;
+        world += ranks;
+        json_array_append_new(nodes, json_string(l->queue.nodes[a->parts[i].node].name));
+    }
+    return json_pack("{s:i, s:i, s:i, s:i, s:o, s:s, s:i}", "first_rank", first, "world_size", world, "node_rank",
+                     (int)part, "node_count", (int)a->part_count, "nodes", nodes, "master_addr",
+                     head->address[0] ? head->address : head->name, "master_port",
+                     FIRST_PORT + (int)(a->fence % PORTS));
+}
+
+static void send_start_to(mull_leader *l, const mull_attempt *a, uint32_t node, const char *boot, json_t *spec,
+                          json_t *gang) {
+    mull__inbox(l, boot,
+                json_pack("{s:i, s:s, s:o, s:i, s:I, s:I, s:i, s:I, s:i, s:o, s:O, s:o*}", "v", 1, "type", "start",
+                          "job", id_json(a->job), "attempt", (int)a->attempt, "fence", (json_int_t)a->fence, "term",
+                          (json_int_t)l->term, "lease_s", MULL_ATTEMPT_LEASE_S, "time_limit_s",
+                          (json_int_t)a->time_limit_s, "grace_s", MULL_GRACE_S, "devices",
+                          devices_json(&l->queue, node, a->fence), "spec", spec, "gang", gang));
+}
+
 void mull__send_start(mull_leader *l, mull_attempt *a, const char *spec_text) {
     json_t *spec = json_loads(spec_text, 0, NULL);
     if (!spec) {
@@ -43,22 +71,27 @@ void mull__send_start(mull_leader *l, mull_attempt *a, const char *spec_text) {
     }
     json_object_set_new(spec, "attempt", json_integer(a->attempt));
     json_object_set_new(spec, "fence", json_integer(a->fence));
-    mull__inbox(l, a->boot,
-                json_pack("{s:i, s:s, s:o, s:i, s:I, s:I, s:i, s:I, s:i, s:o, s:o}", "v", 1, "type", "start", "job",
-                          id_json(a->job), "attempt", (int)a->attempt, "fence", (json_int_t)a->fence, "term",
-                          (json_int_t)l->term, "lease_s", MULL_ATTEMPT_LEASE_S, "time_limit_s",
-                          (json_int_t)a->time_limit_s, "grace_s", MULL_GRACE_S, "devices",
-                          devices_json(&l->queue, a->node, a->fence), "spec", spec));
+    if (!a->parts) send_start_to(l, a, a->node, a->boot, spec, NULL);
+    for (size_t i = 0; i < a->part_count; i++)
+        if (!a->parts[i].started && !a->parts[i].ended)
+            send_start_to(l, a, a->parts[i].node, a->parts[i].boot, spec, gang_json(l, a, i));
+    json_decref(spec);
     a->sent_ms = mull__now(l);
+}
+
+static void send_cancel_to(mull_leader *l, const mull_attempt *a, const char *boot, const char *reason) {
+    mull__inbox(l, boot,
+                json_pack("{s:i, s:s, s:o, s:I, s:s, s:i}", "v", 1, "type", "cancel", "job", id_json(a->job), "fence",
+                          (json_int_t)a->fence, "reason", reason, "grace_s", MULL_GRACE_S));
 }
 
 void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason) {
     uint64_t now = mull__now(l);
     if (a->cancel_ms && now - a->cancel_ms < MULL_RESEND_MS) return;
     a->cancel_ms = now ? now : 1;
-    mull__inbox(l, a->boot,
-                json_pack("{s:i, s:s, s:o, s:I, s:s, s:i}", "v", 1, "type", "cancel", "job", id_json(a->job), "fence",
-                          (json_int_t)a->fence, "reason", reason, "grace_s", MULL_GRACE_S));
+    if (!a->parts) send_cancel_to(l, a, a->boot, reason);
+    for (size_t i = 0; i < a->part_count; i++)
+        if (!a->parts[i].ended) send_cancel_to(l, a, a->parts[i].boot, reason);
 }
 
 /* ---- the statement ---- */
@@ -66,21 +99,60 @@ void mull__send_cancel(mull_leader *l, mull_attempt *a, const char *reason) {
 typedef struct planned {
     mull_policy_job job; /* of an array: the array, until the answer says which task it is */
     int64_t holder;      /* negative: holds the devices in place of the fence to come */
-    uint32_t node;
-    int32_t gpus; /* devices of kind cuda; 0 = a CPU slot */
-    char boot[MULL_BOOT_MAX];
+    size_t first, count; /* places in the plan */
 } planned;
+
+typedef struct plan_place {
+    mull_policy_place at;
+    char boot[MULL_BOOT_MAX];
+} plan_place;
 
 typedef struct plan {
     size_t n;
+    plan_place *places;
     planned items[];
 } plan;
 
-/* Moves the placeholder's devices to the true fence, or frees them (fence 0). */
-static void rename_holder(mull_queue *q, uint32_t node, int64_t from, int64_t to) {
-    mull_node *n = &q->nodes[node];
-    for (size_t i = 0; i < n->device_count; i++)
-        if (n->devices[i].fence == from) n->devices[i].fence = to;
+static void plan_free(plan *p) {
+    if (p) free(p->places);
+    free(p);
+}
+
+/* Gives the placeholder's devices to the true fence, or frees them (0). */
+static void settle(mull_queue *q, const plan *p, const planned *it, int64_t fence) {
+    for (size_t k = 0; k < it->count; k++)
+        mull_queue_rename_holder(q, p->places[it->first + k].at.node, it->holder, fence);
+}
+
+/* One attempt of the answer into memory. NULL without memory: reconcile reads it. */
+static mull_attempt *hold(mull_leader *l, const plan *p, const planned *it, const PGresult *res, int row) {
+    const plan_place *head = &p->places[it->first];
+    mull_attempt a = {.fence = atoll(PQgetvalue(res, row, 2)),
+                      .job = atoll(PQgetvalue(res, row, 0)),
+                      .attempt = atoi(PQgetvalue(res, row, 1)),
+                      .node = head->at.node,
+                      .time_limit_s = atoll(PQgetvalue(res, row, 3)),
+                      .user = it->job.user,
+                      .priority = it->job.priority,
+                      .preemptible = PQgetvalue(res, row, 5)[0] == 't',
+                      .min_run_ms = mull__min_run_ms(PQgetvalue(res, row, 6))};
+    memcpy(a.boot, head->boot, sizeof a.boot);
+    if (it->count > 1) {
+        a.parts = calloc(it->count, sizeof *a.parts);
+        if (!a.parts) return NULL;
+        a.part_count = it->count;
+    }
+    for (size_t k = 0; k < it->count; k++) {
+        const plan_place *at = &p->places[it->first + k];
+        int32_t units = mull_policy_units(&at->at), gpus = at->at.gpus > 0 ? units : 0;
+        a.gpus += gpus;
+        a.slots += units - gpus;
+        if (!a.parts) continue;
+        a.parts[k] = (mull_part){.node = at->at.node, .gpus = gpus, .slots = units - gpus};
+        memcpy(a.parts[k].boot, at->boot, sizeof at->boot);
+    }
+    settle(&l->queue, p, it, a.fence);
+    return mull_queue_put_attempt(&l->queue, &a);
 }
 
 static void on_dispatched(const mull_pg_reply *r, void *arg) {
@@ -89,7 +161,7 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
     bool current = mull__lead_current(arg, &l, &data);
     plan *p = data;
     if (!current) {
-        free(p);
+        plan_free(p);
         return;
     }
     l->dispatching = false;
@@ -100,13 +172,13 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
             /* Whether it was committed is not known: free the devices and let reconcile read what is true. */
             int64_t ids[MULL_DISPATCH_BATCH];
             for (size_t i = 0; i < p->n; i++) {
-                rename_holder(&l->queue, p->items[i].node, p->items[i].holder, 0);
+                settle(&l->queue, p, &p->items[i], 0);
                 ids[i] = p->items[i].job.id;
             }
             mull__reconcile(l);
             mull__refetch(l, ids, p->n);
         }
-        free(p);
+        plan_free(p);
         return;
     }
     bool refused = false;
@@ -121,35 +193,71 @@ static void on_dispatched(const mull_pg_reply *r, void *arg) {
         if ((!started || it->job.array) && (agains == 0 || again[agains - 1] != it->job.id))
             again[agains++] = it->job.id;
         if (!started) { /* no longer pending, or the node has started anew */
-            rename_holder(&l->queue, it->node, it->holder, 0);
+            settle(&l->queue, p, it, 0);
             refused = true;
             continue;
         }
-        mull_attempt a = {.fence = atoll(PQgetvalue(r->res, row, 2)),
-                          .job = atoll(PQgetvalue(r->res, row, 0)),
-                          .attempt = atoi(PQgetvalue(r->res, row, 1)),
-                          .node = it->node,
-                          .time_limit_s = atoll(PQgetvalue(r->res, row, 3)),
-                          .user = it->job.user,
-                          .priority = it->job.priority,
-                          .gpus = it->gpus,
-                          .preemptible = PQgetvalue(r->res, row, 5)[0] == 't',
-                          .min_run_ms = mull__min_run_ms(PQgetvalue(r->res, row, 6))};
         mull__nominated_done(l, it->job.id);
-        memcpy(a.boot, it->boot, sizeof a.boot);
-        rename_holder(&l->queue, it->node, it->holder, a.fence);
-        mull_attempt *held = mull_queue_put_attempt(&l->queue, &a);
+        mull_attempt *held = hold(l, p, it, r->res, row);
         if (!held) {
-            mull_log(MULL_LOG_ERROR, "out of memory; attempt %lld starts with the next reconcile", (long long)a.fence);
+            mull_log(MULL_LOG_ERROR, "out of memory; job %lld starts with the next reconcile", (long long)it->job.id);
             continue;
         }
         mull__send_start(l, held, PQgetvalue(r->res, row, 4));
         l->stats.dispatched++;
     }
-    free(p);
+    plan_free(p);
     mull__refetch(l, again, agains);
     if (refused) mull__refetch_nodes(l);
     mull__kick(l);
+}
+
+/* Takes the devices of one place and says which: {"kind","index"} each, with the node's name where several are meant.
+ */
+static json_t *take_devices(mull_leader *l, const plan_place *at, int64_t holder) {
+    mull_queue *q = &l->queue;
+    mull_device picked[MULL_MAX_DEVICES];
+    size_t n = mull_queue_pick(q, &at->at, picked);
+    for (size_t k = 0; k < n; k++) mull_queue_hold(q, at->at.node, picked[k].cuda, picked[k].index, holder);
+    return devices_json(q, at->at.node, holder);
+}
+
+/* An item of mull_dispatch. */
+static json_t *item_json(mull_leader *l, plan *p, planned *it, size_t i) {
+    const mull_node *nodes = l->queue.nodes;
+    json_t *item = json_pack("{s:i, s:I, s:b}", "i", (int)i, "job", (json_int_t)it->job.id, "array", it->job.array);
+    for (size_t k = 0; k < it->count; k++) {
+        plan_place *at = &p->places[it->first + k];
+        memcpy(at->boot, nodes[at->at.node].boot, sizeof at->boot);
+    }
+    if (it->count == 1) {
+        const plan_place *at = &p->places[it->first];
+        json_object_set_new(item, "node", json_string(nodes[at->at.node].name));
+        json_object_set_new(item, "boot", json_string(at->boot));
+        json_object_set_new(item, "devices", take_devices(l, at, it->holder));
+        return item;
+    }
+    char names[1024] = "";
+    json_t *parts = json_array(), *all = json_array();
+    for (size_t k = 0; k < it->count; k++) {
+        const plan_place *at = &p->places[it->first + k];
+        const char *name = nodes[at->at.node].name;
+        json_t *devices = take_devices(l, at, it->holder), *d;
+        size_t j;
+        json_array_foreach(devices, j, d) {
+            json_t *copy = json_copy(d);
+            json_object_set_new(copy, "node", json_string(name));
+            json_array_append_new(all, copy);
+        }
+        json_array_append_new(parts, json_pack("{s:s, s:s, s:o}", "node", name, "boot", at->boot, "devices", devices));
+        size_t len = strlen(names);
+        snprintf(names + len, sizeof names - len, "%s%s", k ? "," : "", name);
+    }
+    json_object_set_new(item, "node", json_string(names));
+    json_object_set_new(item, "boot", json_string("gang"));
+    json_object_set_new(item, "devices", all);
+    json_object_set_new(item, "parts", parts);
+    return item;
 }
 
 static void send_plan(mull_leader *l, plan *p) {
@@ -158,15 +266,7 @@ static void send_plan(mull_leader *l, plan *p) {
     for (size_t i = 0; i < p->n; i++) {
         planned *it = &p->items[i];
         it->holder = -(int64_t)i - 1;
-        mull_device picked[MULL_MAX_DEVICES];
-        size_t n = mull_queue_pick(&l->queue, it->node, it->gpus, picked);
-        for (size_t k = 0; k < n; k++)
-            mull_queue_hold(&l->queue, it->node, picked[k].cuda, picked[k].index, it->holder);
-        memcpy(it->boot, l->queue.nodes[it->node].boot, sizeof it->boot);
-        json_array_append_new(items,
-                              json_pack("{s:i, s:I, s:b, s:s, s:s, s:o}", "i", (int)i, "job", (json_int_t)it->job.id,
-                                        "array", it->job.array, "node", l->queue.nodes[it->node].name, "boot", it->boot,
-                                        "devices", devices_json(&l->queue, it->node, it->holder)));
+        json_array_append_new(items, item_json(l, p, it, i));
         arrays |= it->job.array;
         if (it->job.array)
             mull_queue_take_tasks(&l->queue, it->job.id, 1);
@@ -242,13 +342,17 @@ static int reserve_reasons(mull_leader *l, size_t n) {
 /* What the pass decided to start, in one statement. */
 static void start_all(mull_leader *l, const mull_policy_out *out) {
     if (out->start_count == 0) return;
-    plan *p = malloc(sizeof *p + out->start_count * sizeof p->items[0]);
-    if (!p) return;
+    plan *p = calloc(1, sizeof *p + out->start_count * sizeof p->items[0]);
+    if (p) p->places = calloc(out->place_count, sizeof *p->places);
+    if (!p || !p->places) {
+        plan_free(p);
+        return;
+    }
     p->n = out->start_count;
+    for (size_t i = 0; i < out->place_count; i++) p->places[i].at = out->places[i];
     for (size_t i = 0; i < p->n; i++) {
         const mull_policy_start *s = &out->starts[i];
-        const mull_policy_place *at = &out->places[s->first_place];
-        p->items[i] = (planned){.job = l->queue.jobs[s->job], .node = at->node, .gpus = at->gpus};
+        p->items[i] = (planned){.job = l->queue.jobs[s->job], .first = s->first_place, .count = s->place_count};
     }
     send_plan(l, p);
 }
@@ -258,13 +362,14 @@ static void pass(mull_leader *l) {
     uint64_t begin = uv_hrtime(), now = mull__now(l);
     if (reserve_reasons(l, q->job_count + 1) != 0) return;
     mull_policy_start starts[MULL_DISPATCH_BATCH];
-    mull_policy_place places[MULL_DISPATCH_BATCH]; /* one each: attempts on several nodes are not made yet */
+    mull_policy_place places[MULL_DISPATCH_PLACES];
     mull_policy_preempt preempts[MULL_PREEMPT_BATCH];
     mull_policy_running *running = NULL;
     mull_policy_place *held = NULL;
+    size_t held_count = 0;
     mull_policy_node *nodes = calloc(q->node_count + 1, sizeof *nodes);
     bool want_reasons = l->reasons_wanted && now - l->last_reasons_ms >= 1000;
-    if (!nodes || !mull__running_view(l, &running, &held)) goto out;
+    if (!nodes || !mull__running_view(l, &running, &held, &held_count)) goto out;
     for (size_t i = 0; i < q->node_count; i++) nodes[i] = mull_queue_policy_node(q, (uint32_t)i);
     mull__nominations_expire(l);
     mull_policy_in in = {.teams = q->teams,
@@ -278,13 +383,12 @@ static void pass(mull_leader *l) {
                          .running = running,
                          .running_count = q->attempt_count,
                          .places = held,
-                         .place_count = q->attempt_count,
-                         .now_ms = mull__unix_ms(),
-                         .one_node = true};
+                         .place_count = held_count,
+                         .now_ms = mull__unix_ms()};
     mull_policy_out out = {.starts = starts,
                            .max_starts = MULL_DISPATCH_BATCH,
                            .places = places,
-                           .max_places = MULL_DISPATCH_BATCH,
+                           .max_places = MULL_DISPATCH_PLACES,
                            .preempts = preempts,
                            .max_preempts = MULL_PREEMPT_BATCH,
                            .reasons = want_reasons ? l->reasons : NULL};

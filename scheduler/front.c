@@ -289,6 +289,18 @@ static void route(mull_front *f, mull_req *req) {
     case MULL_ROUTE_NODE_RESUME:
         mull__node_action(f, req);
         break;
+    case MULL_ROUTE_NODE_LABELS:
+        mull__node_labels(f, req);
+        break;
+    case MULL_ROUTE_MAINTENANCE:
+        mull__answer(f, req, "SELECT mull_maintenance_list()", 0, NULL);
+        break;
+    case MULL_ROUTE_MAINTENANCE_ADD:
+        mull__maintenance_add(f, req);
+        break;
+    case MULL_ROUTE_MAINTENANCE_RM:
+        mull__maintenance_rm(f, req);
+        break;
     case MULL_ROUTE_TEAMS:
         mull__answer(f, req, "SELECT mull_teams($1)", 1, params + 1);
         break;

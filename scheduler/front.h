@@ -40,6 +40,8 @@ struct mull_front {
     uint64_t expired_ms; /* when batches were last looked through */
 };
 
+int64_t mull__unix_ms(void); /* leader.c */
+
 /* front.c: replies for a failed statement; true when it failed. */
 bool mull__front_failed(mull_req *req, const mull_pg_reply *r);
 /* Replies with the statement's one JSON value, or 404 where it is NULL. */
@@ -73,9 +75,12 @@ void mull__cron_rm(mull_front *f, mull_req *req);
 void mull__logs(mull_front *f, mull_req *req);
 void mull__follow_poll(uv_timer_t *timer);
 
-/* admin.c: teams and nodes, for the role admin. */
+/* admin.c: teams, nodes, maintenance windows, for the role admin. */
 void mull__team_set(mull_front *f, mull_req *req);
 void mull__node_action(mull_front *f, mull_req *req);
+void mull__node_labels(mull_front *f, mull_req *req);
+void mull__maintenance_add(mull_front *f, mull_req *req);
+void mull__maintenance_rm(mull_front *f, mull_req *req);
 
 /* tracking.c: runs and checkpoints. */
 void mull__runs(mull_front *f, mull_req *req);

@@ -18,6 +18,7 @@ enum {
     MULL_PAUSE_MS = 500,          /* after a dispatch that failed */
     MULL_PENDING_SLICE = 5000,    /* rows a reconcile step reads */
     MULL_DISPATCH_BATCH = 512,    /* jobs one statement starts */
+    MULL_DISPATCH_PLACES = 2048,  /* on so many nodes, counted once a job */
     MULL_ATTEMPT_LEASE_S = 15,
     MULL_GRACE_S = 10,
     MULL_HALF_LIFE_S = 7 * 24 * 3600, /* of the use that fair share counts; the front door's figures use it too */
@@ -130,7 +131,7 @@ bool mull__nominated(const mull_leader *l, int64_t job);
 /* It has started, or the nomination is over. */
 void mull__nominated_done(mull_leader *l, int64_t job);
 /* What runs, for the policy: arrays are malloc'ed; false without memory. */
-bool mull__running_view(const mull_leader *l, mull_policy_running **running, mull_policy_place **places);
+bool mull__running_view(const mull_leader *l, mull_policy_running **running, mull_policy_place **places, size_t *count);
 
 /* timetable.c */
 /* Submits what schedules say is due. */

@@ -22,8 +22,22 @@ typedef struct mull_node {
     mull_device *devices; /* [device_count] */
     size_t device_count;
     uint64_t seen_ms; /* loop time of the last sign of life */
+    char *labels;     /* words, each ended by a newline; NULL = none */
+    uint64_t label_bits;
+    int64_t closes_ms; /* of the next maintenance window, unix ms; 0 = none */
+    int32_t switch_id; /* of its label switch=…; 0 without one */
+    char address[MULL_NAME_MAX];
     bool up, drained;
 } mull_node;
+
+/* What an attempt has on one of several nodes. */
+typedef struct mull_part {
+    uint32_t node;
+    char boot[MULL_BOOT_MAX];
+    int32_t gpus, slots;
+    bool started, ended;
+    uint64_t missing_ms; /* as of an attempt */
+} mull_part;
 
 typedef struct mull_attempt {
     int64_t fence, job;
@@ -39,7 +53,11 @@ typedef struct mull_attempt {
     uint64_t missing_ms;   /* loop time since when heartbeats lack it, 0 = they do not */
     int32_t user;          /* index into users */
     int32_t priority;
-    int32_t gpus;                 /* devices of kind cuda that it holds; 0 = a CPU slot */
+    int32_t gpus;     /* devices of kind cuda that it holds, on all its nodes; 0 = CPU slots */
+    int32_t slots;    /* of these */
+    mull_part *parts; /* [part_count] of a gang, the first has rank 0; NULL: all on node */
+    size_t part_count;
+    bool gang_stop;               /* a part has ended badly: the others are to stop */
     int64_t started_ms, saved_ms; /* unix ms; saved: what it has done until then would not be lost; 0 = not started */
     int32_t min_run_ms;
     bool preemptible;
@@ -73,8 +91,12 @@ typedef struct mull_queue {
     mull_policy_user *users; /* a user of two teams is two; never removed, so their index names them */
     mull_team_name *user_names;
     size_t user_count, user_cap, user_name_cap;
-    mull_idmap by_user; /* hash of team and name */
+    mull_idmap by_user;           /* hash of team and name */
+    char (*words)[MULL_NAME_MAX]; /* labels that jobs ask for: their place is their bit */
+    size_t word_count;
 } mull_queue;
+
+enum { MULL_LABEL_WORDS = 63 }; /* the last bit is what no node has */
 
 void mull_queue_fini(mull_queue *q);
 
@@ -111,15 +133,25 @@ int32_t mull_queue_find_node(const mull_queue *q, const char *name);
 /* Inserts or updates; a changed device list keeps the holders of devices that are still there. Index or -1. */
 int32_t mull_queue_put_node(mull_queue *q, const char *name, const char *boot, const mull_device *devices, size_t n);
 
-/* Inserts (or finds) an attempt; pointers into attempts are valid until the next put or del. NULL without memory. */
+/* labels: words, each ended by a newline; copied. */
+void mull_queue_label_node(mull_queue *q, uint32_t node, const char *labels);
+/* The bits of the words (separated by newlines) that a job asks for. */
+uint64_t mull_queue_label_bits(mull_queue *q, const char *words);
+
+/* Inserts (or finds) an attempt, whose parts it takes over; pointers into attempts are valid until the next put or del.
+ * NULL without memory. */
 mull_attempt *mull_queue_put_attempt(mull_queue *q, const mull_attempt *a);
 mull_attempt *mull_queue_attempt(const mull_queue *q, int64_t fence);
 /* Forgets an attempt and frees its devices. */
 void mull_queue_del_attempt(mull_queue *q, int64_t fence);
 
-/* Picks free devices of a node for a job as the policy counts them. Fills picked (room for gpus or 1), returns how
- * many, 0 when they are not free. Does not take them. */
-size_t mull_queue_pick(const mull_queue *q, uint32_t node, int32_t gpus, mull_device *picked);
+/* Picks free devices of a node for a place as the policy chose it. Fills picked (room for MULL_MAX_DEVICES), returns
+ * how many, 0 when they are not free. Does not take them. */
+size_t mull_queue_pick(const mull_queue *q, const mull_policy_place *at, mull_device *picked);
+/* The part of an attempt on this node and boot, or NULL. */
+mull_part *mull_attempt_part(const mull_attempt *a, uint32_t node, const char *boot);
+/* Devices of a node that one holder (0: nobody) has become another's. */
+void mull_queue_rename_holder(mull_queue *q, uint32_t node, int64_t from, int64_t to);
 /* Marks a device as held by fence. */
 void mull_queue_hold(mull_queue *q, uint32_t node, bool cuda, int32_t index, int64_t fence);
 /* What the policy needs of a node. */

@@ -131,7 +131,7 @@ void mull_queue_age_usage(mull_queue *q, double dt_ms, double half_life_ms) {
     for (size_t i = 0; i < q->user_count; i++) q->users[i].used *= keep;
     for (size_t i = 0; i < q->attempt_count; i++) {
         const mull_attempt *a = &q->attempts[i];
-        double more = (a->gpus > 0 ? a->gpus : 1) * (1 - keep);
+        double more = (a->gpus > 0 ? a->gpus : a->slots > 0 ? a->slots : 1) * (1 - keep);
         q->users[a->user].used += more;
         for (int32_t t = q->users[a->user].team; t >= 0; t = q->teams[t].parent) q->teams[t].used += more;
     }

@@ -50,6 +50,8 @@ static size_t put_rows(mull_leader *l, const PGresult *res, int64_t *never) {
                              .time_limit_ms = atoll(PQgetvalue(res, i, 10)) * 1000,
                              .tasks = atoi(PQgetvalue(res, i, 11)),
                              .array = PQgetvalue(res, i, 12)[0] == 't',
+                             .slots = atoi(PQgetvalue(res, i, 13)),
+                             .labels = mull_queue_label_bits(&l->queue, PQgetvalue(res, i, 14)),
                              .nominated = mull__nominated(l, atoll(PQgetvalue(res, i, 0)))};
         if (j.dep == MULL_DEP_NEVER) never[hopeless++] = j.id;
         if (j.user < 0 || mull_queue_put_job(&l->queue, &j) != 0) {
@@ -196,6 +198,28 @@ static size_t parse_devices(const char *text, mull_device *out) {
     return n;
 }
 
+/* Words of a JSON list, each ended by a newline. */
+static void put_labels(mull_leader *l, uint32_t node, const char *list) {
+    enum { MOST = 16384 };
+    json_t *words = json_loads(list, 0, NULL), *w;
+    char *text = malloc(MOST);
+    size_t i, n = 0;
+    json_array_foreach(words, i, w) {
+        size_t len = json_string_length(w);
+        if (!text || len == 0 || len >= MULL_NAME_MAX || n + len + 2 > MOST || strchr(json_string_value(w), '\n'))
+            continue;
+        memcpy(text + n, json_string_value(w), len);
+        text[n + len] = '\n';
+        n += len + 1;
+    }
+    if (text) {
+        text[n] = 0;
+        mull_queue_label_node(&l->queue, node, text);
+    }
+    free(text);
+    json_decref(words);
+}
+
 static void put_nodes(mull_leader *l, const PGresult *res) {
     for (int i = 0; i < PQntuples(res); i++) {
         mull_device devices[MULL_MAX_DEVICES];
@@ -210,6 +234,9 @@ static void put_nodes(mull_leader *l, const PGresult *res) {
         if (up && (new_boot || !node->up)) node->seen_ms = mull__now(l);
         node->up = up;
         node->drained = strncmp(state, "DRAIN", 5) == 0;
+        snprintf(node->address, sizeof node->address, "%s", PQgetvalue(res, i, 4));
+        node->closes_ms = atoll(PQgetvalue(res, i, 6));
+        put_labels(l, (uint32_t)at, PQgetvalue(res, i, 5));
     }
 }
 
@@ -254,6 +281,51 @@ int32_t mull__min_run_ms(const char *seconds) {
     return s > INT32_MAX / 1000 ? INT32_MAX : (int32_t)(s * 1000);
 }
 
+static void hold_devices(mull_leader *l, mull_attempt *a, uint32_t node, const char *list) {
+    mull_device held[MULL_MAX_DEVICES];
+    size_t n = parse_devices(list, held);
+    for (size_t k = 0; k < n; k++) {
+        mull_queue_hold(&l->queue, node, held[k].cuda, held[k].index, a->fence);
+        a->gpus += held[k].cuda;
+        a->slots += !held[k].cuda;
+    }
+}
+
+/* The parts of a gang, whose devices are then held. 0, or -1: without memory, or a node is not known. */
+static int read_parts(mull_leader *l, const char *text, mull_attempt *a) {
+    json_t *list = json_loads(text, 0, NULL), *p;
+    size_t i, n = json_array_size(list);
+    a->parts = n ? calloc(n, sizeof *a->parts) : NULL;
+    a->part_count = a->parts ? n : 0;
+    int rc = a->parts ? 0 : -1;
+    json_array_foreach(list, i, p) {
+        const char *name = json_string_value(json_object_get(p, "node"));
+        const char *boot = json_string_value(json_object_get(p, "boot"));
+        int32_t node = name ? mull_queue_find_node(&l->queue, name) : -1;
+        if (rc != 0 || node < 0 || !boot) {
+            rc = -1;
+            break;
+        }
+        mull_part *part = &a->parts[i];
+        *part = (mull_part){.node = (uint32_t)node,
+                            .started = json_is_true(json_object_get(p, "started")),
+                            .ended = json_is_true(json_object_get(p, "ended"))};
+        snprintf(part->boot, sizeof part->boot, "%s", boot);
+        char *devices = json_dumps(json_object_get(p, "devices"), JSON_COMPACT);
+        mull_attempt count = {.fence = a->fence};
+        if (devices) hold_devices(l, &count, part->node, devices);
+        free(devices);
+        part->gpus = count.gpus;
+        part->slots = count.slots;
+    }
+    json_decref(list);
+    if (rc == 0) return 0;
+    free(a->parts);
+    a->parts = NULL;
+    a->part_count = 0;
+    return -1;
+}
+
 /* Rows of mull_live_attempts, ascending by fence, against memory. No dispatch is under way and the recorder ended
  * nothing since the question was asked, so both sides speak of the same moment. */
 static void sync_attempts(mull_leader *l, const PGresult *res) {
@@ -267,12 +339,22 @@ static void sync_attempts(mull_leader *l, const PGresult *res) {
                               .job = atoll(PQgetvalue(res, i, 1)),
                               .attempt = atoi(PQgetvalue(res, i, 2)),
                               .time_limit_s = atoll(PQgetvalue(res, i, 7))};
-        int32_t node = mull_queue_find_node(&l->queue, PQgetvalue(res, i, 3));
+        bool gang = !PQgetisnull(res, i, 19);
         fresh.user = mull_queue_user(&l->queue, PQgetvalue(res, i, 11), PQgetvalue(res, i, 12));
-        if (node < 0 || fresh.user < 0) continue;
+        if (fresh.user < 0 || (gang && read_parts(l, PQgetvalue(res, i, 19), &fresh) != 0)) continue;
+        int32_t node = gang ? (int32_t)fresh.parts[0].node : mull_queue_find_node(&l->queue, PQgetvalue(res, i, 3));
+        if (node < 0) continue;
         fresh.node = (uint32_t)node;
         snprintf(fresh.boot, sizeof fresh.boot, "%s", PQgetvalue(res, i, 4));
-        mull_attempt *a = mull_queue_put_attempt(&l->queue, &fresh);
+        mull_attempt *a = mull_queue_attempt(&l->queue, fresh.fence);
+        if (a && gang) { /* what is known of its parts now; since when one is missing stays */
+            for (size_t k = 0; k < fresh.part_count && k < a->part_count; k++)
+                fresh.parts[k].missing_ms = a->parts[k].missing_ms;
+            free(a->parts);
+            a->parts = fresh.parts;
+            a->part_count = fresh.part_count;
+        }
+        if (!a) a = mull_queue_put_attempt(&l->queue, &fresh);
         if (!a) continue;
         a->started = PQgetvalue(res, i, 5)[0] == 't';
         a->cancel_requested = PQgetvalue(res, i, 6)[0] == 't';
@@ -283,20 +365,22 @@ static void sync_attempts(mull_leader *l, const PGresult *res) {
         a->preemptible = PQgetvalue(res, i, 16)[0] == 't';
         a->min_run_ms = mull__min_run_ms(PQgetvalue(res, i, 17));
         a->preempted |= !PQgetisnull(res, i, 18);
-        a->gpus = 0;
-        mull_device held[MULL_MAX_DEVICES];
-        size_t n = parse_devices(PQgetvalue(res, i, 9), held);
-        for (size_t k = 0; k < n; k++) {
-            mull_queue_hold(&l->queue, a->node, held[k].cuda, held[k].index, a->fence);
-            a->gpus += held[k].cuda;
+        a->gang_stop = PQgetvalue(res, i, 20)[0] == 't';
+        a->gpus = a->slots = 0;
+        if (!gang) hold_devices(l, a, a->node, PQgetvalue(res, i, 9));
+        for (size_t k = 0; k < a->part_count; k++) {
+            a->gpus += a->parts[k].gpus;
+            a->slots += a->parts[k].slots;
         }
-        if (!a->started && !a->cancel_requested && !PQgetisnull(res, i, 10) &&
+        if (!a->started && !a->cancel_requested && !a->gang_stop && !PQgetisnull(res, i, 10) &&
             (a->sent_ms == 0 || now - a->sent_ms >= MULL_RESEND_MS))
             mull__send_start(l, a, PQgetvalue(res, i, 10));
         if (a->cancel_requested)
             mull__send_cancel(l, a, "cancel");
         else if (a->preempted)
             mull__send_cancel(l, a, "preempt");
+        else if (a->gang_stop)
+            mull__send_cancel(l, a, "gang");
     }
     for (size_t i = l->queue.attempt_count; i-- > 0;) {
         int64_t fence = l->queue.attempts[i].fence;

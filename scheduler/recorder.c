@@ -87,12 +87,14 @@ static void heartbeat(mull_leader *l, const json_t *hb, const json_t *ended) {
     size_t lost_count = 0;
     for (size_t i = 0; i < l->queue.attempt_count; i++) {
         mull_attempt *a = &l->queue.attempts[i];
-        if (a->node != (uint32_t)at || strcmp(a->boot, boot) != 0) continue;
+        mull_part *part = mull_attempt_part(a, (uint32_t)at, boot);
+        if (part ? part->ended : a->node != (uint32_t)at || strcmp(a->boot, boot) != 0) continue;
+        uint64_t *missing = part ? &part->missing_ms : &a->missing_ms;
         if (lists_fence(attempts, a->fence))
-            a->missing_ms = 0;
-        else if (!a->missing_ms)
-            a->missing_ms = now;
-        else if (now - a->missing_ms >= (a->started ? MULL_MISSING_MS : MULL_UNSTARTED_MS) && lost_count < 64)
+            *missing = 0;
+        else if (!*missing)
+            *missing = now;
+        else if (now - *missing >= (a->started ? MULL_MISSING_MS : MULL_UNSTARTED_MS) && lost_count < 64)
             lost[lost_count++] = a->fence;
     }
     if (lost_count) mull__lost(l, lost, lost_count, "the worker no longer knows this attempt");
@@ -144,6 +146,12 @@ static void apply(mull_leader *l, const batch *b, const json_t *out) {
         a->started = true;
         a->started_ms = a->saved_ms = mull__unix_ms();
         if (a->time_limit_s > 0) a->deadline_ms = mull__unix_ms() + a->time_limit_s * 1000;
+    }
+    json_array_foreach(json_object_get(out, "gang"), i, v) {
+        mull_attempt *a = mull_queue_attempt(&l->queue, json_integer_value(v));
+        if (!a || a->gang_stop) continue;
+        a->gang_stop = true;
+        mull__send_cancel(l, a, "gang");
     }
     const json_t *ended = json_object_get(out, "ended");
     json_array_foreach(json_object_get(out, "heartbeats"), i, v) heartbeat(l, v, ended);
@@ -337,12 +345,23 @@ static void handle_hints(mull_leader *l, const redisReply *reply) {
     free(ack);
 }
 
+/* Hints that came after what was loaded was read, and before there was a group to keep them, are lost: what they were
+ * about is read once more, quotas above all, before somebody starts what they forbid. */
+static void on_group(const redisReply *reply, void *arg) {
+    mull_leader *l;
+    void *data;
+    if (!mull__lead_current(arg, &l, &data) || !reply || l->state != MULL_LEADING) return;
+    l->last_reconcile_ms = 0; /* if it cannot be now, the next tick does it */
+    mull__reconcile(l);
+}
+
 static void make_group(mull_leader *l) {
     /* A new group from "now": everything older is read from PostgreSQL anyway. */
     const char *destroy[] = {"XGROUP", "DESTROY", MULL_KEY_READY, MULL_READY_GROUP};
     const char *create[] = {"XGROUP", "CREATE", MULL_KEY_READY, MULL_READY_GROUP, "$", "MKSTREAM"};
     mull_redis_command(l->ready_conn, 4, destroy, NULL, NULL, NULL);
-    mull_redis_command(l->ready_conn, 6, create, NULL, NULL, NULL);
+    mull_lead_call *c = mull__lead_call(l, NULL);
+    mull_redis_command(l->ready_conn, 6, create, NULL, c ? on_group : NULL, c);
 }
 
 static void on_ready(const redisReply *reply, void *arg) {

@@ -129,28 +129,34 @@ void mull__usage_tick(mull_leader *l) {
 
 /* ---- preemption ---- */
 
-bool mull__running_view(const mull_leader *l, mull_policy_running **running, mull_policy_place **places) {
+bool mull__running_view(const mull_leader *l, mull_policy_running **running, mull_policy_place **places,
+                        size_t *count) {
     const mull_queue *q = &l->queue;
+    size_t most = 0, n = 0;
+    for (size_t i = 0; i < q->attempt_count; i++) most += q->attempts[i].parts ? q->attempts[i].part_count : 1;
     mull_policy_running *out = calloc(q->attempt_count + 1, sizeof *out);
-    mull_policy_place *at = calloc(q->attempt_count + 1, sizeof *at);
+    mull_policy_place *at = calloc(most + 1, sizeof *at);
     *running = out;
     *places = at;
+    *count = most;
     if (!out || !at) return false;
     int64_t now = mull__unix_ms();
     for (size_t i = 0; i < q->attempt_count; i++) {
         const mull_attempt *a = &q->attempts[i];
         int64_t started = a->started_ms ? a->started_ms : now;
-        at[i] = (mull_policy_place){a->node, a->gpus};
         out[i] = (mull_policy_running){.started_ms = started,
                                        .saved_ms = a->saved_ms > started ? a->saved_ms : started,
                                        .ends_ms = a->time_limit_s > 0 ? started + a->time_limit_s * 1000 : 0,
-                                       .first_place = (uint32_t)i,
-                                       .place_count = 1,
+                                       .first_place = (uint32_t)n,
+                                       .place_count = a->parts ? (uint32_t)a->part_count : 1,
                                        .priority = a->priority,
                                        .user = a->user,
                                        .min_run_ms = a->min_run_ms,
                                        .preemptible = a->preemptible && a->started,
-                                       .ending = a->preempted || a->cancel_requested};
+                                       .ending = a->preempted || a->cancel_requested || a->gang_stop};
+        if (!a->parts) at[n++] = (mull_policy_place){a->node, a->gpus, a->slots};
+        for (size_t k = 0; k < a->part_count; k++)
+            at[n++] = (mull_policy_place){a->parts[k].node, a->parts[k].gpus, a->parts[k].slots};
     }
     return true;
 }

@@ -189,14 +189,14 @@ json_t *mull__submit_item(const json_t *spec, const mull_identity *who, const ch
     json_t *follow = follow_of(after);
     json_t *limit = json_object_get(spec, "time_limit_s"), *begin = json_object_get(spec, "begin_ms");
     json_t *item = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s, s:O?, s:O?, s:o, s:o*}", "user", who->user,
-        "team", json_string_value(json_object_get(spec, "team")), "name", name && *name ? name : kind, "kind", kind,
-        "priority", json_integer_value(json_object_get(spec, "priority")), "gpus",
-        json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:O?, s:O?, s:b, s:o, s:s, s:b, s:s, s:O?, s:O?, s:o, s:O?, s:O?, s:o*}",
+        "user", who->user, "team", json_string_value(json_object_get(spec, "team")), "name",
+        name && *name ? name : kind, "kind", kind, "priority", json_integer_value(json_object_get(spec, "priority")),
+        "gpus", json_integer_value(json_object_get(spec, "gpus")), "time_limit_s", limit, "begin_ms", begin, "hold",
         json_is_true(json_object_get(spec, "hold")), "key", text_or_null(own_key && *own_key ? own_key : key),
         "depends", after && !follow ? after : "", "any_team", !who->team[0], "spec", text, "preemptible",
-        json_object_get(spec, "preemptible"), "min_run_s", json_object_get(spec, "min_run"), "array", array, "follow",
-        follow);
+        json_object_get(spec, "preemptible"), "min_run_s", json_object_get(spec, "min_run"), "array", array, "slots",
+        json_object_get(spec, "slots"), "labels", json_object_get(spec, "labels"), "follow", follow);
     free(text);
     return item;
 }

@@ -68,6 +68,8 @@ static const field fields[] = {
     {"priority", T_INT, ALL, -100, 100, NULL, "0"},
     {"time_limit", T_DURATION, ALL, 0, 0, NULL, NULL},
     {"gpus", T_INT, ALL, 0, 4096, NULL, "0"},
+    {"slots", T_INT, ALL, 1, 4096, NULL, NULL},
+    {"labels", T_TEXTS, ALL, 0, 16, NULL, NULL},
     {"key", T_TEXT, ALL, 1, 200, NULL, NULL},
     {"after", T_AFTER, ALL, 0, 0, NULL, NULL},
     {"begin", T_BEGIN, ALL, 0, 0, NULL, NULL},
@@ -241,6 +243,13 @@ static void check_array(checker *c, const char *path, const json_t *v) {
                  "most eight tasks at once: %s",
                  why);
     json_decref(parsed);
+}
+
+bool mull_label_ok(const char *word) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_/ ";
+    size_t n = strspn(word, plain);
+    if (n == 0 || word[0] == ' ' || strlen(word) > 100) return false;
+    return !word[n] || (word[n] == '=' && word[n + 1] && !word[n + 1 + strspn(word + n + 1, plain)]);
 }
 
 static int64_t now_ms(void) {
@@ -434,6 +443,17 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         COMPLAIN(&c, "messages", NULL, "give prompt or messages, not both");
     if (json_object_get(c.out, "fps") && json_object_get(c.out, "nframes"))
         COMPLAIN(&c, "nframes", NULL, "give fps or nframes, not both");
+    if (json_integer_value(json_object_get(c.out, "slots")) > 1 &&
+        json_integer_value(json_object_get(c.out, "gpus")) > 0)
+        COMPLAIN(&c, "slots", NULL, "is of jobs without GPUs; those have a rank a GPU");
+    for (size_t i = 0; i < json_array_size(json_object_get(c.out, "labels")); i++) {
+        const char *word = json_string_value(json_array_get(json_object_get(c.out, "labels"), i));
+        if (word && !mull_label_ok(word))
+            COMPLAIN(&c, "labels", NULL,
+                     "'%.60s': a label is WORD or KEY=VALUE of at most 100 letters, digits, blanks, '.', "
+                     "'-', '_', '/'",
+                     word);
+    }
     /* Tasks that write into one folder would overwrite each other; but those of one evaluation share its rows. */
     const char *out = json_string_value(json_object_get(c.out, "out"));
     const json_t *shards = json_object_get(c.out, "shards");

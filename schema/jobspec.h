@@ -36,6 +36,8 @@ json_t *mull_jobspec_check(const json_t *spec, mull_diags *diags);
 /* [{"path","line","message","did_you_mean"}] as in the HTTP errors; null where unknown. */
 json_t *mull_diags_json(const mull_diags *diags);
 
+/* Whether a text can be a node's label: WORD or KEY=VALUE, letters, digits, blanks, '.', '-', '_', '/'. */
+bool mull_label_ok(const char *word);
 /* D-HH:MM:SS, HH:MM:SS, MM:SS or seconds; 0 and *out > 0, else negative. */
 int mull_duration_parse(const char *s, int64_t *out);
 /* RFC 3339 ("2026-01-31T10:00:00Z", offset allowed) or now+10s|10m|2h|1d, as unix milliseconds. */

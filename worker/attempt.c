@@ -66,7 +66,7 @@ void mull__run_engine_line(mull_rank *k, const char *line, size_t n) {
         return;
     }
     const char *ev = json_string_value(json_object_get(o, "ev"));
-    bool progress = !strcmp(ev, "progress"), first = k->rank == 0;
+    bool progress = !strcmp(ev, "progress"), first = r->first_rank + k->rank == 0;
     if (!strcmp(ev, "error")) keep_error(k, o);
     if (progress && first) {
         keep_progress(r, line, n);
@@ -278,6 +278,29 @@ static bool find_devices(mull_run *r, const json_t *list) {
     return true;
 }
 
+/* Where this node's ranks are in a gang over several. False when the leader's words make no sense. */
+static bool find_gang(mull_run *r, const json_t *gang) {
+    r->world_size = r->world;
+    r->node_count = 1;
+    if (!gang) return true;
+    const char *addr = json_string_value(json_object_get(gang, "master_addr"));
+    int port = (int)json_integer_value(json_object_get(gang, "master_port"));
+    size_t i, n = 0;
+    json_t *name;
+    r->first_rank = (int)json_integer_value(json_object_get(gang, "first_rank"));
+    r->world_size = (int)json_integer_value(json_object_get(gang, "world_size"));
+    r->node_rank = (int)json_integer_value(json_object_get(gang, "node_rank"));
+    r->node_count = (int)json_integer_value(json_object_get(gang, "node_count"));
+    json_array_foreach(json_object_get(gang, "nodes"), i, name) {
+        const char *text = json_string_value(name);
+        if (text && n < sizeof r->nodes)
+            n += (size_t)snprintf(r->nodes + n, sizeof r->nodes - n, "%s%s", n ? "," : "", text);
+    }
+    if (!addr || port < 1 || port > 65535 || r->first_rank < 0 || r->world_size < r->first_rank + r->world)
+        return false;
+    return snprintf(r->master, sizeof r->master, "%s:%d", addr, port) < (int)sizeof r->master;
+}
+
 static void init_timers(mull_run *r) {
     uv_timer_t *timers[] = {&r->timer, &r->limit, &r->progress_timer};
     for (int i = 0; i < 3; i++) {
@@ -300,9 +323,11 @@ mull_run *mull__run_add(mull_worker *w, const char *job, int attempt, int64_t fe
     init_timers(r);
     bool here = find_devices(r, json_object_get(msg, "devices"));
     r->world = r->device_count ? r->device_count : 1;
-    /* A job may want more processes than it has devices: they share them. */
-    int64_t ranks = json_integer_value(json_object_get(r->spec, "ranks"));
+    const json_t *gang = json_object_get(msg, "gang");
+    /* A job may want more processes than it has devices: they share them. Over several nodes it has one a device. */
+    int64_t ranks = gang ? 0 : json_integer_value(json_object_get(r->spec, "ranks"));
     if (ranks > r->world && ranks <= MULL_DEVICES_MAX) r->world = (int)ranks;
+    bool placed = find_gang(r, gang);
     r->ranks = calloc((size_t)r->world, sizeof(mull_rank *));
     for (int i = 0; r->ranks && i < r->world; i++)
         if (!(r->ranks[i] = calloc(1, sizeof(mull_rank)))) abort();
@@ -311,13 +336,12 @@ mull_run *mull__run_add(mull_worker *w, const char *job, int attempt, int64_t fe
     mull_run **at = &w->runs;
     while (*at) at = &(*at)->next;
     *at = r;
-    if (!here) {
+    if (!here || !placed) {
         r->end.spawn_failed = true;
         r->end.code = -1;
-        snprintf(r->message, sizeof r->message,
-                 "error: cannot start the engine (%.100s): a device is not on this node; "
-                 "see mull node ls",
-                 w->cfg.node);
+        snprintf(r->message, sizeof r->message, "error: cannot start the engine (%.100s): %s", w->cfg.node,
+                 here ? "its place in the gang makes no sense; use one version of mull on all nodes"
+                      : "a device is not on this node; see mull node ls");
         finish(r);
         return r;
     }

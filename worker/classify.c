@@ -11,7 +11,7 @@ mull_stop mull_stop_of(const char *reason) {
     if (!strcmp(reason, "timeout")) return MULL_STOP_TIMEOUT;
     if (!strcmp(reason, "stale")) return MULL_STOP_STALE;
     if (!strcmp(reason, "preempt")) return MULL_STOP_PREEMPT;
-    if (!strcmp(reason, "drain")) return MULL_STOP_DRAIN;
+    if (!strcmp(reason, "drain") || !strcmp(reason, "gang")) return MULL_STOP_DRAIN;
     return MULL_STOP_CANCEL;
 }
 

@@ -226,7 +226,7 @@ static void on_spec_written(uv_write_t *req, int status) {
 
 /* ---- the beginning ---- */
 
-enum { ENV_MAX = 40, ENV_TEXT = 16 << 10 };
+enum { ENV_MAX = 56, ENV_TEXT = 16 << 10 };
 
 typedef struct env {
     char *at[ENV_MAX];
@@ -264,15 +264,25 @@ static void make_env(mull_rank *k, env *e) {
     }
     put(e, "%s", r->w->marker);
     put(e, "MULL_ATTEMPT=%s:%lld", r->w->boot, (long long)r->fence);
-    put(e, "MULL_RANK=%d", k->rank);
-    put(e, "MULL_WORLD_SIZE=%d", r->world);
+    put(e, "MULL_RANK=%d", r->first_rank + k->rank);
+    put(e, "MULL_WORLD_SIZE=%d", r->world_size);
+    put(e, "MULL_LOCAL_RANK=%d", k->rank);
+    put(e, "MULL_LOCAL_WORLD_SIZE=%d", r->world);
+    put(e, "MULL_NODE_RANK=%d", r->node_rank);
+    put(e, "MULL_NODE_COUNT=%d", r->node_count);
+    if (r->master[0]) {
+        const char *colon = strrchr(r->master, ':');
+        put(e, "MULL_MASTER_ADDR=%.*s", (int)(colon - r->master), r->master);
+        put(e, "MULL_MASTER_PORT=%s", colon + 1);
+        put(e, "MULL_NODES=%s", r->nodes);
+    }
     const char *array = json_string_value(json_object_get(r->spec, "array_job"));
     if (array) {
         put(e, "MULL_ARRAY_JOB=%s", array);
         put(e, "MULL_ARRAY_INDEX=%lld", (long long)json_integer_value(json_object_get(r->spec, "array_index")));
     }
     /* Where ranks leave their addresses for each other: of this attempt alone, and gone with it. */
-    if (r->world > 1) put(e, "MULL_RENDEZVOUS=%s/meet", r->ranks[0]->dir);
+    if (r->world > 1 && r->node_count == 1) put(e, "MULL_RENDEZVOUS=%s/meet", r->ranks[0]->dir);
     put(e, "MULL_THREADS=%d", threads);
     put(e, "OMP_NUM_THREADS=%d", threads);
     put(e, "OPENBLAS_NUM_THREADS=%d", threads);

@@ -40,7 +40,7 @@ typedef struct mull_run mull_run;
 /* One engine process of an attempt. */
 typedef struct mull_rank {
     mull_run *run;
-    int rank;
+    int rank; /* on this node */
     char dir[4352], record[4352];
     uv_process_t process; /* the supervisor */
     uv_pipe_t in, out, err, events, control;
@@ -71,9 +71,12 @@ struct mull_run {
     const mull_node_device *devices[MULL_DEVICES_MAX];
     int device_count;
     mull_rank **ranks;
-    int world, live; /* ranks; those not finished */
-    bool started;    /* processes exist (else it waits for its devices) */
-    bool reported;   /* attempt_started */
+    int world, live;                                   /* ranks on this node; those not finished */
+    int first_rank, world_size, node_rank, node_count; /* of the whole gang */
+    char master[160];                                  /* HOST:PORT where rank 0 listens, "" on one node */
+    char nodes[1024];                                  /* names, with commas */
+    bool started;                                      /* processes exist (else it waits for its devices) */
+    bool reported;                                     /* attempt_started */
     bool stopping, killed;
     uint64_t end_seq; /* of attempt_ended; 0 = not ended. Kept until that is acknowledged. */
     mull_end end;     /* of the rank that failed first */

@@ -62,6 +62,8 @@ static const field FIELDS[] = {
     {"time_limit_s", T_SKIP, 0, 0, 0},
     {"gpus", T_SKIP, 0, 0, 0},
     {"ranks", T_SKIP, 0, 0, 0}, /* the worker starts them */
+    {"slots", T_SKIP, 0, 0, 0},
+    {"labels", T_SKIP, 0, 0, 0},
     {"key", T_SKIP, 0, 0, 0},
     {"after", T_SKIP, 0, 0, 0},
     {"begin", T_SKIP, 0, 0, 0},

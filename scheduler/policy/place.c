@@ -8,7 +8,9 @@ mull_ask mull__ask(const mull_policy *p, uint32_t job) {
     const mull_policy_job *j = &p->in->jobs[job];
     bool cpu = j->gpus == 0 && p->cpu_offered; /* where nobody offers CPU slots, a CPU job takes a GPU */
     return (mull_ask){.kind = cpu ? MULL_CPU : MULL_CUDA,
-                      .need = j->gpus > 0 ? j->gpus : 1,
+                      .need = j->gpus > 0    ? j->gpus
+                              : j->slots > 0 ? j->slots
+                                             : 1,
                       .labels = j->labels,
                       .avoid = j->avoid_node,
                       .ends_ms = j->time_limit_ms > 0 ? p->in->now_ms + j->time_limit_ms : INT64_MAX};
@@ -29,8 +31,7 @@ bool mull__could_hold(const mull_policy *p, const mull_ask *a, uint32_t node) {
     return n->up && (n->labels & a->labels) == a->labels && mull__total(p, node, a->kind) >= least;
 }
 
-/* Whether a job that ends then may start on a node that closes. */
-static bool open_until(const mull_policy_node *n, int64_t ends_ms) {
+bool mull__open_until(const mull_policy_node *n, int64_t ends_ms) {
     return !n->closes_ms || ends_ms <= n->closes_ms;
 }
 
@@ -106,7 +107,8 @@ size_t mull__choose_gang(mull_policy *p, const mull_ask *a, size_t n) {
 
 static void take(mull_policy *p, const mull_ask *a, uint32_t node, int32_t units) {
     mull_policy_out *out = p->out;
-    out->places[out->place_count] = (mull_policy_place){node, a->kind == MULL_CPU ? 0 : units};
+    out->places[out->place_count] =
+        a->kind == MULL_CPU ? (mull_policy_place){node, 0, units} : (mull_policy_place){node, units, 0};
     mull__ends_add(p, (uint32_t)out->place_count, true, a->ends_ms);
     out->place_count++;
     p->free[a->kind][node] -= units;
@@ -126,7 +128,7 @@ static mull_fit place_gang(mull_policy *p, const mull_ask *a) {
         }
         result = MULL_FIT_LATER;
         if (p->free[a->kind][i] <= 0) continue;
-        if (!open_until(node, a->ends_ms)) {
+        if (!mull__open_until(node, a->ends_ms)) {
             p->time_matters = true;
             continue;
         }
@@ -165,7 +167,7 @@ static mull_fit place_on_one(mull_policy *p, const mull_ask *a) {
         }
         if (result == MULL_FIT_NEVER || result == MULL_FIT_DRAINED) result = MULL_FIT_LATER;
         if (room < a->need) continue;
-        if (!open_until(n, a->ends_ms)) {
+        if (!mull__open_until(n, a->ends_ms)) {
             p->time_matters = true;
             continue;
         }

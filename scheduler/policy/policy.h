@@ -77,7 +77,8 @@ typedef struct mull_policy_job {
     int64_t time_limit_ms; /* 0 = none known */
     uint64_t labels;       /* a node must have all of these bits */
     int32_t priority;      /* higher starts first */
-    int32_t gpus;          /* 0 = one CPU slot */
+    int32_t gpus;          /* 0 = CPU slots */
+    int32_t slots;         /* CPU slots of a job without GPUs; 0 counts as 1 */
     int32_t user;          /* index into users */
     int32_t tasks;         /* how many more of an array may start now, 0: its limit is used up; 1 for a plain job */
     int32_t avoid_node;    /* index into nodes of the last infrastructure failure, -1 = none */
@@ -100,7 +101,8 @@ typedef struct mull_policy_node {
 
 typedef struct mull_policy_place {
     uint32_t node;
-    int32_t gpus; /* 0 = a CPU slot */
+    int32_t gpus;  /* 0 = CPU slots */
+    int32_t slots; /* of these; 0 counts as 1 */
 } mull_policy_place;
 
 typedef struct mull_policy_running {
@@ -154,6 +156,11 @@ typedef struct mull_policy_out {
     int64_t next_ms;  /* earliest time > now at which a job becomes eligible; 0 = none */
     size_t looked;    /* candidates looked at */
 } mull_policy_out;
+
+/* GPUs or CPU slots of a place. */
+static inline int32_t mull_policy_units(const mull_policy_place *at) {
+    return at->gpus ? at->gpus : at->slots ? at->slots : 1;
+}
 
 /* Memory that passes use again; holds nothing between them. */
 typedef struct mull_policy mull_policy;

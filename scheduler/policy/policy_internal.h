@@ -134,6 +134,8 @@ mull_ask mull__ask(const mull_policy *p, uint32_t job);
 int32_t mull__total(const mull_policy *p, uint32_t node, mull_kind kind);
 /* Up, with the labels, large enough for what it would hold of this ask alone. */
 bool mull__could_hold(const mull_policy *p, const mull_ask *a, uint32_t node);
+/* Whether a job that ends then may start on a node that closes for maintenance. */
+bool mull__open_until(const mull_policy_node *n, int64_t ends_ms);
 /* Tries to start now. On MULL_FIT_NOW the places are appended to out and the room is taken. */
 mull_fit mull__place(mull_policy *p, const mull_ask *a);
 /* Chooses for a gang from the offers (reordered): fewest nodes, one switch if possible, cheapest. The number of nodes

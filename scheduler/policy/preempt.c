@@ -23,10 +23,7 @@ void mull__preempt_begin(mull_policy *p) {
 
 static int64_t units_of(const mull_policy *p, const mull_policy_running *r) {
     int64_t units = 0;
-    for (uint32_t k = 0; k < r->place_count; k++) {
-        int32_t gpus = p->in->places[r->first_place + k].gpus;
-        units += gpus ? gpus : 1;
-    }
+    for (uint32_t k = 0; k < r->place_count; k++) units += mull_policy_units(&p->in->places[r->first_place + k]);
     return units;
 }
 
@@ -100,7 +97,7 @@ static int32_t free_soon(const mull_policy *p, const mull_ask *a, uint32_t node)
     for (uint32_t k = p->node_running[node]; k != NO_PLACE; k = p->next_place[k]) {
         const mull_policy_place *at = &p->in->places[k];
         if ((at->gpus == 0) != (a->kind == MULL_CPU)) continue;
-        if (p->in->running[p->place_owner[k]].ending || p->chosen[p->place_owner[k]]) units += at->gpus ? at->gpus : 1;
+        if (p->in->running[p->place_owner[k]].ending || p->chosen[p->place_owner[k]]) units += mull_policy_units(at);
     }
     int32_t spare = mull__spare(p, node, a->kind, INT64_MAX); /* what others have reserved is not to be had */
     return units < spare ? units : spare;
@@ -126,7 +123,9 @@ static bool clear_one(mull_policy *p, uint32_t job, const mull_ask *a, victim_se
     size_t best = SIZE_MAX;
     int64_t best_cost = 0;
     for (size_t i = 0; i < p->in->node_count; i++) {
-        if (!mull__could_hold(p, a, (uint32_t)i) || p->in->nodes[i].drained) continue;
+        if (!mull__could_hold(p, a, (uint32_t)i) || p->in->nodes[i].drained ||
+            !mull__open_until(&p->in->nodes[i], a->ends_ms))
+            continue;
         int64_t cost = clear_node(p, job, a, (uint32_t)i, a->need, v);
         undo(p, v, 0);
         if (cost < 0 || (best != SIZE_MAX && cost >= best_cost)) continue;
@@ -140,7 +139,9 @@ static bool clear_one(mull_policy *p, uint32_t job, const mull_ask *a, victim_se
 static bool clear_gang(mull_policy *p, uint32_t job, const mull_ask *a, victim_set *v) {
     size_t n = 0;
     for (size_t i = 0; i < p->in->node_count; i++) {
-        if (!mull__could_hold(p, a, (uint32_t)i) || p->in->nodes[i].drained) continue;
+        if (!mull__could_hold(p, a, (uint32_t)i) || p->in->nodes[i].drained ||
+            !mull__open_until(&p->in->nodes[i], a->ends_ms))
+            continue;
         int32_t total = mull__total(p, (uint32_t)i, a->kind);
         int64_t cost = clear_node(p, job, a, (uint32_t)i, total, v);
         undo(p, v, 0);

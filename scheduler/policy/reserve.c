@@ -43,7 +43,7 @@ static void look_ahead(mull_policy *p, mull_kind kind, size_t n) {
         const mull_end *e = &p->ends[i];
         const mull_policy_place *at = e->started_now ? &p->out->places[e->place] : &p->in->places[e->place];
         if ((at->gpus == 0) != (kind == MULL_CPU)) continue;
-        later[at->node] += at->gpus ? at->gpus : 1;
+        later[at->node] += mull_policy_units(at);
     }
     for (int i = 0; i < p->reservation_count; i++) {
         const mull_reservation *r = &p->reservation[i];
@@ -58,6 +58,8 @@ static size_t fits_later(mull_policy *p, const mull_ask *a) {
     size_t n = 0, best = SIZE_MAX;
     for (size_t i = 0; i < p->in->node_count; i++) {
         if (!mull__could_hold(p, a, (uint32_t)i) || p->in->nodes[i].drained || later[i] <= 0) continue;
+        /* What cannot start there now for fear of a window cannot later: nothing is kept for it. */
+        if (!mull__open_until(&p->in->nodes[i], a->ends_ms)) continue;
         if (mull__is_gang(p, a))
             p->offers[n++] = (mull_offer){(uint32_t)i, later[i], p->in->nodes[i].switch_id, 0};
         else if (later[i] >= a->need && (best == SIZE_MAX || later[i] < later[best]))

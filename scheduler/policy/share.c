@@ -193,9 +193,9 @@ void mull__share_begin(mull_policy *p) {
     for (size_t i = 0; i < in->running_count; i++) {
         const mull_policy_running *r = &in->running[i];
         for (uint32_t k = 0; k < r->place_count; k++) {
-            int32_t gpus = in->places[r->first_place + k].gpus;
-            mull__share_move(p, r->user, gpus ? MULL_CUDA : MULL_CPU, gpus ? gpus : 1);
-            if (r->ending) mull__share_ending(p, r->user, gpus);
+            const mull_policy_place *at = &in->places[r->first_place + k];
+            mull__share_move(p, r->user, at->gpus ? MULL_CUDA : MULL_CPU, mull_policy_units(at));
+            if (r->ending) mull__share_ending(p, r->user, at->gpus);
         }
     }
     gather(p);

@@ -319,6 +319,44 @@ static void a_maintenance_window_lets_short_jobs_in(void **unused) {
     run(s);
     assert_true(starts(s, shorter) && !starts(s, longer) && !starts(s, unknown));
     done(s);
+    s = fresh(); /* nor is the node's only place kept for those who may not have it */
+    one_team(s);
+    add_node(s, 1, 0);
+    s->nodes[0].closes_ms = s->in.now_ms + HOUR;
+    unknown = add_job(s, 0, 1, 0);
+    shorter = add_job(s, 0, 1, 0);
+    shorter->time_limit_ms = HOUR / 2;
+    run(s);
+    assert_true(starts(s, shorter) && !starts(s, unknown));
+    done(s);
+}
+
+/* Several CPU slots: on one node where one has them, over several where none has. */
+static void cpu_slots_come_together(void **unused) {
+    (void)unused;
+    snap *s = fresh();
+    one_team(s);
+    add_node(s, 0, 2);
+    add_node(s, 0, 4);
+    mull_policy_job *three = add_job(s, 0, 0, 0), *one = add_job(s, 0, 0, 0);
+    three->slots = 3;
+    run(s);
+    assert_true(starts(s, three) && starts(s, one));
+    assert_int_equal(s->out_places[0].node, 1);
+    assert_int_equal(s->out_places[0].slots, 3);
+    assert_int_equal(s->out_places[1].node, 0);
+    done(s);
+    s = fresh();
+    one_team(s);
+    add_node(s, 0, 2);
+    add_node(s, 0, 4);
+    mull_policy_job *six = add_job(s, 0, 0, 0), *late = add_job(s, 0, 0, 0);
+    six->slots = 6;
+    run(s);
+    assert_true(starts(s, six) && !starts(s, late));
+    assert_int_equal(s->starts[0].place_count, 2);
+    assert_int_equal(s->out_places[0].slots + s->out_places[1].slots, 6);
+    done(s);
 }
 
 static void gangs_take_the_fewest_nodes_under_one_switch(void **unused) {
@@ -759,6 +797,7 @@ int main(void) {
         cmocka_unit_test(a_maintenance_window_lets_short_jobs_in),
         cmocka_unit_test(gangs_take_the_fewest_nodes_under_one_switch),
         cmocka_unit_test(cpu_jobs_spread),
+        cmocka_unit_test(cpu_slots_come_together),
         cmocka_unit_test(a_cpu_job_takes_a_gpu_where_there_is_nothing_else),
         cmocka_unit_test(arrays_start_task_by_task),
         cmocka_unit_test(backfill_never_delays_the_reservation),

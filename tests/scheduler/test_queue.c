@@ -48,11 +48,11 @@ static void devices_follow_their_attempts(void **state) {
     mull_device devices[4] = {{false, 0, 0}, {false, 1, 0}, {true, 0, 0}, {true, 1, 0}}, picked[4];
     assert_int_equal(mull_queue_put_node(&q, "a", "boot1", devices, 4), 0);
     q.nodes[0].up = true;
-    assert_int_equal(mull_queue_pick(&q, 0, 2, picked), 2);
+    assert_int_equal(mull_queue_pick(&q, &(mull_policy_place){0, 2, 0}, picked), 2);
     mull_queue_hold(&q, 0, true, 0, 7);
     mull_queue_hold(&q, 0, true, 1, 7);
     assert_non_null(mull_queue_put_attempt(&q, &(mull_attempt){.fence = 7, .job = 1, .node = 0}));
-    assert_int_equal(mull_queue_pick(&q, 0, 1, picked), 0);
+    assert_int_equal(mull_queue_pick(&q, &(mull_policy_place){0, 1, 0}, picked), 0);
     assert_int_equal(mull_queue_policy_node(&q, 0).free_cuda, 0);
     assert_int_equal(mull_queue_put_node(&q, "a", "boot2", devices, 4), 0); /* holders survive a new list */
     assert_int_equal(mull_queue_policy_node(&q, 0).free_cuda, 0);

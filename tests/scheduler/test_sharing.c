@@ -174,12 +174,12 @@ static void quotas_hold_and_lent_gpus_come_back(void **state) {
     flow_expect(&f, two, "COMPLETED", 5000);
 }
 
-static void a_gang_larger_than_any_node_waits(void **state) {
+static void a_gang_larger_than_the_cluster_waits(void **state) {
     (void)state;
     by_hand w, v;
     gpu_worker(&w, "g1", "boot-gang1", 2);
     gpu_worker(&v, "g2", "boot-gang2", 2);
-    long long big = flow_submit(&f, ",\"gpus\":3"), small = flow_submit(&f, ",\"gpus\":2");
+    long long big = flow_submit(&f, ",\"gpus\":5"), small = flow_submit(&f, ",\"gpus\":2");
     reason_wait waits = {big, "Resources"};
     assert_true(mull_wait_for(reason_is, &waits, 10000));
     flow_expect(&f, small, "RUNNING", 10000);
@@ -276,7 +276,7 @@ int main(void) {
         cmocka_unit_test(quotas_hold_and_lent_gpus_come_back),
         cmocka_unit_test(teams_over_http),
         cmocka_unit_test(a_drained_node_takes_no_jobs_until_it_is_resumed),
-        cmocka_unit_test(a_gang_larger_than_any_node_waits),
+        cmocka_unit_test(a_gang_larger_than_the_cluster_waits),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
