@@ -183,7 +183,8 @@ static int collect(item **items, size_t *n, const json_t *spec, const json_t *li
     bool writes = kind && (!strcmp(kind, "annotate") || !strcmp(kind, "eval"));
     return add(items, n, "model", json_object_get(spec, "model"), WANT_MODEL, lines) ||
                    add(items, n, "input", json_object_get(spec, "input"),
-                       json_object_get(spec, "prompt") ? WANT_INPUT : WANT_ROWS, lines) ||
+                       json_object_get(spec, "prompt") || json_object_get(spec, "prompts") ? WANT_INPUT : WANT_ROWS,
+                       lines) ||
                    add(items, n, "config", json_object_get(spec, "config"), WANT_FILE, lines) ||
                    add(items, n, "data", json_object_get(spec, "data"), WANT_FOLDER, lines) ||
                    (writes && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||

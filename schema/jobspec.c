@@ -96,6 +96,10 @@ static const field fields[] = {
     {"images", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"videos", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"input", T_PATH, ANNOTATE, 0, 0, NULL, NULL},
+    {"prompts", T_TEXTS, ANNOTATE, 0, 64, NULL, NULL},
+    {"image_columns", T_TEXTS, ANNOTATE, 0, 64, NULL, NULL},
+    {"video_columns", T_TEXTS, ANNOTATE, 0, 64, NULL, NULL},
+    {"id_column", T_TEXT, ANNOTATE, 1, 200, NULL, NULL},
     {"shard_rows", T_INT, ANNOTATE, 1, 10000000, NULL, "1000"},
     {"listen", T_TEXT, SERVE, 1, 200, NULL, "\"127.0.0.1:8000\""},
     {"served_name", T_TEXT, SERVE, 1, 200, NULL, NULL},
@@ -441,6 +445,8 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         mull__diag(diags, "prompt", 0, NULL, "is missing: give prompt or messages");
     if (c.kind == GENERATE && json_object_get(c.out, "prompt") && json_object_get(c.out, "messages"))
         COMPLAIN(&c, "messages", NULL, "give prompt or messages, not both");
+    if (c.kind == ANNOTATE && json_object_get(c.out, "prompt") && json_object_get(c.out, "prompts"))
+        COMPLAIN(&c, "prompts", NULL, "give prompt or prompts, not both");
     if (json_object_get(c.out, "fps") && json_object_get(c.out, "nframes"))
         COMPLAIN(&c, "nframes", NULL, "give fps or nframes, not both");
     if (json_integer_value(json_object_get(c.out, "slots")) > 1 &&

@@ -81,7 +81,7 @@ static int open_input(mull__annotation *a, mull_error *err) {
         free(copy);
         return rc;
     }
-    if (!j->prompt)
+    if (!j->prompt && !json_array_size(j->prompts))
         return mull_fail(err, MULL_EARG, "cannot read the input", j->input, "give --prompt TEXT",
                          "a folder of media needs a prompt to ask about each");
     uint8_t md[32];
@@ -89,7 +89,7 @@ static int open_input(mull__annotation *a, mull_error *err) {
     mull__sha *s = mull__sha_create();
     int rc = s ? mull__roots_init(&a->roots, j->media_roots, j->input, err)
                : mull_fail(err, MULL_ENOMEM, "cannot read the input", j->input, "", "out of memory");
-    if (!rc) rc = mull__folder_rows(j->input, j->prompt, a->work, s, &others, err);
+    if (!rc) rc = mull__folder_rows(j->input, a->work, s, &others, err);
     if (!rc) {
         mull__sha_done(s, md);
         mull__hex(md, 32, a->input_hex);

@@ -58,6 +58,11 @@ int mull__digest_spec(mull__annotation *a, mull_error *err) {
     json_object_set_new(o, "mode", text_or_null(j->mode));
     json_object_set_new(o, "nframes", int_or_null(j->nframes));
     json_object_set_new(o, "prompt", text_or_null(j->prompt));
+    /* Absent where a job has none, so that what was begun before they existed goes on. */
+    if (j->prompts) json_object_set_new(o, "prompts", json_deep_copy(j->prompts));
+    if (j->image_columns) json_object_set_new(o, "image_columns", json_deep_copy(j->image_columns));
+    if (j->video_columns) json_object_set_new(o, "video_columns", json_deep_copy(j->video_columns));
+    if (j->id_column) json_object_set_new(o, "id_column", json_string(j->id_column));
     json_object_set_new(o, "prompt_format", text_or_null(j->prompt_format));
     json_object_set_new(o, "repetition_penalty", real_or_null(j->repetition_penalty));
     json_object_set_new(o, "seed", json_integer(j->seed));

@@ -2,7 +2,7 @@
 #include "engine/annotate/feed.h"
 
 #include "engine/annotate/extsort.h"
-#include "engine/annotate/reader.h"
+#include "engine/annotate/source.h"
 #include "engine/core/rng.h"
 
 #include <errno.h>
@@ -22,7 +22,7 @@ struct mull__feed {
     const mull_session *s;
     uint8_t *state; /* [shards], the feed thread's */
     int64_t at;     /* the shard that the reader stands at */
-    mull__reader *in;
+    mull__source *in;
     int plan;
     FILE *twice;
     int64_t twice_row, twice_line; /* the next repeated id, row INT64_MAX at the end */
@@ -138,6 +138,8 @@ static int prepare(mull__feed *f, const mull__line *l, mull__item *i, mull_error
     }
     bool repeated = next_twice(f, i->row);
     int rc = mull_row_parse(l->data, l->len, &f->s->sampling, &i->parsed, &i->code, err);
+    if (l->problem) /* its custom_id is known now */
+        return mull_fail(err, MULL_EARG, "cannot use the row", "prompt", "", "%s", l->problem);
     if (!rc && repeated) {
         i->code = MULL_ROW_DUPLICATE;
         return mull_fail(err, MULL_EARG, "cannot use the row", "custom_id", "give each row its own",
@@ -181,7 +183,8 @@ static int seek(mull__feed *f, int64_t shard, mull_error *err) {
     if (pread(f->plan, at, sizeof at, (off_t)(shard * 16)) != (ssize_t)sizeof at)
         return mull_fail(err, MULL_EFORMAT, "cannot continue", ".mull/plan", "remove the output folder and start again",
                          "it cannot be read");
-    return mull__reader_seek(f->in, (int64_t)mull__get64(at), (int64_t)mull__get64(at + 8), err);
+    return mull__source_seek(f->in, mull__shard_first(f->a, shard), (int64_t)mull__get64(at),
+                             (int64_t)mull__get64(at + 8), err);
 }
 
 /* Takes lock. */
@@ -208,7 +211,7 @@ static int feed_shard(mull__feed *f, int64_t k, int lock, mull_error *err) {
     i->announces = true;
     if (!push(f, i)) rc = mull__cancelled(err);
     for (int64_t r = 0; r < rows && !rc; r++) {
-        int got = mull__reader_next(f->in, &l, err);
+        int got = mull__source_next(f->in, &l, err);
         if (got == 0)
             rc = mull_fail(err, MULL_EARG, "cannot annotate", f->a->job->input, "start again with another --out",
                            "the input has fewer rows than when it was first read");
@@ -225,11 +228,11 @@ static int feed_shard(mull__feed *f, int64_t k, int lock, mull_error *err) {
 static int stand_at(mull__feed *f, int64_t k, mull_error *err) {
     if (f->at == k) return MULL_OK;
     if (f->at > k) {
-        mull__reader_close(f->in);
+        mull__source_close(f->in);
         f->in = NULL;
         f->twice_row = f->twice_line = -1;
         rewind(f->twice);
-        int rc = mull__reader_open(f->a->rows_path, NULL, &f->in, err);
+        int rc = mull__source_open(f->a->rows_path, f->a->job, NULL, &f->in, err);
         if (rc) return rc;
     }
     f->at = k;
@@ -303,7 +306,7 @@ static void *feed_all(void *arg) {
             if (f->state[k] == MULL__SHARD_OPEN) rc = try_shard(f, k, &open, &err);
         if (open && !rc && !nap(f)) rc = mull__cancelled(&err);
     }
-    if (!rc && !mull__reader_unchanged(f->in))
+    if (!rc && !mull__source_unchanged(f->in))
         rc = mull_fail(&err, MULL_EARG, "cannot annotate", f->a->job->input, "start again with another --out",
                        "the input changed while it was read");
     pthread_mutex_lock(&f->lock);
@@ -328,7 +331,7 @@ int mull__feed_start(mull__annotation *a, const mull_session *s, uint8_t *state,
     *f = (mull__feed){.a = a, .s = s, .state = state, .plan = -1, .twice_row = -1};
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->changed, NULL);
-    int rc = mull__reader_open(a->rows_path, NULL, &f->in, err);
+    int rc = mull__source_open(a->rows_path, a->job, NULL, &f->in, err);
     if (!rc && (f->plan = openat(a->work, "plan", O_RDONLY | O_CLOEXEC)) < 0)
         rc = mull_fail_errno(err, errno, "cannot continue", ".mull/plan", "remove the output folder and start again");
     int fd = rc ? -1 : openat(a->work, "twice", O_RDONLY | O_CLOEXEC);
@@ -384,7 +387,7 @@ void mull__feed_stop(mull__feed *f) {
         if (i->announces) mull__shard_close(i->shard);
         mull__item_free(i);
     }
-    mull__reader_close(f->in);
+    mull__source_close(f->in);
     if (f->plan >= 0) close(f->plan);
     if (f->twice) fclose(f->twice);
     pthread_mutex_destroy(&f->lock);

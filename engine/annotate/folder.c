@@ -95,15 +95,12 @@ static int by_name(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static int write_row(const char *root, const char *name, const char *kind, const char *prompt, mull__sink *to,
-                     mull_error *err) {
+static int write_row(const char *root, const char *name, const char *kind, mull__sink *to, mull_error *err) {
     char *path = mull_path_join(root, name);
-    json_t *o = path ? json_pack("{s:s, s:[{s:s, s:[{s:s, s:s}, {s:s, s:s}]}]}", "custom_id", name, "messages", "role",
-                                 "user", "content", "type", kind, kind, path, "type", "text", "text", prompt)
-                     : NULL;
+    json_t *o = path ? json_pack("{s:s, s:s}", "custom_id", name, kind, path) : NULL;
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     int rc = text ? mull__sink_add(to, text, strlen(text), err)
-                  : mull_fail(err, MULL_EARG, WHAT, name, "", "its path or the prompt is no UTF-8");
+                  : mull_fail(err, MULL_EARG, WHAT, name, "", "its path is no UTF-8");
     if (!rc) rc = mull__sink_add(to, "\n", 1, err);
     free(text);
     json_decref(o);
@@ -111,8 +108,7 @@ static int write_row(const char *root, const char *name, const char *kind, const
     return rc;
 }
 
-int mull__folder_rows(const char *path, const char *prompt, int work, mull__sha *sha, int64_t *others,
-                      mull_error *err) {
+int mull__folder_rows(const char *path, int work, mull__sha *sha, int64_t *others, mull_error *err) {
     names v = {0};
     mull__sink to = {.fd = -1};
     char hex[65], *real = realpath(path, NULL);
@@ -122,7 +118,6 @@ int mull__folder_rows(const char *path, const char *prompt, int work, mull__sha 
     if (!rc) rc = walk(dup(root), "", 0, &v, err);
     if (!rc && v.n) qsort(v.at, v.n, sizeof *v.at, by_name);
     if (!rc) rc = mull__sink_open(&to, work, "folder.jsonl", err);
-    mull__sha_add(sha, prompt, strlen(prompt) + 1);
     for (size_t i = 0; i < v.n && !rc; i++) {
         struct stat st;
         const char *kind = mull_utf8_valid(v.at[i], strlen(v.at[i])) ? kind_of(root, v.at[i], &st) : NULL;
@@ -133,7 +128,7 @@ int mull__folder_rows(const char *path, const char *prompt, int work, mull__sha 
         int64_t facts[] = {(int64_t)st.st_size, (int64_t)st.st_mtim.tv_sec, (int64_t)st.st_mtim.tv_nsec};
         mull__sha_add(sha, v.at[i], strlen(v.at[i]) + 1);
         mull__sha_add(sha, facts, sizeof facts);
-        rc = write_row(real, v.at[i], kind, prompt, &to, err);
+        rc = write_row(real, v.at[i], kind, &to, err);
     }
     if (!rc) rc = mull__sink_commit(&to, hex, err);
     if (to.name) mull__sink_fini(&to);

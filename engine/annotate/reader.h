@@ -13,9 +13,10 @@ typedef struct mull__reader mull__reader;
 typedef struct mull__line {
     const char *data; /* until the next call; without its end of line */
     size_t len;
-    bool too_long;  /* over MULL_ROW_BYTES_MAX: data is its beginning */
-    int64_t number; /* from 1 */
-    int64_t offset; /* of its first byte in the (decompressed) text, for mull__reader_seek */
+    const char *problem; /* NULL from a reader; see source.h */
+    bool too_long;       /* over MULL_ROW_BYTES_MAX: data is its beginning */
+    int64_t number;      /* from 1 */
+    int64_t offset;      /* of its first byte in the (decompressed) text, for mull__reader_seek */
 } mull__line;
 
 /* Only regular files; name is used in errors. sha (may be NULL) gets every byte of the file as it is read. */

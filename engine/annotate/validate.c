@@ -1,8 +1,8 @@
 /* The first reading of the whole input: counts rows, notes where shards begin, finds custom_ids that come twice (by
  * 128-bit digests, sorted outside memory), and tells how many rows are bad before any time is spent on good ones. */
 #include "engine/annotate/extsort.h"
-#include "engine/annotate/reader.h"
 #include "engine/annotate/row.h"
+#include "engine/annotate/source.h"
 #include "engine/annotate/state.h"
 
 #include <string.h>
@@ -50,17 +50,18 @@ static int check_row(check *c, const mull__line *l, int64_t row, mull_error *err
     }
     int bad = mull_row_parse(l->data, l->len, &c->base, &r, &code, &why);
     for (size_t i = 0; !bad && i < r.nrefs; i++) bad = mull__roots_check(&c->a->roots, &r.refs[i], &why);
+    if (l->problem) bad = mull_fail(&why, MULL_EARG, "cannot use the row", "prompt", "", "%s", l->problem);
     if (bad) note_bad(c, l->number, &why);
     if (r.custom_id) rc = add_id(c, r.custom_id, row, l->number, err);
     mull_row_fini(&r);
     return rc;
 }
 
-static int read_rows(check *c, mull__reader *in, mull_error *err) {
+static int read_rows(check *c, mull__source *in, mull_error *err) {
     mull__annotation *a = c->a;
     mull__line l;
     int rc;
-    while ((rc = mull__reader_next(in, &l, err)) > 0) {
+    while ((rc = mull__source_next(in, &l, err)) > 0) {
         if (a->rows % a->shard_rows == 0) {
             uint8_t at[16];
             mull__put64(at, (uint64_t)l.offset);
@@ -75,7 +76,7 @@ static int read_rows(check *c, mull__reader *in, mull_error *err) {
     if (a->rows == 0)
         return mull_fail(err, MULL_EARG, "cannot annotate", a->job->input,
                          "give a file with a row, or a folder with an image", "the input has no rows");
-    if (!mull__reader_unchanged(in))
+    if (!mull__source_unchanged(in))
         return mull_fail(err, MULL_EARG, "cannot annotate", a->job->input, "start it again when it is whole",
                          "the input changed while it was read");
     return MULL_OK;
@@ -100,7 +101,7 @@ static int take_twice(void *ctx, const uint8_t *rec, mull_error *err) {
     return mull__sink_add(&((check *)ctx)->out, rec, 16, err);
 }
 
-static int run(check *c, mull__reader *in, mull_error *err) {
+static int run(check *c, mull__source *in, mull_error *err) {
     char hex[65];
     mull__annotation *a = c->a;
     int rc = read_rows(c, in, err);
@@ -127,17 +128,19 @@ int mull__validate(mull__annotation *a, mull_error *err) {
                .plan = {.fd = -1},
                .out = {.fd = -1},
                .base = {.max_new_tokens = 1, .top_p = 1, .repetition_penalty = 1}};
-    mull__reader *in = NULL;
+    mull__source *in = NULL;
     bool folder = a->input_hex[0] != 0;
     int rc = c.file && c.id ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
     a->rows = 0;
-    if (!rc) rc = mull__reader_open(a->rows_path, c.file, &in, err);
+    if (!rc) rc = mull__source_open(a->rows_path, a->job, c.file, &in, err);
     if (!rc) rc = mull__sort_create(a->work, 0, &c.ids, err);
     if (!rc) rc = mull__sort_create(a->work, 0, &c.twice, err);
     if (!rc) rc = mull__sink_open(&c.plan, a->work, "plan", err);
     if (!rc) rc = mull__sink_open(&c.out, a->work, "twice", err);
     if (!rc) rc = run(&c, in, err);
-    if (!rc && !folder) {
+    if (!rc && !folder && !mull__source_hashes(in)) {
+        rc = mull__digest_file(a, a->rows_path, a->input_hex, err);
+    } else if (!rc && !folder) {
         uint8_t md[32];
         mull__sha_done(c.file, md);
         mull__hex(md, 32, a->input_hex);
@@ -146,7 +149,7 @@ int mull__validate(mull__annotation *a, mull_error *err) {
     mull__sink_fini(&c.out);
     mull__sort_destroy(c.ids);
     mull__sort_destroy(c.twice);
-    mull__reader_close(in);
+    mull__source_close(in);
     mull__sha_destroy(c.file);
     mull__sha_destroy(c.id);
     return rc;

@@ -13,15 +13,19 @@ static const char USAGE[] =
     "  --stop TEXT (again for more)   --ignore-eos\n"
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|new_sepprompt|none   --latents 20\n"
     "  --min-pixels N   --max-pixels N   --fps F | --nframes N   --media-root DIR (again for more)\n"
-    "  --shard-rows 1000   --batch 32   --prompt TEXT (when F is a folder of images and videos)\n"
-    "  --dtype auto|f32|bf16|int8   --threads N   --device cpu   --wait SECONDS   --quiet\n\n"
+    "  --shard-rows 1000   --batch 32   --wait SECONDS   --quiet\n"
+    "  --prompt TEXT | --prompts TEXT (again for more)   --image-column NAME   --video-column NAME   --id-column NAME\n"
+    "  --dtype auto|f32|bf16|int8   --threads N   --device cpu\n\n"
     "F: JSON lines, plain or zstd, each OpenAI's Batch request {\"custom_id\",\"method\",\"url\",\"body\"} or\n"
-    "{\"messages\":[...]}; or a folder. Writes DIR/output.jsonl and DIR/errors.jsonl in input order when all rows are\n"
+    "{\"messages\":[...]}; or, with a prompt that may name columns as {column}, JSON lines or Parquet of any columns, "
+    "or a\n"
+    "folder of images and videos. Any number of processes may share one DIR. Writes DIR/output.jsonl and "
+    "DIR/errors.jsonl in input order when all rows are\n"
     "answered. Killed at any time it goes on where it was when started again. One JSON line of totals on stdout.\n"
     "Blank lines are skipped. Images and videos are data: URLs or files in the folder of F (or a --media-root).\n";
 
 typedef struct flags {
-    json_t *spec, *sampling, *stop, *roots;
+    json_t *spec, *sampling, *stop, *roots, *prompts, *images, *videos;
     long long threads, batch;
     double wait;
     bool quiet;
@@ -32,6 +36,7 @@ typedef struct flags {
     X("model", 'p', "model")                                                                                           \
     X("in", 'p', "input")                                                                                              \
     X("out", 'p', "out")                                                                                               \
+    X("id-column", 't', "id_column")                                                                                   \
     X("prompt", 't', "prompt")                                                                                         \
     X("dtype", 't', "dtype")                                                                                           \
     X("mode", 't', "mode")                                                                                             \
@@ -63,6 +68,9 @@ enum {
     O_STOP = 256,
     O_EOS,
     O_ROOT,
+    O_PROMPTS,
+    O_IMAGES,
+    O_VIDEOS,
     O_THREADS,
     O_BATCH,
     O_DEVICE,
@@ -78,6 +86,9 @@ static const struct option LONG[] = {
         {"stop", 1, 0, O_STOP},
     {"ignore-eos", 0, 0, O_EOS},
     {"media-root", 1, 0, O_ROOT},
+    {"prompts", 1, 0, O_PROMPTS},
+    {"image-column", 1, 0, O_IMAGES},
+    {"video-column", 1, 0, O_VIDEOS},
     {"threads", 1, 0, O_THREADS},
     {"batch", 1, 0, O_BATCH},
     {"device", 1, 0, O_DEVICE},
@@ -131,6 +142,12 @@ static int take(flags *f, int opt, int index, const char *v) {
         return json_array_append_new(f->stop, json_string(v)) ? mull_cmd_usage(C, "--stop is no UTF-8") : 0;
     case O_ROOT:
         return json_array_append_new(f->roots, absolute(v)) ? mull_cmd_usage(C, "--media-root is no UTF-8") : 0;
+    case O_PROMPTS:
+        return json_array_append_new(f->prompts, json_string(v)) ? mull_cmd_usage(C, "--prompts is no UTF-8") : 0;
+    case O_IMAGES:
+        return json_array_append_new(f->images, json_string(v)) ? mull_cmd_usage(C, "--image-column is no UTF-8") : 0;
+    case O_VIDEOS:
+        return json_array_append_new(f->videos, json_string(v)) ? mull_cmd_usage(C, "--video-column is no UTF-8") : 0;
     case O_EOS:
         json_object_set_new(f->sampling, "ignore_eos", json_true());
         return 0;
@@ -195,15 +212,24 @@ int mull_cmd_annotate(int argc, char **argv) {
                .sampling = json_object(),
                .stop = json_array(),
                .roots = json_array(),
+               .prompts = json_array(),
+               .images = json_array(),
+               .videos = json_array(),
                .wait = 10};
     int rc = parse(&f, argc, argv);
     json_object_set(f.sampling, "stop", f.stop);
     json_object_set(f.spec, "sampling", f.sampling);
     json_object_set(f.spec, "media_roots", f.roots);
+    if (json_array_size(f.prompts)) json_object_set(f.spec, "prompts", f.prompts);
+    if (json_array_size(f.images)) json_object_set(f.spec, "image_columns", f.images);
+    if (json_array_size(f.videos)) json_object_set(f.spec, "video_columns", f.videos);
     if (!rc) rc = run(&f, json_incref(f.spec));
     json_decref(f.spec);
     json_decref(f.sampling);
     json_decref(f.stop);
     json_decref(f.roots);
+    json_decref(f.prompts);
+    json_decref(f.images);
+    json_decref(f.videos);
     return rc;
 }

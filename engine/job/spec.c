@@ -43,6 +43,10 @@ static const field FIELDS[] = {
     {"vsibench_options", T_BOOL, AT(vsibench_options), 0, 0},
     {"circular", T_BOOL, AT(circular), 0, 0},
     {"shuffle", T_BOOL, AT(shuffle), 0, 0},
+    {"prompts", T_LIST, AT(prompts), 0, 0},
+    {"image_columns", T_LIST, AT(image_columns), 0, 0},
+    {"video_columns", T_LIST, AT(video_columns), 0, 0},
+    {"id_column", T_TEXT, AT(id_column), 0, 0},
     {"listen", T_TEXT, AT(listen), 0, 0},
     {"served_name", T_TEXT, AT(served_name), 0, 0},
     {"key_file", T_TEXT, AT(key_file), 0, 0},
@@ -178,6 +182,9 @@ static int check_whole(const mull_job *j, mull_error *err) {
     if (!rc) rc = check_strings(j->videos, "videos", false, err);
     if (!rc) rc = check_strings(j->media_roots, "media_roots", true, err);
     if (!rc && j->set) rc = check_strings(j->set, "set", false, err);
+    if (!rc && j->prompts) rc = check_strings(j->prompts, "prompts", false, err);
+    if (!rc && j->image_columns) rc = check_strings(j->image_columns, "image_columns", false, err);
+    if (!rc && j->video_columns) rc = check_strings(j->video_columns, "video_columns", false, err);
     if (rc) return rc;
     if (j->kind == MULL_JOB_TRAIN) {
         if (!j->config || !*j->config) return wrong("config", "it is missing", err);
