@@ -5,9 +5,10 @@
 #include <string.h>
 
 static void help(FILE *f) {
-    fprintf(f, "usage: mull-engine puzzles --out DIR [--layout videor1|messages] [--count N] [--first I] [--seed N]\n"
-               "                           [--kinds side,bigger,count,maze]\n\n"
-               "Draws pictures with questions (which is bigger, left or right, counting, mazes) as a dataset.\n"
+    fprintf(f, "usage: mull-engine puzzles --out DIR [--layout videor1|sat|zebra|messages|puzzles] [--count N]\n"
+               "                           [--first I] [--seed N] [--kinds side,bigger,count,maze]\n\n"
+               "Draws pictures with questions (which is bigger, left or right, counting, mazes) as a dataset: in\n"
+               "one of the layouts that training reads, or (puzzles) as the evaluation task of that name.\n"
                "A puzzle follows from (seed, index), so a range of indices not used in training is a test set.\n");
 }
 

@@ -1,5 +1,6 @@
 /* parquet.h in a build without Arrow: every call says what is missing. */
 #include "engine/data/parquet.h"
+#include "engine/data/parquet_write.h"
 
 #if !MULL_HAVE_PARQUET
 bool mull_parquet_available(void) {
@@ -36,6 +37,11 @@ int mull_parquet_read(mull_parquet *p, int64_t i, mull_row *out, mull_error *err
     (void)p, (void)i;
     *out = (mull_row){0};
     return mull_fail(err, MULL_EUNSUPPORTED, "cannot read parquet", NULL, NULL, "this build has no parquet reader");
+}
+int mull_parquet_write(const char *path, const mull_cell *rows, size_t n, mull_error *err) {
+    (void)rows, (void)n;
+    return mull_fail(err, MULL_EUNSUPPORTED, "cannot write parquet", path, "run ops/deps and build again",
+                     "this build has no parquet writer");
 }
 #else
 typedef int mull_parquet_is_in_parquet_cc; /* ISO C wants something in a file */

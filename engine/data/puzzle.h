@@ -30,16 +30,21 @@ typedef struct mull_puzzle {
     int noptions, answer;
     char thought[200]; /* how one gets there, in words */
     uint8_t rgb[MULL_PUZZLE_WIDTH * MULL_PUZZLE_WIDTH * 3];
+    uint8_t hint[MULL_PUZZLE_WIDTH * MULL_PUZZLE_WIDTH * 3]; /* the same as a picture: only what matters */
 } mull_puzzle;
 
 const char *mull_puzzle_name(mull_puzzle_kind k);
 /* kinds: a set of bits, 1 << kind; index picks among them in turn. */
 void mull_puzzle_draw(uint64_t seed, int64_t index, unsigned kinds, mull_puzzle *out);
 
-/* Writes count puzzles from index first on below dir (made if need be), in one of the layouts that training reads:
+/* Writes count puzzles from index first on below dir (made if need be), in one of the layouts that training reads, or
+ * in that of the evaluation task "puzzles":
  *   videor1   Video-R1-COT-165k.json with pictures beside it
+ *   sat       SAT_train.parquet, pictures inside
+ *   zebra     a folder of parquet for each subset of Zebra-CoT that the kinds belong to; hints are reasoning images
  *   messages  rows.jsonl with {"messages": [user with picture and text, assistant], "kind"}
- * Pictures are PNG files; paths in the files are relative. */
+ *   puzzles   puzzles_test.jsonl with pictures beside it
+ * Pictures are PNG files; paths in the files are relative. MULL_EUNSUPPORTED where the build cannot write parquet. */
 int mull_puzzles_write(const char *dir, const char *layout, uint64_t seed, int64_t first, int64_t count, unsigned kinds,
                        mull_error *err);
 

@@ -1,6 +1,6 @@
 /* Puzzles in the layouts that training reads; see puzzle.h. */
 #include "engine/core/buf.h"
-#include "engine/data/puzzle.h"
+#include "engine/data/puzzle_internal.h"
 #include "engine/media/encode_png.h"
 
 #include <errno.h>
@@ -26,7 +26,14 @@ static json_t *videor1_row(const mull_puzzle *p, int64_t index, const char *pict
                      "data_source", mull_puzzle_name(p->kind));
 }
 
-static json_t *messages_row(const mull_puzzle *p, const char *picture) {
+static json_t *task_row(const mull_puzzle *p, int64_t index, const char *picture) {
+    char letter[2] = {(char)('A' + p->answer), 0};
+    return json_pack("{s:I, s:s, s:o, s:s, s:s, s:s}", "index", (json_int_t)index, "question", p->question, "options",
+                     options_json(p), "answer", letter, "question_type", mull_puzzle_name(p->kind), "image", picture);
+}
+
+static json_t *messages_row(const mull_puzzle *p, int64_t index, const char *picture) {
+    (void)index;
     mull_buf text = {0};
     json_t *row = NULL;
     int rc = mull_buf_printf(&text, "%s Options:", p->question);
@@ -48,42 +55,61 @@ static int write_row(FILE *f, json_t *row, const char *path, mull_error *err) {
     return rc;
 }
 
-static int make_folder(const char *path, mull_error *err) {
+int mull__puzzles_folder(const char *path, mull_error *err) {
     if (mkdir(path, 0777) == 0 || errno == EEXIST) return MULL_OK;
     return mull_fail_errno(err, errno, WHAT, path, "make its parent folder first");
 }
 
-int mull_puzzles_write(const char *dir, const char *layout, uint64_t seed, int64_t first, int64_t count, unsigned kinds,
-                       mull_error *err) {
-    bool videor1 = !strcmp(layout, "videor1");
-    if (!videor1 && strcmp(layout, "messages") != 0)
-        return mull_fail(err, MULL_EARG, WHAT, layout, "use videor1 or messages", "there is no such layout");
+/* Rows of one JSON file, with the pictures beside it. */
+typedef struct json_layout {
+    const char *name, *file;
+    json_t *(*row)(const mull_puzzle *p, int64_t index, const char *picture);
+    bool array; /* one JSON array, else a row a line */
+} json_layout;
+
+static int write_json(const mull__puzzles *w, const json_layout *l, mull_error *err) {
     mull_puzzle *p = malloc(sizeof *p);
-    char *table = mull_path_join(dir, videor1 ? "Video-R1-COT-165k.json" : "rows.jsonl");
-    char *pictures = mull_path_join(dir, "puzzles");
+    char *table = mull_path_join(w->dir, l->file), *pictures = mull_path_join(w->dir, "puzzles");
     FILE *f = NULL;
-    int rc = p && table && pictures ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, dir, "", "out of memory");
-    if (!rc) rc = make_folder(dir, err);
-    if (!rc) rc = make_folder(pictures, err);
+    int rc = p && table && pictures ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, w->dir, "", "out of memory");
+    if (!rc) rc = mull__puzzles_folder(pictures, err);
     if (!rc && !(f = fopen(table, "we"))) rc = mull_fail_errno(err, errno, WHAT, table, "check the folder");
-    if (!rc && videor1) fputs("[", f);
-    for (int64_t i = 0; !rc && i < count; i++) {
+    if (!rc && l->array) fputs("[", f);
+    for (int64_t i = 0; !rc && i < w->count; i++) {
         char name[64];
-        snprintf(name, sizeof name, "puzzles/%lld.png", (long long)(first + i));
-        char *path = mull_path_join(dir, name);
-        mull_puzzle_draw(seed, first + i, kinds, p);
+        snprintf(name, sizeof name, "puzzles/%lld.png", (long long)(w->first + i));
+        char *path = mull_path_join(w->dir, name);
+        mull_puzzle_draw(w->seed, w->first + i, w->kinds, p);
         rc = path ? mull_png_write(path, p->rgb, MULL_PUZZLE_WIDTH, MULL_PUZZLE_WIDTH, err)
-                  : mull_fail(err, MULL_ENOMEM, WHAT, dir, "", "out of memory");
+                  : mull_fail(err, MULL_ENOMEM, WHAT, w->dir, "", "out of memory");
         free(path);
-        if (!rc && videor1) fputs(i ? ",\n" : "\n", f);
-        if (!rc) rc = write_row(f, videor1 ? videor1_row(p, first + i, name) : messages_row(p, name), table, err);
-        if (!rc && !videor1) fputc('\n', f);
+        if (!rc && l->array) fputs(i ? ",\n" : "\n", f);
+        if (!rc) rc = write_row(f, l->row(p, w->first + i, name), table, err);
+        if (!rc && !l->array) fputc('\n', f);
     }
-    if (!rc && videor1) fputs("\n]\n", f);
+    if (!rc && l->array) fputs("\n]\n", f);
     if (f && (fflush(f) != 0 || ferror(f)) && !rc) rc = mull_fail_errno(err, errno, WHAT, table, "free some space");
     if (f) fclose(f);
     free(p);
     free(table);
     free(pictures);
     return rc;
+}
+
+int mull_puzzles_write(const char *dir, const char *layout, uint64_t seed, int64_t first, int64_t count, unsigned kinds,
+                       mull_error *err) {
+    static const json_layout JSON[] = {{"videor1", "Video-R1-COT-165k.json", videor1_row, true},
+                                       {"messages", "rows.jsonl", messages_row, false},
+                                       {"puzzles", "puzzles_test.jsonl", task_row, false}};
+    const mull__puzzles w = {dir, seed, first, count, kinds};
+    const json_layout *json = NULL;
+    for (size_t i = 0; i < sizeof JSON / sizeof *JSON; i++)
+        if (!strcmp(layout, JSON[i].name)) json = &JSON[i];
+    bool sat = !strcmp(layout, "sat"), zebra = !strcmp(layout, "zebra");
+    if (!json && !sat && !zebra)
+        return mull_fail(err, MULL_EARG, WHAT, layout, "use videor1, sat, zebra, messages or puzzles",
+                         "there is no such layout");
+    int rc = mull__puzzles_folder(dir, err);
+    if (rc) return rc;
+    return json ? write_json(&w, json, err) : sat ? mull__puzzles_sat(&w, err) : mull__puzzles_zebra(&w, err);
 }

@@ -109,6 +109,20 @@ int mull__prompt_plain(mull__arena *a, const json_t *doc, const mull_prompt_opts
     return rc ? rc : ask(o, BASE, LETTER, "", out, err);
 }
 
+/* The words that a Video-R1 row has in training (engine/data/compose.c). */
+int mull__prompt_puzzles(mull__arena *a, const json_t *doc, const mull_prompt_opts *o, mull_buf *out, mull_error *err) {
+    (void)a;
+    const char *q = column(doc, "question", err);
+    const json_t *options = q ? mull__doc_need(doc, "options", err) : NULL;
+    if (!options) return MULL_EARG;
+    int rc = mull_buf_printf(out, "%sOptions:\n", q);
+    for (size_t i = 0; i < json_array_size(options) && !rc; i++) {
+        const char *s = json_string_value(json_array_get(options, i));
+        rc = mull_buf_printf(out, "%s\n", s ? s : "");
+    }
+    return rc ? rc : ask(o, 0, LETTER, "", out, err);
+}
+
 int mull__prompt_mmsi(mull__arena *a, const json_t *doc, const mull_prompt_opts *o, mull_buf *out, mull_error *err) {
     if (!column(doc, "question", err)) return MULL_EARG;
     int rc = put_text(mull__strip(mull__decode_json(a, json_object_get(doc, "question"))), out);

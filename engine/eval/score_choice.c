@@ -44,14 +44,22 @@ int mull__score_blink(mull__scoring *s, mull__text reply) {
     return record(s, "blink_score_overall", pred, "sub_task", "idx", answer);
 }
 
-int mull__score_erqa(mull__scoring *s, mull__text reply) {
+static int letter_by_type(mull__scoring *s, mull__text reply, const char *metric) {
     mull__text answer;
     int rc = mull__doc_text(s, "answer", &answer);
     if (rc) return rc;
     answer = bare(s->a, answer);
     mull__text pred = letter_of(reply, MULL__PHRASES_SAT);
     s->score = equal_folded(s->a, pred, answer);
-    return record(s, "erqa_score_overall", pred, "question_type", NULL, answer);
+    return record(s, metric, pred, "question_type", NULL, answer);
+}
+
+int mull__score_erqa(mull__scoring *s, mull__text reply) {
+    return letter_by_type(s, reply, "erqa_score_overall");
+}
+
+int mull__score_puzzles(mull__scoring *s, mull__text reply) {
+    return letter_by_type(s, reply, "puzzles_score_overall");
 }
 
 int mull__score_stare(mull__scoring *s, mull__text reply) {

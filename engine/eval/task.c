@@ -157,6 +157,18 @@ static const mull_task TASKS[] = {
      .media = {.singles = {"image"}},
      .max_new_tokens = 1024,
      .top_p = 1},
+    {.name = "puzzles",
+     .metric = "puzzles_score_overall",
+     .aggregate = MULL__MEAN,
+     .score = S(puzzles),
+     .prompt = P(puzzles),
+     .system = "You are a helpful assistant",
+     .hub = "nothing: mull-engine puzzles --layout puzzles draws it",
+     .split = "test",
+     .columns = {"question", "options", "answer", "question_type"},
+     .media = {.singles = {"image"}},
+     .max_new_tokens = 64,
+     .top_p = 1},
 };
 enum { NTASKS = sizeof TASKS / sizeof *TASKS };
 

@@ -43,6 +43,7 @@ struct mull_task {
     mull__aggregate aggregate;
     int (*score)(mull__scoring *s, mull__text reply);
     int (*prompt)(mull__arena *a, const json_t *doc, const mull_prompt_opts *o, mull_buf *out, mull_error *err);
+    const char *system;      /* the system message, as training has it; NULL: the chat template's own */
     const char *hub, *split; /* where the data come from */
     const char *folders[4];  /* names of the dataset's folder under --data, beside the task's own name */
     const char *columns[6];  /* needed for prompt and score */
@@ -62,7 +63,7 @@ json_t *mull__doc_copy(const json_t *doc, const char *key);
 json_t *mull__python_list(const json_t *v);
 
 #define X(name) int mull__score_##name(mull__scoring *s, mull__text reply);
-X(blink) X(sat) X(erqa) X(stare) X(vsibench) X(mmsi) X(sitebench) X(vstar) X(mmmu) X(mmvu) X(mme) X(vqav2)
+X(blink) X(sat) X(erqa) X(stare) X(vsibench) X(mmsi) X(sitebench) X(vstar) X(mmmu) X(mmvu) X(mme) X(vqav2) X(puzzles)
 #undef X
 
 #endif

@@ -133,6 +133,9 @@ static int prepare(run *r, slot *t, mull_error *err) {
         t->prompt = strdup(text.data ? text.data : "");
         json_array_append_new(parts, json_pack("{s:s, s:s}", "type", "text", "text", t->prompt ? t->prompt : ""));
         messages = json_pack("[{s:s, s:O}]", "role", "user", "content", parts);
+        if (r->task->system)
+            json_array_insert_new(messages, 0,
+                                  json_pack("{s:s, s:s}", "role", "system", "content", r->task->system));
         rc = t->doc && t->prompt && messages ? load_media(r, t, messages, err)
                                              : mull_fail(err, MULL_ENOMEM, WHAT, r->task->name, NULL, "out of memory");
     }

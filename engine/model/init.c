@@ -25,17 +25,21 @@ typedef struct preset {
     int hidden, layers, heads, kv_heads, ffn, vocab, section[3];
     bool tied;
     int vdepth, vhidden, vheads, vffn, full[5];
+    double rope_theta; /* 0: Qwen's 1e6 */
+    bool words;        /* the tokenizer has merges */
 } preset;
 
 /* vocab 0: as many rows as the tokenizer needs, rounded up to 32. full: block numbers, -1 at the end. */
 static const preset presets[] = {
-    {"tiny", 64, 2, 4, 2, 176, 0, {2, 3, 3}, true, 2, 64, 4, 172, {1, -1}},
-    {"bench340m", 1024, 12, 8, 2, 2816, 151936, {16, 24, 24}, true, 8, 640, 8, 1712, {3, 7, -1}},
-    {"3b", 2048, 36, 16, 2, 11008, 151936, {16, 24, 24}, true, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}},
-    {"7b", 3584, 28, 28, 4, 18944, 152064, {16, 24, 24}, false, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}},
+    {"tiny", 64, 2, 4, 2, 176, 0, {2, 3, 3}, true, 2, 64, 4, 172, {1, -1}, 0, false},
+    {"demo", 64, 2, 4, 2, 176, 0, {2, 3, 3}, true, 2, 64, 4, 172, {1, -1}, 10, true},
+    {"bench340m", 1024, 12, 8, 2, 2816, 151936, {16, 24, 24}, true, 8, 640, 8, 1712, {3, 7, -1}, 0, false},
+    {"3b", 2048, 36, 16, 2, 11008, 151936, {16, 24, 24}, true, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}, 0, false},
+    {"7b", 3584, 28, 28, 4, 18944, 152064, {16, 24, 24}, false, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}, 0, false},
 };
 const mull_preset_name mull_preset_names[] = {
     {"tiny", "a demo and test model: runs in milliseconds, writes noise"},
+    {"demo", "as small, made to learn the puzzles of mull-engine puzzles in minutes"},
     {"bench340m", "340 million parameters, for benchmarks on a CPU"},
     {"3b", "the shapes of Qwen2.5-VL-3B"},
     {"7b", "the shapes of Qwen2.5-VL-7B"},
@@ -65,12 +69,12 @@ static json_t *config_json(const preset *p, const int ids[MULL_SPECIALS], int vo
                   "hidden_size", p->vhidden, "intermediate_size", p->vffn, "num_heads", p->vheads, "in_chans", 3,
                   "out_hidden_size", p->hidden, "patch_size", 14, "spatial_merge_size", 2, "spatial_patch_size", 14,
                   "window_size", 112, "fullatt_block_indexes", full, "tokens_per_second", 2, "temporal_patch_size", 2);
-    json_t *c =
-        json_pack("{s:[s],s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:b,s:s,s:f,s:f,s:s,s:f}", "architectures",
-                  "Qwen2_5_VLForConditionalGeneration", "model_type", "qwen2_5_vl", "hidden_size", p->hidden,
-                  "num_hidden_layers", p->layers, "num_attention_heads", p->heads, "num_key_value_heads", p->kv_heads,
-                  "intermediate_size", p->ffn, "vocab_size", vocab, "tie_word_embeddings", p->tied, "hidden_act",
-                  "silu", "rms_norm_eps", 1e-6, "rope_theta", 1e6, "torch_dtype", "bfloat16", "attention_dropout", 0.0);
+    json_t *c = json_pack("{s:[s],s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:b,s:s,s:f,s:f,s:s,s:f}", "architectures",
+                          "Qwen2_5_VLForConditionalGeneration", "model_type", "qwen2_5_vl", "hidden_size", p->hidden,
+                          "num_hidden_layers", p->layers, "num_attention_heads", p->heads, "num_key_value_heads",
+                          p->kv_heads, "intermediate_size", p->ffn, "vocab_size", vocab, "tie_word_embeddings", p->tied,
+                          "hidden_act", "silu", "rms_norm_eps", 1e-6, "rope_theta",
+                          p->rope_theta > 0 ? p->rope_theta : 1e6, "torch_dtype", "bfloat16", "attention_dropout", 0.0);
     json_object_update_new(c, json_pack("{s:i,s:i,s:b,s:i,s:b,s:f,s:{s:s,s:[i,i,i]},s:o}", "max_position_embeddings",
                                         128000, "max_window_layers", p->layers, "use_sliding_window", 0,
                                         "sliding_window", 32768, "use_cache", 1, "initializer_range", 0.02,
@@ -241,14 +245,15 @@ int mull_init_checkpoint(const char *name, const char *out, uint64_t seed, const
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
         if (!strcmp(presets[i].name, name)) p = &presets[i];
     if (!p)
-        return mull_fail(err, MULL_EARG, WHAT, "--preset", "use tiny, bench340m, 3b or 7b", "'%s' is no preset", name);
+        return mull_fail(err, MULL_EARG, WHAT, "--preset", "use tiny, demo, bench340m, 3b or 7b", "'%s' is no preset",
+                         name);
     if (mkdir(out, 0777) && errno != EEXIST) return mull_fail_errno(err, errno, WHAT, out, "check the folder above it");
     /* Without config.json the folder is no checkpoint until the new one is whole. */
     if (remove_file(out, "config.json"))
         return mull_fail_errno(err, errno, WHAT, out, "check the permissions of the folder");
     int ids[MULL_SPECIALS], size = 0;
     int rc = tokenizer ? mull_init_tokenizer_copy(tokenizer, out, ids, &size, err)
-                       : mull_init_tokenizer_write(out, ids, &size, err);
+                       : mull_init_tokenizer_write(out, p->words, ids, &size, err);
     if (rc) return rc;
     if (ids[ENDOFTEXT] < 0 || ids[IM_END] < 0)
         return mull_fail(err, MULL_EFORMAT, WHAT, tokenizer, "use the tokenizer of a Qwen2.5-VL checkpoint",

@@ -1,8 +1,9 @@
 /* A tokenizer of bytes: every text has ids and every id list a text, with no vocabulary to ship. The layout is that of
- * Qwen's tokenizer.json, so that the same loaders read it. */
+ * Qwen's tokenizer.json, so that the same loaders read it. With words, merges follow the bytes (init_merges.h). */
 #include "engine/model/init_tokenizer.h"
 
 #include "engine/core/buf.h"
+#include "engine/model/init_merges.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -103,15 +104,18 @@ static bool is_special(int i) {
     return i < 14 || i >= 22;
 }
 
-int mull_init_tokenizer_write(const char *dir, int ids[MULL_SPECIALS], int *size, mull_error *err) {
-    json_t *vocab = json_object(), *added = json_array(), *decoder = json_object();
-    char text[4];
+int mull_init_tokenizer_write(const char *dir, bool words, int ids[MULL_SPECIALS], int *size, mull_error *err) {
+    json_t *vocab = json_object(), *added = json_array(), *decoder = json_object(), *pairs = json_array();
+    char text[256][4];
+    mull_buf merges = {0};
     for (int b = 0; b < 256; b++) {
-        byte_text(b, text);
-        json_object_set_new(vocab, text, json_integer(b));
+        byte_text(b, text[b]);
+        json_object_set_new(vocab, text[b], json_integer(b));
     }
+    int rc = words ? mull__init_merges(text, vocab, pairs, &merges, err) : MULL_OK,
+        first = (int)json_object_size(vocab);
     for (int i = 0; i < MULL_SPECIALS; i++) {
-        ids[i] = 256 + i;
+        ids[i] = first + i;
         json_t *flags = json_pack("{s:s,s:b,s:b,s:b,s:b,s:b}", "content", mull_special_texts[i], "single_word", 0,
                                   "lstrip", 0, "rstrip", 0, "normalized", 0, "special", is_special(i));
         char key[12];
@@ -120,7 +124,7 @@ int mull_init_tokenizer_write(const char *dir, int ids[MULL_SPECIALS], int *size
         json_object_set_new(flags, "id", json_integer(ids[i]));
         json_array_append_new(added, flags);
     }
-    *size = 256 + MULL_SPECIALS;
+    *size = first + MULL_SPECIALS;
     json_t *level =
         json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 0, "use_regex", 0);
     json_t *split = json_pack("{s:s,s:{s:s},s:s,s:b}", "type", "Split", "pattern", "Regex", PATTERN, "behavior",
@@ -129,11 +133,14 @@ int mull_init_tokenizer_write(const char *dir, int ids[MULL_SPECIALS], int *size
                              "padding", "added_tokens", added, "normalizer", "type", "NFC", "pre_tokenizer", "type",
                              "Sequence", "pretokenizers", split, level, "post_processor", level, "decoder", level);
     json_object_set_new(root, "model",
-                        json_pack("{s:s,s:n,s:n,s:s,s:s,s:b,s:b,s:b,s:O,s:[]}", "type", "BPE", "dropout", "unk_token",
+                        json_pack("{s:s,s:n,s:n,s:s,s:s,s:b,s:b,s:b,s:O,s:o}", "type", "BPE", "dropout", "unk_token",
                                   "continuing_subword_prefix", "", "end_of_word_suffix", "", "fuse_unk", 0,
-                                  "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges"));
+                                  "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", pairs));
     json_decref(level);
-    int rc = write_json(dir, "tokenizer.json", root, err);
+    if (!rc)
+        rc = write_json(dir, "tokenizer.json", root, err);
+    else
+        json_decref(root);
     json_t *config =
         json_pack("{s:b,s:o,s:n,s:s,s:b,s:s,s:s,s:i,s:s,s:b,s:s,s:n}", "add_prefix_space", 0, "added_tokens_decoder",
                   decoder, "bos_token", "chat_template", CHAT_TEMPLATE, "clean_up_tokenization_spaces", 0, "eos_token",
@@ -145,8 +152,9 @@ int mull_init_tokenizer_write(const char *dir, int ids[MULL_SPECIALS], int *size
         json_decref(config);
     if (!rc) rc = write_json(dir, "chat_template.json", json_pack("{s:s}", "chat_template", CHAT_TEMPLATE), err);
     if (!rc) rc = write_json(dir, "vocab.json", json_incref(vocab), err);
-    static const char merges[] = "#version: 0.2\n";
-    if (!rc) rc = mull_init_write_file(dir, "merges.txt", merges, sizeof merges - 1, err);
+    const char *lines = merges.data ? merges.data : "#version: 0.2\n";
+    if (!rc) rc = mull_init_write_file(dir, "merges.txt", lines, strlen(lines), err);
+    mull_buf_fini(&merges);
     json_decref(vocab);
     return rc;
 }

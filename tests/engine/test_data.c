@@ -204,7 +204,7 @@ static void open_world(world *w, const char *const *sets, size_t n) {
     assert_int_equal(mull_recipe_parse(yaml, strlen(yaml), "t", sets, n, &w->r, NULL, &err), 0);
     assert_int_equal(mull_mix_open(&w->r, &w->mix, &err), 0);
     int ids[MULL_SPECIALS], size;
-    assert_int_equal(mull_init_tokenizer_write(dir, ids, &size, &err), 0);
+    assert_int_equal(mull_init_tokenizer_write(dir, false, ids, &size, &err), 0);
     assert_int_equal(mull_tokenizer_load(dir, &w->t, &err), 0);
     assert_int_equal(mull_builder_init(&w->b, &w->r, w->t, &err), 0);
 }

@@ -189,7 +189,7 @@ static void test_given_tokenizer(void **state) {
     assert_false(load_has(dir, "config.json")); /* a failed init leaves no checkpoint */
 
     int ids[MULL_SPECIALS], size;
-    assert_int_equal(mull_init_tokenizer_write(from, ids, &size, &err), 0);
+    assert_int_equal(mull_init_tokenizer_write(from, false, ids, &size, &err), 0);
     assert_int_equal(size, 256 + MULL_SPECIALS);
     /* A tokenizer folder without chat_template.json: the template of tokenizer_config.json is put there. */
     char *path = mull_path_join(from, "chat_template.json");
@@ -207,6 +207,30 @@ static void test_given_tokenizer(void **state) {
     mull_buf_fini(&got);
     free(path);
     load_rmdir(from);
+    load_rmdir(dir);
+}
+
+/* The demo's tokenizer has merges: fewer ids for its prompts, and still every text comes back. */
+static void test_words(void **state) {
+    (void)state;
+    char *dir = load_mkdir();
+    mull_tokenizer *tok = NULL;
+    mull_error err = {0};
+    assert_int_equal(mull_init_checkpoint("demo", dir, 0, NULL, &err), 0);
+    assert_int_equal(mull_tokenizer_load(dir, &tok, &err), 0);
+    static const char prompt[] = "Provide your final answer between the <answer> </answer> tags.",
+                      any[] = "Zw\xc3\xb6lf \x7f\tquux <|im_end|> \xf0\x9f\x98\x80", *const texts[] = {prompt, any};
+    for (int i = 0; i < 2; i++) {
+        mull_ids ids = {0};
+        mull_buf back = {0};
+        assert_int_equal(mull_tokenizer_encode(tok, texts[i], strlen(texts[i]), false, &ids, &err), 0);
+        assert_int_equal(mull_tokenizer_decode(tok, ids.data, ids.len, false, &back, &err), 0);
+        assert_string_equal(back.data, texts[i]);
+        if (!i) assert_in_range(ids.len, 8, 16); /* words and signs, not 62 bytes */
+        mull_ids_fini(&ids);
+        mull_buf_fini(&back);
+    }
+    mull_tokenizer_destroy(tok);
     load_rmdir(dir);
 }
 
@@ -231,6 +255,7 @@ int main(void) {
         cmocka_unit_test(test_loads),
         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_given_tokenizer),
+        cmocka_unit_test(test_words),
         cmocka_unit_test(test_wrong_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
