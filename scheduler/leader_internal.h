@@ -133,6 +133,10 @@ void mull__nominated_done(mull_leader *l, int64_t job);
 /* What runs, for the policy: arrays are malloc'ed; false without memory. */
 bool mull__running_view(const mull_leader *l, mull_policy_running **running, mull_policy_place **places, size_t *count);
 
+/* replaced.c */
+/* Looks whether an event comes from a worker that another one has replaced, and tells that one to stop. */
+void mull__stranger(mull_leader *l, const json_t *event);
+
 /* timetable.c */
 /* Submits what schedules say is due. */
 void mull__cron_tick(mull_leader *l);

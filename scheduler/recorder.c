@@ -261,6 +261,7 @@ static batch *batch_of(mull_leader *l, const redisReply *reply) {
             const redisReply *name = fields->element[k], *value = fields->element[k + 1];
             if (name->len != 1 || name->str[0] != 'm') continue;
             json_t *e = event_of(l, value->str, (size_t)value->len);
+            if (e) mull__stranger(l, e);
             if (e) json_array_append_new(list, e);
             b->n += e != NULL;
         }

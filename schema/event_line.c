@@ -28,6 +28,7 @@ static const shape inbox[] = {
     {"ack", {"i:seq"}},
     {"resync", {"i:from"}},
     {"shutdown_drain", {NULL}},
+    {"replaced", {NULL}},
     {NULL, {NULL}},
 };
 /* clang-format off */

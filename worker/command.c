@@ -102,6 +102,8 @@ void mull__command(mull_worker *w, const char *text, size_t len) {
         ack(w, msg);
     else if (!strcmp(type, "resync"))
         mull__resync(w, integer(msg, "from", 0) > 0 ? (uint64_t)integer(msg, "from", 0) : 0);
+    else if (!strcmp(type, "replaced"))
+        mull__replaced(w);
     else if (!strcmp(type, "shutdown_drain"))
         mull__drain(w);
     json_decref(msg);

@@ -26,7 +26,8 @@ static const char USAGE[] =
     "--hang-seconds  an engine that says nothing for so long is killed and its job started again\n"
     "           (default: MULL_HANG_SECONDS, else 600; 0: never)\n"
     "\n"
-    "SIGTERM asks the engines to save and stop, reports their end and leaves; a second one kills them.\n";
+    "SIGTERM asks the engines to save and stop, reports their end and leaves; a second one kills them. When another\n"
+    "worker appears with the same --node this one stops, with status 2.\n";
 
 static int usage(const char *why, const char *what) {
     fprintf(stderr, "error: wrong usage (%s): %s; see mull-worker --help\n", what, why);
@@ -147,5 +148,5 @@ int main(int argc, char **argv) {
     c.state = state;
     signal(SIGPIPE, SIG_IGN);
     mull_log_init("worker");
-    return mull_worker_run(&c) ? EXIT_FAILED : EXIT_OK;
+    return mull_worker_run(&c);
 }

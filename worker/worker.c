@@ -143,7 +143,7 @@ static void maybe_leave(mull_worker *w) {
         w->farewell = true;
         w->farewell_ms = now;
     }
-    if (w->again || everything_said(w) || now - w->farewell_ms >= MULL_FAREWELL_MS) leave(w);
+    if (w->again || w->replaced || everything_said(w) || now - w->farewell_ms >= MULL_FAREWELL_MS) leave(w);
 }
 
 /* An engine says something every few seconds while its job moves. Time in which nobody listened does not count: this
@@ -203,6 +203,18 @@ static void kill_runs(mull_worker *w) {
 void mull__start_over(mull_worker *w) {
     if (w->draining) return; /* it leaves anyway */
     w->draining = w->again = true;
+    for (mull_run *r = w->runs; r; r = r->next) mull__run_stop(r, MULL_STOP_STALE, 0);
+    kill_runs(w);
+}
+
+void mull__replaced(mull_worker *w) {
+    if (w->replaced) return;
+    mull_log(MULL_LOG_ERROR,
+             "another worker has taken the name of this node (%s): this one stops; give each worker a name of its own "
+             "with --node",
+             w->cfg.node);
+    w->draining = w->replaced = true;
+    w->again = false;
     for (mull_run *r = w->runs; r; r = r->next) mull__run_stop(r, MULL_STOP_STALE, 0);
     kill_runs(w);
 }
@@ -294,12 +306,13 @@ static int run_once(const mull_worker_config *config, bool *again) {
     mull_redis_destroy(w->in);
     uv_loop_close(&w->loop);
     *again = w->again && rc == 0;
+    if (w->replaced) rc = MULL_WORKER_REPLACED;
     mull_log(MULL_LOG_INFO, *again ? "starting over" : "stopped");
 out:
     mull_evq_fini(&w->evq);
     if (w->lock >= 0) close(w->lock);
     free(w);
-    return rc ? 1 : 0;
+    return rc == MULL_WORKER_REPLACED ? rc : rc ? 1 : 0;
 }
 
 int mull_worker_run(const mull_worker_config *config) {

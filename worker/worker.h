@@ -14,8 +14,10 @@ typedef struct mull_worker_config {
     int hang_s; /* an attempt that says nothing for so long is taken for hung and killed; 0: never */
 } mull_worker_config;
 
-/* Runs until SIGTERM or SIGINT, or a shutdown_drain from the leader; engines are then asked to save and stop. Returns
- * the exit status. */
+enum { MULL_WORKER_REPLACED = 2 }; /* exit status: another worker has this node's name */
+
+/* Runs until SIGTERM or SIGINT, or a shutdown_drain from the leader; engines are then asked to save and stop. Or until
+ * it is told that another worker has its name. Returns the exit status. */
 int mull_worker_run(const mull_worker_config *config);
 
 #endif

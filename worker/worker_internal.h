@@ -109,8 +109,9 @@ struct mull_worker {
     uv_timer_t beat, settle;
     uv_signal_t term, intr;
     bool draining, farewell, closed;
-    bool hasty; /* what engines still have to say may be more than there is room for: read it all the same */
-    bool again; /* leaves to begin a new boot */
+    bool hasty;    /* what engines still have to say may be more than there is room for: read it all the same */
+    bool again;    /* leaves to begin a new boot */
+    bool replaced; /* leaves because another worker has its name */
     uint64_t farewell_ms, beat_ms;
 
     /* link.c */
@@ -129,6 +130,8 @@ struct mull_worker {
 void mull__drain(mull_worker *w);
 /* Kills the engines, forgets every event and begins as if the program had just been started: a new boot. */
 void mull__start_over(mull_worker *w);
+/* Another worker has this node's name: kills the engines and leaves. */
+void mull__replaced(mull_worker *w);
 /* An attempt has gone: perhaps the last one. */
 void mull__run_gone(mull_worker *w);
 /* A folder and all that is in it, links not followed. */

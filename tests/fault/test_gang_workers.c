@@ -7,10 +7,10 @@
 static flow f;
 static pid_t workers[2];
 
-static pid_t start_worker(int i) {
+static pid_t start_worker(int i, int nth) {
     char node[8], state[128], engine[128], log[128];
     snprintf(node, sizeof node, "n%d", i);
-    snprintf(state, sizeof state, "%s/worker%d", f.s.dir, i);
+    snprintf(state, sizeof state, "%s/worker%d.%d", f.s.dir, i, nth);
     snprintf(engine, sizeof engine, "%s/engine", f.s.dir);
     snprintf(log, sizeof log, "%s/worker%d.log", f.s.dir, i);
     const char *argv[] = {MULL_BIN_DIR "/mull-worker",
@@ -53,7 +53,7 @@ static int setup(void **state) {
         "exit $(cat $d/go.$f)\n",
         f.s.dir);
     write_script(path, text);
-    for (int i = 0; i < 2; i++) workers[i] = start_worker(i);
+    for (int i = 0; i < 2; i++) workers[i] = start_worker(i, 0);
     return 0;
 }
 
@@ -142,7 +142,7 @@ static void a_killed_worker_takes_the_gang_down_and_it_runs_again(void **state) 
     for (int i = 0; i < 4; i++) r[i] = read_rank(fence, i);
     flow_expect(&f, id, "RUNNING", 10000);
     mull_reap(workers[1], SIGKILL);
-    workers[1] = start_worker(1);
+    workers[1] = start_worker(1, 0);
     for (int i = 0; i < 4; i++) {
         pid_t pid = r[i].pid;
         if (!mull_wait_for(is_gone, &pid, 30000)) fail_msg("rank %d lives on", i);
@@ -166,10 +166,30 @@ static void a_killed_worker_takes_the_gang_down_and_it_runs_again(void **state) 
     assert_int_equal(mull_sql_int(f.pg, "SELECT count(*) FROM attempt WHERE ended_at IS NULL"), 0);
 }
 
+/* A second worker with the name of one that runs: that one ends, its engine too, and the job runs again on the other.
+ */
+static void of_two_workers_with_one_name_the_first_ends(void **state) {
+    (void)state;
+    long long id = flow_submit(&f, ",\"slots\":4"), fence = fence_of(id, 1);
+    pid_t ranks[4];
+    for (int i = 0; i < 4; i++) ranks[i] = read_rank(fence, i).pid;
+    flow_expect(&f, id, "RUNNING", 10000);
+    pid_t second = start_worker(1, 1);
+    assert_int_equal(mull_reap(workers[1], 0), 2);
+    workers[1] = second;
+    for (int i = 0; i < 4; i++)
+        if (!mull_wait_for(is_gone, &ranks[i], 30000)) fail_msg("rank %d lives on", i);
+    long long next = fence_of(id, 2);
+    for (int i = 0; i < 4; i++) read_rank(next, i);
+    let_go(next, "0\n");
+    flow_expect(&f, id, "COMPLETED", 30000);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_know_their_place),
         cmocka_unit_test(a_killed_worker_takes_the_gang_down_and_it_runs_again),
+        cmocka_unit_test(of_two_workers_with_one_name_the_first_ends),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

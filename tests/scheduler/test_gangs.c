@@ -230,6 +230,24 @@ static void a_gang_outlasts_a_new_leader(void **state) {
     free(mull_sql(f.pg, "UPDATE node SET state = 'DOWN'"));
 }
 
+/* Who comes later has the name; the other is told, and its engines with it. */
+static void of_two_workers_with_one_name_the_first_is_told(void **state) {
+    (void)state;
+    by_hand a, b;
+    hello(&a, "t1", "boot-t1", "cpu", 1);
+    only("t1");
+    heartbeat(&a, "");
+    assert_null(hear(&a, "replaced", 800));
+    hello(&b, "t1", "boot-t2", "cpu", 1);
+    mull_sleep_ms(300);
+    heartbeat(&b, "");
+    heartbeat(&a, "");
+    json_t *m = hear(&a, "replaced", 10000);
+    assert_non_null(m);
+    json_decref(m);
+    assert_null(hear(&b, "replaced", 500));
+}
+
 /* ---- labels, windows ---- */
 
 static int post(const char *target, const char *body) {
@@ -382,6 +400,7 @@ int main(void) {
         cmocka_unit_test(a_gang_starts_everywhere_and_ends_together),
         cmocka_unit_test(one_part_lost_stops_the_others),
         cmocka_unit_test(a_gang_outlasts_a_new_leader),
+        cmocka_unit_test(of_two_workers_with_one_name_the_first_is_told),
         cmocka_unit_test(labels_say_where),
         cmocka_unit_test(nothing_starts_that_would_run_into_a_window),
         cmocka_unit_test(a_node_that_only_fails_is_taken_out),
