@@ -20,6 +20,7 @@
     X("generate", generate, "answer one prompt")                                                                       \
     X("grad", grad, "loss and every gradient of a training case")                                                      \
     X("train", train, "train what a recipe says")                                                                      \
+    X("rollouts", rollouts, "show the completions that a GRPO run kept")                                               \
     X("merge", merge, "a LoRA adapter into its base model")                                                            \
     X("reward", reward, "score completions against solutions, JSONL on stdin")                                         \
     X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \
@@ -27,7 +28,7 @@
     X("data", data, "show the samples that a training recipe makes")                                                   \
     X("compare", compare, "two evaluations of the same rows, with a significance test")                                \
     X("annotate", annotate, "answer a file of prompts")                                                                \
-    X("serve", serve, "answer requests over HTTP in OpenAI's shape")                                                  \
+    X("serve", serve, "answer requests over HTTP in OpenAI's shape")                                                   \
     X("puzzles", puzzles, "draw a dataset of spatial puzzles")                                                         \
     X("bench", bench, "measure kernels against this machine's limits")                                                 \
     X("run", run, "run a job spec from stdin, events on fd 3 (what the worker starts)")

@@ -218,6 +218,49 @@ static void retention(void **state) {
     json_decref(x);
 }
 
+/* GRPO is a training job like any other: its figures are metrics, its completions can be looked at. */
+static void group_training(void **state) {
+    (void)state;
+    char c[300], rows[300], out[300], text[4000] = "", id[24];
+    snprintf(c, sizeof c, "%s/grpo.yaml", folder);
+    snprintf(rows, sizeof rows, "%s/questions.jsonl", folder);
+    snprintf(out, sizeof out, "%s/grpo", folder);
+    for (int i = 0; i < 8; i++)
+        sprintf(text + strlen(text),
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"How many is %d?\"}],\"problem_type\":\"numerical\","
+                "\"solution\":\"<answer>%d</answer>\"}\n",
+                i, i);
+    mull_write_file(rows, text, strlen(text));
+    snprintf(text, sizeof text,
+             "model_path: %s\nper_device_train_batch_size: 2\ngradient_accumulation_steps: 1\nsave_steps: 2\n"
+             "max_steps: %d\nnum_generations: 3\nmax_completion_length: 8\n"
+             "train_dataset_args:\n  mix_datas:\n    Messages: 1.0\n  messages_location: %s\n"
+             "  mmlatent_mode_stage2: True\n  mmlatent_rl_mode: True\n",
+             model, STEPS, rows);
+    mull_write_file(c, text, strlen(text));
+    mull_run r = RUN("submit", "train", c, "--out", out, "--name", "grpo", "--wait");
+    if (r.status) fail_msg("grpo: %d: %s", r.status, r.err);
+    snprintf(id, sizeof id, "%.*s", (int)strcspn(r.out, "\n"), r.out);
+    mull_run_fini(&r);
+    static const char *const KEYS[] = {"reward",      "reward_numerical", "entropy",       "kl",       "length",
+                                       "zero_spread", "logp_mismatch",    "rollout_tok_s", "clip_high"};
+    for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) {
+        r = RUN("metrics", id, "--key", KEYS[i], "--json");
+        int n = 0;
+        for (const char *p = r.out; (p = strstr(p, "\"value\"")); p++) n++;
+        if (r.status || n != STEPS) fail_msg("%s: %d points", KEYS[i], n);
+        mull_run_fini(&r);
+    }
+    r = RUN("rollouts", id, "--json", "--limit", "0");
+    int lines = 0;
+    for (const char *p = r.out; (p = strchr(p, '\n')); p++) lines++;
+    if (r.status || lines != STEPS * 2 * 3) fail_msg("%d completions: %s", lines, r.err);
+    mull_run_fini(&r);
+    expect(RUN("rollouts", id, "--step", "-1"), 0, "How many is");
+    expect(RUN("rollouts", "1"), 1, "save_rollouts");
+    expect(RUN("rollouts"), 2, "which job");
+}
+
 int main(void) {
     if (access("/usr/bin/redis-server", X_OK) || access("/usr/lib/postgresql", X_OK)) {
         fprintf(stderr, "skipped: redis-server and PostgreSQL are not installed (ops/deps)\n");
@@ -229,6 +272,7 @@ int main(void) {
         cmocka_unit_test(two_runs_side_by_side),
         cmocka_unit_test(checkpoints_checked_and_removed),
         cmocka_unit_test(retention),
+        cmocka_unit_test(group_training),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
