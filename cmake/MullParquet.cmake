@@ -2,8 +2,8 @@
 # what pkg-config knows. The wheel's libraries use the C++11 ABI of libstdc++ and headers of C++17.
 set(MULL_HAVE_PARQUET OFF)
 set(MULL_PYARROW "$ENV{MULL_PYARROW}" CACHE PATH "folder with include/arrow, libarrow.so.* and libparquet.so.*")
-# The fuzzers are linked by clang, which a C++ file would hand to another compiler; none of them reads parquet.
-if(NOT MULL_WITH_PARQUET STREQUAL "OFF" AND NOT MULL_FUZZ)
+# The fuzzers are linked by clang; a C++ file must not hand that to another compiler.
+if(NOT MULL_WITH_PARQUET STREQUAL "OFF" AND (NOT MULL_FUZZ OR CMAKE_CXX_COMPILER MATCHES "clang"))
   include(CheckLanguage)
   check_language(CXX)
   foreach(dir ${MULL_PYARROW} ${CMAKE_SOURCE_DIR}/build-deps/pyarrow)

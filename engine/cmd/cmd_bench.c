@@ -14,7 +14,8 @@ static const char USAGE[] = "usage: mull-engine bench [NAME] [flags]\n\n"
                             "  prefill     prompt tokens a second of a model, against the rate of one large product\n"
                             "  vision      the vision tower, likewise\n"
                             "  train       a training step of a model, against multiply-adds on registers alone\n"
-                            "  preprocess  decoding and resizing of images and videos\n\n"
+                            "  preprocess  decoding and resizing of images and videos\n"
+                            "  score       an evaluation task's scorer\n\n"
                             "Without NAME: gemm, then attn. bench NAME --help says more.\n";
 
 static const struct {
@@ -26,7 +27,8 @@ static const struct {
                {"prefill", mull_bench_prefill},
                {"vision", mull_bench_vision},
                {"train", mull_bench_train},
-               {"preprocess", mull_bench_preprocess}};
+               {"preprocess", mull_bench_preprocess},
+               {"score", mull_bench_score}};
 
 void mull_bench_emit(const mull_bench_line *line) {
     json_t *out =

@@ -2,9 +2,37 @@
 #include "engine/cmd/jsonl.h"
 
 #include "engine/cmd/cmd.h"
+#include "engine/core/buf.h"
 
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int put(const char *text, size_t n, void *ctx) {
+    return mull_buf_add(ctx, text, n);
+}
+
+/* Whoever asks line by line gets each answer at once; a file or a full pipe is answered in large pieces. */
+static bool more_waits(bool file) {
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    return file || poll(&in, 1, 0) > 0;
+}
+
+static void emit(json_t *out, bool flush, mull_buf *text) {
+    text->len = 0;
+    int rc = json_dump_callback(out, put, text, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    if (!rc) rc = mull_buf_puts(text, "\n");
+    if (rc || fwrite(text->data, 1, text->len, stdout) != text->len || (flush && fflush(stdout))) {
+        fprintf(stderr, "error: cannot write output (stdout): %s; nothing more was written\n",
+                rc ? "out of memory" : strerror(errno));
+        exit(MULL_EXIT_FAILED);
+    }
+    json_decref(out);
+}
 
 int mull_cmd_jsonl(const char *command, json_t *(*row)(void *, const json_t *, mull_error *), void *ctx) {
     char *line = NULL, text[sizeof(mull_error) + 64];
@@ -12,6 +40,9 @@ int mull_cmd_jsonl(const char *command, json_t *(*row)(void *, const json_t *, m
     long number = 0;
     ssize_t n;
     int rc = MULL_EXIT_OK;
+    struct stat st;
+    bool file = !fstat(STDIN_FILENO, &st) && S_ISREG(st.st_mode);
+    mull_buf line_out = {0};
     while ((n = getline(&line, &cap, stdin)) >= 0) {
         number++;
         while (n && (line[n - 1] == '\n' || line[n - 1] == '\r')) n--;
@@ -32,9 +63,11 @@ int mull_cmd_jsonl(const char *command, json_t *(*row)(void *, const json_t *, m
                 json_pack("{s:s, s:I}", "error", mull_error_line(&err, text, sizeof text), "line", (json_int_t)number);
             rc = MULL_EXIT_FAILED;
         }
-        mull_cmd_emit(out);
+        emit(out, !more_waits(file), &line_out);
         json_decref(in);
     }
+    if (fflush(stdout)) rc = MULL_EXIT_FAILED;
+    mull_buf_fini(&line_out);
     free(line);
     return rc;
 }

@@ -39,9 +39,10 @@ static mull__text phrase_at(mull__text t, size_t at, const char *phrase, bool pa
 }
 
 mull__text mull__match_phrase(mull__text t, mull__phrases which) {
-    for (size_t i = 0; i < t.n; i++) {
-        uint32_t c = mull__fold(t.c[i]);
-        if (c != 't' && c != 'a' && c != 'f' && c != 'c') continue; /* what the phrases begin with */
+    for (size_t i = 0; i + 1 < t.n; i++) {
+        /* The two letters that the phrases begin with: th, an, fi, co. */
+        uint32_t c = mull__fold(t.c[i]), d = mull__fold(t.c[i + 1]);
+        if (c == 't' ? d != 'h' : c == 'a' ? d != 'n' : c == 'f' ? d != 'i' : c != 'c' || d != 'o') continue;
         for (const char *const *p = LISTS[which].phrases; *p; p++) {
             mull__text g = phrase_at(t, i, *p, LISTS[which].paren);
             if (g.c) return g;
@@ -53,7 +54,7 @@ mull__text mull__match_phrase(mull__text t, mull__phrases which) {
 mull__text mull__match_count(mull__text t, const char *literal) {
     size_t n = strlen(literal);
     for (size_t i = 0; i + n < t.n; i++) {
-        if (!mull__starts_fold(t, i, literal)) continue;
+        if (mull__fold(t.c[i]) != (unsigned char)*literal || !mull__starts_fold(t, i, literal)) continue;
         size_t from = skip_spaces(t, i + n), to = from;
         if (from == i + n) continue;
         while (to < t.n && mull__digit(t.c[to]) >= 0) to++;

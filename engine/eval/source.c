@@ -82,6 +82,25 @@ static bool names_split(const char *path, const char *split) {
     return false;
 }
 
+/* As the Hub names the parts of a split: test-00000-of-00003.parquet. A folder may have subsets of the split beside
+ * them (VSI-Bench's test_debiased), whose rows would count twice. */
+static bool hub_part(const char *path, const char *split) {
+    const char *last = strrchr(path, '/'), *p = last ? last + 1 : path;
+    size_t k = strlen(split);
+    if (strncmp(p, split, k) || p[k] != '-') return false;
+    p += k + 1;
+    size_t n = strspn(p, "0123456789");
+    return n >= 5 && !strncmp(p + n, "-of-", 4);
+}
+
+/* In a folder of this name, such as STARE's configuration that has all the others' rows. */
+static bool in_folder(const char *path, const char *name) {
+    size_t k = strlen(name);
+    for (const char *p = path; (p = strstr(p, name)); p++)
+        if (p > path && p[-1] == '/' && p[k] == '/') return true;
+    return false;
+}
+
 static bool has_name(const char *path, const char *name) {
     const char *last = strrchr(path, '/');
     return !strncmp(last ? last + 1 : path, name, strlen(name));
@@ -150,9 +169,10 @@ static void part_close(mull__part *p) {
     free(p->path);
 }
 
-/* Files of one kind in a candidate folder: JSON lines, else JSON, else parquet. */
+/* Files of the split in a candidate folder, of one kind: JSON lines, else parquet, else JSON (of which downloads have
+ * others too, such as dataset_infos.json). */
 static void choose(const mull_task *t, files *f, bool by_name) {
-    static const char *const KINDS[] = {".jsonl", ".json", ".parquet"};
+    static const char *const KINDS[] = {".jsonl", ".parquet", ".json"};
     if (f->n) qsort(f->v, f->n, sizeof *f->v, by_path);
     if (by_name) {
         size_t n = 0;
@@ -163,6 +183,9 @@ static void choose(const mull_task *t, files *f, bool by_name) {
                 free(f->v[i]);
         f->n = n;
     }
+    keep(f, names_split, t->split);
+    keep(f, hub_part, t->split);
+    keep(f, in_folder, "full");
     for (size_t k = 0; k < 3; k++) {
         size_t n = 0;
         for (size_t i = 0; i < f->n; i++) n += ends_with(f->v[i], KINDS[k]);
@@ -170,7 +193,6 @@ static void choose(const mull_task *t, files *f, bool by_name) {
         keep(f, ends_with, KINDS[k]);
         break;
     }
-    keep(f, names_split, t->split);
 }
 
 static int find(mull_source *s, bool alone, files *out, mull_error *err) {
@@ -219,7 +241,15 @@ static int check_columns(mull_source *s, mull_error *err) {
     for (int i = 0; !rc && i < 6 && t->columns[i]; i++)
         if (!json_object_get(doc, t->columns[i]))
             mull_buf_printf(&missing, "%s%s", missing.len ? ", " : "", t->columns[i]);
-    bool media = t->media.video != NULL;
+    const char *pattern = t->media.video;
+    bool media = pattern != NULL, url = t->media.video_url && json_object_get(doc, t->media.video_url);
+    for (const char *from = url || !pattern ? NULL : strchr(pattern, '{'); !rc && from; from = strchr(from + 1, '{')) {
+        char key[40];
+        snprintf(key, sizeof key, "%.*s", (int)strcspn(from + 1, "}"), from + 1);
+        for (int i = 0; i < 6 && t->columns[i]; i++)
+            if (!strcmp(key, t->columns[i])) key[0] = 0; /* named above */
+        if (key[0] && !json_object_get(doc, key)) mull_buf_printf(&missing, "%s%s", missing.len ? ", " : "", key);
+    }
     for (int i = 0; i < 4 && t->media.lists[i]; i++) media = media || json_object_get(doc, t->media.lists[i]);
     for (int i = 0; i < 9 && t->media.singles[i]; i++) media = media || json_object_get(doc, t->media.singles[i]);
     if (!rc && !media) {
@@ -331,8 +361,18 @@ const char *mull_source_folder(const mull_source *s) {
     return s->folder;
 }
 
+/* A video by its address on the Hub: its path within the repository is what a download has. */
+static void video_path(const mull_task *t, json_t *doc) {
+    static const char MAIN[] = "/resolve/main/";
+    const char *url = t->media.video_url ? json_string_value(json_object_get(doc, t->media.video_url)) : NULL;
+    if (!url || json_object_get(doc, "video_path")) return;
+    const char *tail = strstr(url, MAIN);
+    json_object_set_new(doc, "video_path", json_string(tail ? tail + sizeof MAIN - 1 : url));
+}
+
 int mull_source_get(mull_source *s, int64_t i, json_t **doc, mull_error *err) {
     int rc = row_get(s, s->order[i] / 2, doc, err);
+    if (!rc) video_path(s->task, *doc);
     const json_t *answers = rc ? NULL : json_object_get(*doc, "answers");
     if (!rc && s->order[i] % 2 && json_is_array(answers)) {
         json_t *reversed = json_array();

@@ -18,7 +18,7 @@ static char *there(const char *dir, const char *name) {
 /* A relative path starts at the rows' file, the dataset's folder or the data folder, in it or in its usual subfolders.
  */
 static char *resolve(const mull_source *s, const char *name) {
-    static const char *const SUB[] = {"", "images/", "videos/", "data/", "test/", "val/", "train/"};
+    static const char *const SUB[] = {"", "images/", "videos/", "video/", "data/", "test/", "val/", "train/"};
     const char *sat = strstr(name, "SAT_new/"), *last = strrchr(s->parts[0].path, '/');
     if (name[0] == '/' && !access(name, R_OK)) return strdup(name);
     char *dir = last ? strndup(s->parts[0].path, (size_t)(last - s->parts[0].path)) : strdup(".");
@@ -52,8 +52,8 @@ static int add(const mull_source *s, json_t *parts, const char *kind, const char
     else if (base64(name))
         rc = mull_buf_printf(&url, "data:application/octet-stream;base64,%s", name);
     else
-        rc = mull_fail(err, MULL_EMISSING, WHAT, name, "download the dataset's media too", "no such file under %s",
-                       s->folder);
+        rc = mull_fail(err, MULL_EMISSING, WHAT, name, "download the dataset's media too, and unpack its archives",
+                       "no such file under %s", s->folder);
     if (!rc && json_array_append_new(parts, json_pack("{s:s, s:s}", "type", kind, kind, url.data)))
         rc = mull_fail(err, MULL_EFORMAT, WHAT, name, "", "its name is no UTF-8");
     free(path);

@@ -50,7 +50,7 @@ static const mull_task TASKS[] = {
      .aggregate = MULL__MEAN,
      .score = S(erqa),
      .prompt = P(plain),
-     .hub = "ERQA",
+     .hub = "FlagEval/ERQA",
      .split = "test",
      .folders = {"ERQA"},
      .columns = {"question", "answer", "question_type"},
@@ -74,7 +74,7 @@ static const mull_task TASKS[] = {
      .aggregate = MULL__MEAN_GROUPS,
      .score = S(stare),
      .prompt = P(plain),
-     .hub = "STARE",
+     .hub = "kuvvi/STARE",
      .split = "test",
      .folders = {"STARE"},
      .columns = {"question", "answer", "category"},
@@ -86,8 +86,8 @@ static const mull_task TASKS[] = {
      .aggregate = MULL__PERCENT5,
      .score = S(sitebench),
      .prompt = P(sitebench),
-     .hub = "franky-veteran/SITE-Bench, image_test",
-     .split = "test",
+     .hub = "franky-veteran/SITE-Bench",
+     .split = "image_test",
      .folders = {"SITE-Bench", "SITE_Bench"},
      .columns = {"question", "options", "answer", "category", "dataset", "visual"},
      .media = {.lists = {"visual"}},
@@ -127,8 +127,8 @@ static const mull_task TASKS[] = {
      .hub = "yale-nlp/MMVU",
      .split = "validation",
      .folders = {"MMVU"},
-     .columns = {"id", "question", "question_type", "answer", "video_path"},
-     .media = {.video = "{video_path}"},
+     .columns = {"id", "question", "question_type", "answer"},
+     .media = {.video = "{video_path}", .video_url = "video"},
      .max_new_tokens = 1024,
      .top_p = 1},
     {.name = "mme_realworld",
@@ -235,8 +235,13 @@ int mull_task_score(const mull_task *t, const json_t *doc, const char *reply, si
     *out = (mull_scored){0};
     mull__scoring raw = {.a = &a, .doc = doc, .compat = compat, .err = err}, cleaned = raw;
     mull__text whole = mull__decode(&a, reply, len), clean = mull__clean_reply(whole);
-    int rc = flags & MULL_SCORE_RAW ? score_one(t, &raw, whole) : MULL_OK;
+    bool same = clean.c == whole.c && clean.n == whole.n; /* nothing was cleaned away: one score serves both */
+    int rc = flags & MULL_SCORE_RAW && !same ? score_one(t, &raw, whole) : MULL_OK;
     if (!rc) rc = score_one(t, &cleaned, clean);
+    if (flags & MULL_SCORE_RAW && same) {
+        raw.metrics = json_incref(cleaned.metrics);
+        raw.random = cleaned.random;
+    }
     out->clean = mull__text_json(clean);
     out->raw = raw.metrics;
     out->cleaned = cleaned.metrics;

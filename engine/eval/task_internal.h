@@ -35,6 +35,7 @@ typedef struct mull__media_columns {
     const char *lists[4];   /* columns that hold a list of images (bytes, paths or {bytes, path}); the first there is */
     const char *singles[9]; /* columns that hold one each; all that are there */
     const char *video;      /* a path pattern: {column} is replaced */
+    const char *video_url;  /* or a column with the video's address on the Hub, which becomes video_path */
 } mull__media_columns;
 
 struct mull_task {

@@ -79,10 +79,15 @@ mull__text mull__decode_json(mull__arena *a, const json_t *string) {
 int mull__text_utf8(mull__text t, mull_buf *out) {
     int rc = mull_buf_reserve(out, t.n);
     for (size_t i = 0; i < t.n && !rc; i++) {
+        if (t.c[i] < 0x80 && out->cap - out->len > 1) {
+            out->data[out->len++] = (char)t.c[i];
+            continue;
+        }
         utf8proc_uint8_t four[4];
         utf8proc_ssize_t w = utf8proc_encode_char((utf8proc_int32_t)t.c[i], four);
         rc = mull_buf_add(out, four, (size_t)w);
     }
+    if (!rc) out->data[out->len] = 0;
     return rc;
 }
 
@@ -139,8 +144,7 @@ int mull__digit(uint32_t c) {
     return lo && c - ZEROS[lo - 1] < 10 ? (int)(c - ZEROS[lo - 1]) : MULL__NONE;
 }
 
-uint32_t mull__fold(uint32_t c) {
-    if (c < 0x80) return c >= 'A' && c <= 'Z' ? c + 32 : c;
+uint32_t mull__fold_other(uint32_t c) {
     if (c == 0x130 || c == 0x131) return 'i';
     if (c == 0x17f) return 's';
     return c == 0x212a ? 'k' : c;

@@ -44,7 +44,10 @@ static inline bool mull__is_capital(uint32_t c) {
     return c >= 'A' && c <= 'Z';
 }
 /* c as the pattern letter it matches under IGNORECASE when that is an ASCII one, else c. */
-uint32_t mull__fold(uint32_t c);
+uint32_t mull__fold_other(uint32_t c);
+static inline uint32_t mull__fold(uint32_t c) {
+    return c < 0x80 ? (c - 'A' < 26 ? c + 32 : c) : mull__fold_other(c);
+}
 
 static inline mull__text mull__sub(mull__text t, size_t from, size_t to) {
     return (mull__text){t.c ? t.c + from : NULL, to - from};
