@@ -1,5 +1,9 @@
-/* The CUDA runtime as the engine's C code sees it: devices and their memory. Only in builds with MULL_HAVE_CUDA. Errors
- * of a kernel may show at a later call; the error says so. */
+/* One CUDA device as the engine's C code sees it. Only in builds with MULL_HAVE_CUDA.
+ *
+ * A context owns one stream; all work of its ops is queued there in order, so no op needs an event. Errors are sticky:
+ * the first that is seen is kept with the op and its shape, ops after it do nothing, and whoever waits for results
+ * (mull_cuda_get, mull_cuda_sync) is told. So ops return nothing and a model's code reads like the CPU's. Memory is
+ * taken when something is created (weights, activations, cache), never inside a step. One context serves one thread. */
 #ifndef MULL_ENGINE_CORE_CUDA_H
 #define MULL_ENGINE_CORE_CUDA_H
 
@@ -9,18 +13,70 @@ extern "C" {
 
 #include "engine/core/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+
+typedef struct mull_cuda mull_cuda;
+
+typedef struct mull_cuda_info {
+    char name[128];
+    int device, major, minor, sms; /* compute capability, multiprocessors */
+    size_t total, l2, shared;      /* bytes of memory and of L2; shared memory that one block may have */
+    int driver, runtime;           /* 13000 for 13.0 */
+} mull_cuda_info;
 
 /* Devices that this process can use; 0 without a driver. */
 int mull_cuda_devices(void);
-/* Device memory of the current device; free with mull_cuda_free, which accepts NULL. */
-int mull_cuda_alloc(size_t bytes, void **out, mull_error *err);
-void mull_cuda_free(void *p);
-/* Copies that return when done, after all work queued before. */
-int mull_cuda_upload(void *device, const void *host, size_t bytes, mull_error *err);
-int mull_cuda_download(void *host, const void *device, size_t bytes, mull_error *err);
-/* Fills err from a cudaError_t that a call of what returned; 0 stays MULL_OK. */
-int mull_cuda_fail(mull_error *err, int cuda_error, const char *what);
+/* Opens device (an index among the visible ones). One clear error for: no device, a driver older than the runtime, a
+ * device this build has no code for. */
+int mull_cuda_open(int device, mull_cuda **out, mull_error *err);
+void mull_cuda_close(mull_cuda *c);
+const mull_cuda_info *mull_cuda_get_info(const mull_cuda *c);
+void *mull_cuda_stream(const mull_cuda *c); /* its cudaStream_t */
+/* Bytes that can still be taken, 0 when the device does not answer. */
+size_t mull_cuda_free_bytes(mull_cuda *c);
+
+/* Device memory, aligned to 256 bytes. A failure says what for, how much and how much there is. */
+int mull_cuda_alloc(mull_cuda *c, size_t bytes, const char *what_for, void **out, mull_error *err);
+void mull_cuda_release(mull_cuda *c, void *p); /* waits for the stream; p may be NULL */
+
+/* Queues a copy to the device; src may be used again at once, it goes through pinned memory. */
+void mull_cuda_put(mull_cuda *c, void *device, const void *src, size_t bytes);
+/* Room in pinned memory to write into before mull_cuda_send; at most MULL_CUDA_STAGE bytes. */
+enum { MULL_CUDA_STAGE = 8 << 20 };
+void *mull_cuda_stage(mull_cuda *c);
+/* Queues the copy of the first bytes of what mull_cuda_stage returned last. */
+void mull_cuda_send(mull_cuda *c, void *device, size_t bytes);
+void mull_cuda_zero(mull_cuda *c, void *device, size_t bytes);
+void mull_cuda_move(mull_cuda *c, void *to, const void *from, size_t bytes); /* device to device */
+/* Waits for everything queued, then copies from the device. Returns the first error of all that came before. */
+int mull_cuda_get(mull_cuda *c, void *dst, const void *device, size_t bytes, mull_error *err);
+int mull_cuda_sync(mull_cuda *c, mull_error *err);
+/* Whether an error is kept: ops ask before they queue. */
+bool mull_cuda_failed(const mull_cuda *c);
+/* Keeps the error of op (a cudaError_t, 0 is none); shape by printf. */
+void mull_cuda_note(mull_cuda *c, int cuda_error, const char *op, const char *shape, ...)
+    __attribute__((format(printf, 4, 5)));
+/* Keeps an error of ours: arguments out of range, a library that has no answer. */
+void mull_cuda_refuse(mull_cuda *c, int code, const char *op, const char *todo, const char *why, ...)
+    __attribute__((format(printf, 5, 6)));
+
+/* Scratch of the ops, made larger only between steps (mull_cuda_reserve) and handed out by mull_cuda_scratch; an op
+ * that asks for more than is reserved is refused. Slots may be in use at once. */
+typedef enum mull_cuda_slot {
+    MULL_CUDA_ATTENTION, /* partial sums of split keys */
+    MULL_CUDA_QUANT,     /* int8 rows and their scales */
+    MULL_CUDA_PRODUCT,   /* int32 products */
+    MULL_CUDA_SAMPLE,    /* tempered logits */
+    MULL_CUDA_SLOTS
+} mull_cuda_slot;
+int mull_cuda_reserve(mull_cuda *c, mull_cuda_slot slot, size_t bytes, mull_error *err);
+void *mull_cuda_scratch(mull_cuda *c, mull_cuda_slot slot, size_t bytes); /* NULL when refused */
+
+/* What a library keeps with the context (cuBLASLt's handle and algorithms): freed by free_it when it closes. */
+void *mull_cuda_extra(const mull_cuda *c);
+void mull_cuda_set_extra(mull_cuda *c, void *extra, void (*free_it)(void *));
 
 #ifdef __cplusplus
 }

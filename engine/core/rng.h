@@ -6,7 +6,13 @@
 
 #include <stdint.h>
 
-static inline void mull_philox(uint64_t key, uint64_t ctr_hi, uint64_t ctr_lo, uint32_t out[4]) {
+#ifdef __CUDACC__
+#define MULL_RNG static inline __host__ __device__
+#else
+#define MULL_RNG static inline
+#endif
+
+MULL_RNG void mull_philox(uint64_t key, uint64_t ctr_hi, uint64_t ctr_lo, uint32_t out[4]) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     uint32_t c0 = (uint32_t)ctr_lo, c1 = (uint32_t)(ctr_lo >> 32), c2 = (uint32_t)ctr_hi, c3 = (uint32_t)(ctr_hi >> 32);
     for (int r = 0; r < 10; r++) {
@@ -26,7 +32,7 @@ static inline void mull_philox(uint64_t key, uint64_t ctr_hi, uint64_t ctr_lo, u
 }
 
 /* Uniform in [0, 1) with 53 bits. */
-static inline double mull_uniform(uint64_t key, uint64_t ctr_hi, uint64_t ctr_lo) {
+MULL_RNG double mull_uniform(uint64_t key, uint64_t ctr_hi, uint64_t ctr_lo) {
     uint32_t r[4];
     mull_philox(key, ctr_hi, ctr_lo, r);
     uint64_t v = ((uint64_t)r[0] << 32 | r[1]) >> 11;

@@ -1,0 +1,52 @@
+/* The plan of a batch's attention; see cuda_ops.h. Host code without CUDA, so that it is tested everywhere.
+ *
+ * A sequence whose query pairs fit one small tile (decode) has its keys cut at multiples of MULL_CUDA_SPLIT: one long
+ * sequence then keeps many multiprocessors busy, and the cuts depend on nothing but the sequence. Prompts have tiles
+ * enough and keep their keys whole. */
+#include "engine/ops/cuda_ops.h"
+
+static int32_t least(int64_t a, int64_t b) {
+    return (int32_t)(a < b ? a : b);
+}
+
+static void plan_few(int s, const mull_cuda_seq *q, bool causal, mull_cuda_plan *p, mull_cuda_work *work,
+                     mull_cuda_join *joins) {
+    int32_t keys = causal ? q->pos0 + q->rows : q->rows, n = (keys + MULL_CUDA_SPLIT - 1) / MULL_CUDA_SPLIT;
+    bool split = n > 1;
+    for (int32_t i = 0; i < n; i++) {
+        if (work)
+            work[p->wide + p->few] = (mull_cuda_work){.seq = s,
+                                                      .key0 = i * MULL_CUDA_SPLIT,
+                                                      .key1 = least((int64_t)(i + 1) * MULL_CUDA_SPLIT, keys),
+                                                      .part = split ? p->parts + i : -1};
+        p->few++;
+    }
+    if (!split) return;
+    if (joins) joins[p->joins] = (mull_cuda_join){.seq = s, .part0 = p->parts, .parts = n};
+    p->joins++;
+    p->parts += n;
+}
+
+void mull_cuda_plan_attention(const mull_cuda_seq *seqs, int nseq, int group, bool causal, mull_cuda_plan *plan,
+                              mull_cuda_work *work, mull_cuda_join *joins) {
+    *plan = (mull_cuda_plan){0};
+    for (int s = 0; s < nseq; s++) {
+        const mull_cuda_seq *q = &seqs[s];
+        int64_t pairs = (int64_t)q->rows * group;
+        if (pairs <= MULL_CUDA_TILE_FEW) continue;
+        for (int64_t at = 0; at < pairs; at += MULL_CUDA_TILE) {
+            int32_t last = (least(at + MULL_CUDA_TILE, pairs) - 1) / group;
+            if (work)
+                work[plan->wide] = (mull_cuda_work){
+                    .seq = s, .pair0 = (int32_t)at, .key1 = causal ? q->pos0 + last + 1 : q->rows, .part = -1};
+            plan->wide++;
+        }
+    }
+    for (int s = 0; s < nseq; s++)
+        if (seqs[s].rows > 0 && (int64_t)seqs[s].rows * group <= MULL_CUDA_TILE_FEW)
+            plan_few(s, &seqs[s], causal, plan, work, joins);
+}
+
+size_t mull_cuda_attention_scratch(int64_t parts, int kv_heads, int hd) {
+    return (size_t)parts * (size_t)kv_heads * MULL_CUDA_TILE_FEW * (size_t)(hd + 2) * sizeof(float);
+}
