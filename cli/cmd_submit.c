@@ -75,6 +75,8 @@ static const mull_opt submit_opts[] = {
     SPEC("--repetition-penalty", NUMBER, "sampling.repetition_penalty", "P", "default: the checkpoint's"),
     SPEC("--seed", INT, "sampling.seed", "N", ""),
     SPEC("--stop", TEXTS, "sampling.stop", "TEXT", "end an answer at this text; may be given again"),
+    SPEC("--regex", TEXT, "sampling.regex", "REGEX", "what the whole answer has to match"),
+    SPEC("--choice", TEXTS, "sampling.choices", "TEXT", "the answer is one of these; may be given again"),
     SPEC("--ignore-eos", FLAG, "sampling.ignore_eos", NULL, "go on behind the end token"),
     SPEC("--latents", INT, "latents", "N", "Mull tokens (default 20)"),
     SPEC("--mode", TEXT, "mode", "MODE", "mmlatent2, new_wtxt, new_sepprompt or none"),

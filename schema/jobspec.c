@@ -57,6 +57,8 @@ static const field sampling_fields[] = {
     {"repetition_penalty", T_NUMBER, ASKS, 1e-3, 100, NULL, NULL},
     {"seed", T_INT, ASKS, 0, BIG, NULL, "0"},
     {"stop", T_TEXTS, ANSWERS, 0, 64, NULL, NULL},
+    {"regex", T_TEXT, ANSWERS, 1, 65536, NULL, NULL},
+    {"choices", T_TEXTS, ANSWERS, 0, 10000, NULL, NULL},
     {"ignore_eos", T_BOOL, ANSWERS, 0, 0, NULL, "false"},
     {NULL},
 };
@@ -143,7 +145,7 @@ static const field *find(const field *table, const char *name) {
 }
 
 static const char *near_key(const field *table, const char *key, int kind) {
-    const char *names[64];
+    const char *names[128]; /* more than a table has */
     size_t n = 0;
     for (; table->name; table++)
         if (!kind || (table->kinds & kind)) names[n++] = table->name;

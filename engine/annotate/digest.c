@@ -59,6 +59,8 @@ int mull__digest_spec(mull__annotation *a, mull_error *err) {
     json_object_set_new(o, "nframes", int_or_null(j->nframes));
     json_object_set_new(o, "prompt", text_or_null(j->prompt));
     /* Absent where a job has none, so that what was begun before they existed goes on. */
+    if (j->regex) json_object_set_new(o, "regex", json_string(j->regex));
+    if (j->choices) json_object_set_new(o, "choices", json_deep_copy(j->choices));
     if (j->prompts) json_object_set_new(o, "prompts", json_deep_copy(j->prompts));
     if (j->image_columns) json_object_set_new(o, "image_columns", json_deep_copy(j->image_columns));
     if (j->video_columns) json_object_set_new(o, "video_columns", json_deep_copy(j->video_columns));

@@ -1,6 +1,8 @@
 /* Checking rows; see row.h. */
 #include "engine/annotate/row.h"
 
+#include "engine/infer/regex.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +77,23 @@ static int take_stop(mull_row *row, mull_error *err) {
     return MULL_OK;
 }
 
+/* guided_regex and guided_choice, names that other servers of OpenAI's shape use. */
+static int take_form(mull_row *row, mull_error *err) {
+    const json_t *regex = member(row->body, "guided_regex"), *choices = member(row->body, "guided_choice");
+    if (!regex && !choices) return MULL_OK;
+    if (regex && choices) return wrong(err, "guided_choice", "give guided_regex or guided_choice, not both");
+    if (regex && !text_of(regex)) return wrong(err, "guided_regex", "it must be a text");
+    row->regex = regex ? strdup(text_of(regex)) : mull_choices_regex(choices);
+    if (!row->regex)
+        return regex ? mull_fail(err, MULL_ENOMEM, WHAT, "", "", "out of memory")
+                     : wrong(err, "guided_choice", "it must be a list of texts that are not empty");
+    mull_regex *r = NULL;
+    int rc = mull_regex_create(row->regex, strlen(row->regex), &r, err);
+    mull_regex_destroy(r);
+    row->sampling.regex = row->regex;
+    return rc;
+}
+
 static int take_sampling(mull_row *row, mull_error *err) {
     const json_t *b = row->body;
     mull_sampling *s = &row->sampling;
@@ -97,7 +116,8 @@ static int take_sampling(mull_row *row, mull_error *err) {
     const json_t *eos = member(b, "ignore_eos");
     if (eos && !json_is_boolean(eos)) return wrong(err, "ignore_eos", "it must be true or false");
     if (eos) s->ignore_eos = json_is_true(eos);
-    return take_stop(row, err);
+    rc = take_form(row, err);
+    return rc ? rc : take_stop(row, err);
 }
 
 /* Things that would change the answer and that this engine does not do. */
@@ -192,5 +212,6 @@ int mull_row_parse_body(json_t *body, const mull_sampling *base, mull_row *row, 
 void mull_row_fini(mull_row *row) {
     json_decref(row->json);
     free(row->refs);
+    free(row->regex);
     *row = (mull_row){0};
 }

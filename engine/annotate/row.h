@@ -41,6 +41,7 @@ typedef struct mull_row {
     bool seeded;            /* the row has its own seed */
     mull_sampling sampling; /* the job's, overridden; stop points into stops */
     const char *stops[MULL_ROW_STOPS_MAX];
+    char *regex; /* of the row itself; sampling.regex is it, or the job's */
 } mull_row;
 
 /* base: the job's sampling. On a failure *code says of what kind, err why, and row still has custom_id when there was

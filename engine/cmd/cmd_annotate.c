@@ -10,7 +10,7 @@
 static const char USAGE[] =
     "usage: mull-engine annotate --model DIR --in F --out DIR\n"
     "  --max-new-tokens 512   --temperature T   --top-p P   --top-k K   --seed N   --repetition-penalty P\n"
-    "  --stop TEXT (again for more)   --ignore-eos\n"
+    "  --stop TEXT (again for more)   --ignore-eos   --regex REGEX | --choice TEXT (again for more)\n"
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|new_sepprompt|none   --latents 20\n"
     "  --min-pixels N   --max-pixels N   --fps F | --nframes N   --media-root DIR (again for more)\n"
     "  --shard-rows 1000   --batch 32   --wait SECONDS   --quiet\n"
@@ -47,6 +47,7 @@ typedef struct flags {
     X("nframes", 'i', "nframes")                                                                                       \
     X("shard-rows", 'i', "shard_rows")                                                                                 \
     X("fps", 'f', "fps")                                                                                               \
+    X("regex", 'T', "regex")                                                                                           \
     X("max-new-tokens", 'I', "max_new_tokens")                                                                         \
     X("top-k", 'I', "top_k")                                                                                           \
     X("seed", 'I', "seed")                                                                                             \
@@ -69,6 +70,7 @@ enum {
     O_EOS,
     O_ROOT,
     O_PROMPTS,
+    O_CHOICE,
     O_IMAGES,
     O_VIDEOS,
     O_THREADS,
@@ -87,6 +89,7 @@ static const struct option LONG[] = {
     {"ignore-eos", 0, 0, O_EOS},
     {"media-root", 1, 0, O_ROOT},
     {"prompts", 1, 0, O_PROMPTS},
+    {"choice", 1, 0, O_CHOICE},
     {"image-column", 1, 0, O_IMAGES},
     {"video-column", 1, 0, O_VIDEOS},
     {"threads", 1, 0, O_THREADS},
@@ -142,6 +145,11 @@ static int take(flags *f, int opt, int index, const char *v) {
         return json_array_append_new(f->stop, json_string(v)) ? mull_cmd_usage(C, "--stop is no UTF-8") : 0;
     case O_ROOT:
         return json_array_append_new(f->roots, absolute(v)) ? mull_cmd_usage(C, "--media-root is no UTF-8") : 0;
+    case O_CHOICE:
+        if (!json_object_get(f->sampling, "choices")) json_object_set_new(f->sampling, "choices", json_array());
+        return json_array_append_new(json_object_get(f->sampling, "choices"), json_string(v))
+                   ? mull_cmd_usage(C, "--choice is no UTF-8")
+                   : 0;
     case O_PROMPTS:
         return json_array_append_new(f->prompts, json_string(v)) ? mull_cmd_usage(C, "--prompts is no UTF-8") : 0;
     case O_IMAGES:

@@ -110,6 +110,7 @@ void mull_infer_destroy(mull_infer *f) {
         next = s->next;
         mull_seq_destroy(s);
     }
+    mull_constraints_destroy(f->rules); /* sequences hold references, not memory of it */
     mull_features_destroy(f->features);
     mull_kv_cache_destroy(f->kv);
     mull_lm_destroy(f->lm);
@@ -129,8 +130,20 @@ void mull_infer_destroy(mull_infer *f) {
 
 int mull_infer_submit(mull_infer *f, const mull_request *r, mull_error *err) {
     mull_seq *s;
-    int rc = mull_seq_create(f->c, f->tok, r, f->max_len, &s, err);
-    if (rc) return rc;
+    mull_constraint *rule = NULL;
+    int rc = MULL_OK;
+    if (r->sampling.regex && !f->tok)
+        return mull_fail(err, MULL_EUNSUPPORTED, "cannot take the request", "regex", "", "there is no tokenizer");
+    if (r->sampling.regex && !f->rules)
+        rc = mull_constraints_create(f->tok, f->c->vocab, f->c->eos, f->c->neos, &f->rules, err);
+    if (!rc && r->sampling.regex) rc = mull_constraint_get(f->rules, r->sampling.regex, &rule, err);
+    if (!rc) rc = mull_seq_create(f->c, f->tok, r, f->max_len, &s, err);
+    if (rc) {
+        mull_constraint_release(f->rules, rule);
+        return rc;
+    }
+    s->rule = rule;
+    s->rule_state = MULL_REGEX_START;
     *(f->waiting ? &f->last_waiting->next : &f->waiting) = s;
     f->last_waiting = s;
     f->pending++;
@@ -199,6 +212,8 @@ void mull__infer_finish(mull_infer *f, mull_seq *s, mull_finish finish, const mu
     }
     if (why) r.error = *why;
     s->done = true;
+    mull_constraint_release(f->rules, s->rule);
+    s->rule = NULL;
     f->pending--;
     f->stats.prompt_tokens += s->prompt;
     f->stats.cached_tokens += r.cached_tokens;
@@ -229,7 +244,8 @@ static void advance(mull_infer *f, mull_seq *s, float *logits) {
         }
         lse = mull_logsumexp(raw, f->c->vocab);
     }
-    int rc = mull_sample(&f->sampler, logits, &s->how, &f->banned, &s->seen, (uint64_t)index, &id, &err);
+    int rc = s->rule ? mull_constraint_apply(f->rules, s->rule, s->rule_state, logits, &err) : MULL_OK;
+    if (!rc) rc = mull_sample(&f->sampler, logits, &s->how, &f->banned, &s->seen, (uint64_t)index, &id, &err);
     if (rc) {
         mull__infer_finish(f, s, MULL_FINISH_ERROR, &err);
         return;
@@ -238,13 +254,23 @@ static void advance(mull_infer *f, mull_seq *s, float *logits) {
     if (s->first_ms <= 0) s->first_ms = mull_clock_ms();
     s->tokens[s->len++] = id;
     mull_idset_add(&s->seen, id);
-    if (!s->how.ignore_eos && is_eos(f->c, id)) {
+    if ((!s->how.ignore_eos || s->rule) && is_eos(f->c, id)) {
         mull__infer_finish(f, s, MULL_FINISH_STOP, NULL);
         return;
     }
     /* In a raw run an id may have no text; then it simply shows none. */
     if (f->tok && (rc = mull_detok_push(&s->detok, id, &s->stream.text, &err)) && !f->opts.raw) {
         mull__infer_finish(f, s, MULL_FINISH_ERROR, &err);
+        return;
+    }
+    bool whole = false; /* nothing can follow */
+    if (s->rule && (rc = mull_constraint_step(f->rules, s->rule, id, &s->rule_state, &whole, &err))) {
+        mull__infer_finish(f, s, MULL_FINISH_ERROR, &err);
+        return;
+    }
+    if (whole) {
+        stream(f, s, false);
+        mull__infer_finish(f, s, MULL_FINISH_STOP, NULL);
         return;
     }
     if (s->len == s->max_len) {

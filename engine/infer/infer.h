@@ -19,7 +19,9 @@ typedef struct mull_sampling {
     bool ignore_eos;
     const char *const *stop; /* stop strings, borrowed for the request's life */
     int nstop;
-    int logprobs;         /* keep each token's log-prob when nonzero: the model's own, before penalty and temperature */
+    const char
+        *regex;   /* what the whole answer has to match (regex.h), NULL: anything; borrowed until it is submitted */
+    int logprobs; /* keep each token's log-prob when nonzero: the model's own, before penalty and temperature */
     bool logprobs_scaled; /* those log-probs at the temperature, as training computes them for rollouts */
 } mull_sampling;
 

@@ -18,6 +18,7 @@ struct mull_infer {
     mull_lm *lm;
     mull_sampler sampler;
     mull_idset banned;
+    mull_constraints *rules;          /* NULL until one is asked for */
     int64_t max_len;                  /* of a sequence: model's context and cache */
     mull_seq *waiting, *last_waiting; /* queue, oldest first */
     mull_seq **running;               /* [max_batch], oldest first */

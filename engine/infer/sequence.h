@@ -4,6 +4,7 @@
 #ifndef MULL_ENGINE_INFER_SEQUENCE_H
 #define MULL_ENGINE_INFER_SEQUENCE_H
 
+#include "engine/infer/constraint.h"
 #include "engine/infer/features.h"
 #include "engine/infer/infer.h"
 #include "engine/infer/kv_cache.h"
@@ -32,6 +33,8 @@ typedef struct mull_seq {
     mull_page_key *keys; /* [nkeys] of full pages, as far as they were computed */
     int64_t nkeys, published;
     mull_idset seen;
+    mull_constraint *rule; /* the engine's, a reference; NULL: none */
+    int32_t rule_state;
     mull_stream stream;
     mull_detok detok;
     float *logprobs; /* [max_len - prompt] or NULL */

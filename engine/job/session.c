@@ -1,8 +1,10 @@
 /* Loading what a job asks for; see spec.h. The checkpoint decides what the spec leaves open. */
 #include "engine/infer/clock.h"
+#include "engine/infer/regex.h"
 #include "engine/job/spec.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int weight_type(const char *name, mull_model_opts *o, mull_error *err) {
@@ -43,7 +45,7 @@ static int render_opts(const mull_job *j, mull_session *s, mull_error *err) {
     return rc;
 }
 
-static void sampling(const mull_job *j, mull_session *s) {
+static int sampling(const mull_job *j, mull_session *s, mull_error *err) {
     mull_sampling *how = &s->sampling;
     mull_sampling_defaults(s->model, how);
     how->max_new_tokens = (int)j->max_new_tokens;
@@ -55,6 +57,13 @@ static void sampling(const mull_job *j, mull_session *s) {
     if (!isnan(j->repetition_penalty)) how->repetition_penalty = j->repetition_penalty;
     how->stop = j->stop;
     how->nstop = j->nstop;
+    if (j->choices && !(s->regex = mull_choices_regex(j->choices)))
+        return mull_fail(err, MULL_EARG, "cannot use the job spec", "choices", "", "it lists no texts");
+    how->regex = s->regex ? s->regex : j->regex;
+    mull_regex *r = NULL;
+    int rc = how->regex ? mull_regex_create(how->regex, strlen(how->regex), &r, err) : MULL_OK;
+    mull_regex_destroy(r);
+    return rc;
 }
 
 int mull_session_open(const mull_job *j, mull_session *s, mull_error *err) {
@@ -66,11 +75,11 @@ int mull_session_open(const mull_job *j, mull_session *s, mull_error *err) {
     if (!rc) rc = mull_tokenizer_load(j->model, &s->tok, err);
     if (!rc) rc = render_opts(j, s, err);
     if (!rc) rc = mull_model_load(j->model, &opts, &s->model, err);
+    if (!rc) rc = sampling(j, s, err);
     if (rc) {
         mull_session_fini(s);
         return rc;
     }
-    sampling(j, s);
     s->load_ms = mull_clock_ms() - start;
     return MULL_OK;
 }
@@ -78,5 +87,6 @@ int mull_session_open(const mull_job *j, mull_session *s, mull_error *err) {
 void mull_session_fini(mull_session *s) {
     mull_model_destroy(s->model);
     mull_tokenizer_destroy(s->tok);
+    free(s->regex);
     *s = (mull_session){0};
 }

@@ -95,6 +95,8 @@ static const field SAMPLING[] = {
     {"repetition_penalty", T_NUMBER, AT(repetition_penalty), 1e-3, 1000},
     {"seed", T_INT, AT(seed), 0, 9.2e18},
     {"ignore_eos", T_BOOL, AT(ignore_eos), 0, 0},
+    {"regex", T_TEXT, AT(regex), 0, 0},
+    {"choices", T_LIST, AT(choices), 0, 0},
     {"stop", T_SKIP, 0, 0, 0},
     {NULL, T_SKIP, 0, 0, 0},
 };
@@ -182,6 +184,8 @@ static int check_whole(const mull_job *j, mull_error *err) {
     if (!rc) rc = check_strings(j->videos, "videos", false, err);
     if (!rc) rc = check_strings(j->media_roots, "media_roots", true, err);
     if (!rc && j->set) rc = check_strings(j->set, "set", false, err);
+    if (!rc && j->choices) rc = check_strings(j->choices, "choices", false, err);
+    if (!rc && j->choices && j->regex) rc = wrong("choices", "give regex or choices, not both", err);
     if (!rc && j->prompts) rc = check_strings(j->prompts, "prompts", false, err);
     if (!rc && j->image_columns) rc = check_strings(j->image_columns, "image_columns", false, err);
     if (!rc && j->video_columns) rc = check_strings(j->video_columns, "video_columns", false, err);

@@ -7,7 +7,13 @@
 #include "engine/infer/infer.h"
 #include "engine/text/chat.h"
 
-typedef enum mull_job_kind { MULL_JOB_GENERATE, MULL_JOB_ANNOTATE, MULL_JOB_TRAIN, MULL_JOB_EVAL, MULL_JOB_SERVE } mull_job_kind;
+typedef enum mull_job_kind {
+    MULL_JOB_GENERATE,
+    MULL_JOB_ANNOTATE,
+    MULL_JOB_TRAIN,
+    MULL_JOB_EVAL,
+    MULL_JOB_SERVE
+} mull_job_kind;
 
 /* Strings and lists belong to json. Defaults are those of the front door (greedy, 512 tokens, 20 latents), so that a
  * job by hand and one through the queue give the same bytes. Other numbers that were not given are negative, floats
@@ -37,6 +43,8 @@ typedef struct mull_job {
     int64_t max_new_tokens, top_k, seed;
     double temperature, top_p, repetition_penalty;
     bool ignore_eos;
+    const char *regex;     /* answers have to match it; or be one of choices */
+    const json_t *choices; /* not both */
     const char *stop[64];
     int nstop;
     /* by hand only */
@@ -59,6 +67,7 @@ typedef struct mull_session {
     mull_tokenizer *tok;
     mull_render_opts render;
     mull_sampling sampling;
+    char *regex; /* of the choices, or NULL */
     mull_media_limits limits;
     double load_ms;
 } mull_session;

@@ -151,6 +151,13 @@ static const mull_token *token(const mull_tokenizer *t, int32_t id, mull_error *
     return NULL;
 }
 
+bool mull_tokenizer_text(const mull_tokenizer *t, int32_t id, const char **text, uint32_t *len) {
+    if (id < 0 || id >= t->size || !t->tokens[id].text || t->tokens[id].special) return false;
+    *text = t->tokens[id].text;
+    *len = t->tokens[id].len;
+    return true;
+}
+
 int mull_tokenizer_decode(const mull_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, mull_buf *out,
                           mull_error *err) {
     mull_buf raw = {0};

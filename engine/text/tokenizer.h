@@ -22,6 +22,9 @@ int32_t mull_tokenizer_special(const mull_tokenizer *t, const char *text);
  * becomes U+FFFD per maximal subpart first. Thread-safe. */
 int mull_tokenizer_encode(const mull_tokenizer *t, const char *text, size_t len, bool special, mull_ids *out,
                           mull_error *err);
+/* The bytes that an id stands for, in the tokenizer's memory. False for what is not text: unknown ids and special
+ * tokens. */
+bool mull_tokenizer_text(const mull_tokenizer *t, int32_t id, const char **text, uint32_t *len);
 /* Whole decode; unknown ids are an error. */
 int mull_tokenizer_decode(const mull_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, mull_buf *out,
                           mull_error *err);
