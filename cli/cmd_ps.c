@@ -1,6 +1,7 @@
 /* mull ps, queue, top, node: what is there now. -w shows it again every two seconds. */
 #include "cli/args.h"
 #include "cli/jobs.h"
+#include "cli/spec.h"
 
 #include "schema/jobspec.h"
 #include "schema/states.h"
@@ -12,7 +13,7 @@
 
 typedef struct look {
     bool json, watch, wide;
-    const char *output, *state, *team, *array;
+    const char *output, *state, *team, *array, *simulate;
     long limit;
 } look;
 
@@ -30,6 +31,10 @@ static const mull_opt ps_opts[] = {
     {"--limit", 'n', MULL_OPT_INT, offsetof(look, limit), NULL, "N", "at most N jobs, the newest (default 100)"},
     {0}};
 static const mull_opt look_opts[] = {LOOK_OPTS, {0}};
+static const mull_opt queue_opts[] = {LOOK_OPTS,
+                                      {"--simulate", 0, MULL_OPT_TEXT, offsetof(look, simulate), NULL, "FILE",
+                                       "when would the job of this spec start? nothing is submitted"},
+                                      {0}};
 
 static int pick_form(const mull_cmd *cmd, look *o) {
     static const char *const forms[] = {"table", "wide", "json"};
@@ -144,9 +149,94 @@ static void counts(const json_t *o, char *out, size_t cap) {
     }
 }
 
+/* 2026-01-31T08:00:00.000Z as "in 12:30", "now" */
+static void until_text(const char *when, char *out, size_t cap) {
+    json_t *t = json_string(when);
+    double at = mull_when(t), left = at - mull_now();
+    json_decref(t);
+    out[0] = 0;
+    if (!isfinite(at)) return;
+    char span[40];
+    mull_span(left > 0 ? left : 0, span, sizeof span);
+    snprintf(out, cap, left < 2 ? "now" : "in %s", span);
+}
+
+static void print_next(const json_t *next) {
+    static const mull_column columns[] = {{"NEXT", .right = true},
+                                          {"TEAM", .shrink = 6},
+                                          {"USER", .shrink = 6},
+                                          {"PRI", .right = true},
+                                          {"GPUS", .right = true},
+                                          {"SLOTS", .right = true},
+                                          {"STARTS"}};
+    mull_table t;
+    size_t i;
+    const json_t *j;
+    mull_table_init(&t, columns, 7);
+    json_array_foreach(next, i, j) {
+        char starts[60], numbers[3][16];
+        static const char *const keys[] = {"priority", "gpus", "slots"};
+        until_text(mull_text(j, "estimated_start"), starts, sizeof starts);
+        for (int k = 0; k < 3; k++)
+            snprintf(numbers[k], sizeof numbers[k], "%lld", (long long)json_integer_value(json_object_get(j, keys[k])));
+        const char *cells[] = {
+            mull_text(j, "id"), mull_text(j, "team"), mull_text(j, "user"), numbers[0], numbers[1], numbers[2], starts};
+        if (i < 20) mull_table_row(&t, cells);
+    }
+    if (t.nrows) {
+        putchar('\n');
+        mull_table_print(&t, stdout, mull_term_width(stdout), mull_term_color(stdout));
+    }
+    mull_table_fini(&t);
+}
+
+static int simulate(const look *o) {
+    int rc;
+    json_t *lines = json_object(), *spec = mull_spec_read(o->simulate, lines, &rc), *r;
+    mull_client *c = spec ? mull_client_or_complain() : NULL;
+    mull_reply reply = {0};
+    mull_err err;
+    if (spec) mull_spec_absolute(spec);
+    if (c) {
+        json_t *body = json_pack("{s:O}", "spec", spec);
+        rc = mull_client_call(c, "POST", "/v1/queue/simulate", body, &reply, &err);
+        json_decref(body);
+        if (rc) mull_err_print(stderr, &err);
+        if (rc) rc = MULL_EXIT_FAILED;
+        if (!rc && reply.status != 200) rc = mull_client_refused(&reply, lines, o->simulate);
+        mull_client_close(c);
+    } else if (spec) {
+        rc = MULL_EXIT_FAILED;
+    }
+    json_decref(spec);
+    json_decref(lines);
+    r = reply.json;
+    if (!rc && o->json) {
+        mull_emit(json_incref(r));
+    } else if (!rc) {
+        char text[60];
+        const char *when = mull_text(r, "estimated_start"), *bound = mull_text(r, "not_before");
+        until_text(*when ? when : bound, text, sizeof text);
+        if (*when)
+            printf("it would start %s (%s), behind %lld other starts\n", text, when,
+                   (long long)json_integer_value(json_object_get(r, "ahead_count")));
+        else if (*bound)
+            printf("it would not start before %s (%s); farther was not looked\n", bound, text);
+        else
+            printf("it would not start: no node can hold it, or its quota never has room; see: mull node ls, mull "
+                   "quota\n");
+        if (json_integer_value(json_object_get(r, "assumed")) > 0)
+            printf("%lld of the jobs before it have no time limit: an hour is assumed for each\n",
+                   (long long)json_integer_value(json_object_get(r, "assumed")));
+        if (*mull_text(r, "note")) printf("%s\n", mull_text(r, "note"));
+    }
+    json_decref(r);
+    return rc;
+}
+
 static int show_queue(mull_client *c, const look *o) {
     json_t *q;
-    int rc = mull_client_get(c, "GET", "/v1/queue", NULL, &q);
+    int rc = mull_client_get(c, "GET", "/v1/queue?next=1", NULL, &q);
     if (rc) return rc;
     if (o->json) {
         mull_emit(q);
@@ -163,6 +253,7 @@ static int show_queue(mull_client *c, const look *o) {
     printf("leader   %s, term %lld%s\n", mull_text(leader, "holder"),
            (long long)json_integer_value(json_object_get(leader, "term")),
            json_is_true(json_object_get(leader, "alive")) ? "" : " (not renewed)");
+    print_next(json_object_get(q, "next"));
     json_decref(q);
     return MULL_EXIT_OK;
 }
@@ -172,11 +263,17 @@ static int run_queue(const mull_cmd *cmd, int argc, char **argv) {
     int words;
     MULL_PARSE(cmd, argc, argv, &o, &words);
     if (words) return mull_usage(cmd->name, "unexpected word '%s'", argv[1]);
-    return watching(&o, show_queue);
+    return o.simulate ? simulate(&o) : watching(&o, show_queue);
 }
 
-const mull_cmd mull_cmd_queue = {"queue", "[flags]", "count jobs by state and reason, slots in use",
-                                 NULL,    look_opts, run_queue};
+const mull_cmd mull_cmd_queue = {
+    "queue",
+    "[--simulate FILE] [flags]",
+    "jobs by state and reason, slots in use, what starts next and when",
+    "Estimates assume that jobs without a time limit run an hour and that nobody else submits.\n"
+    "examples:\n  mull queue\n  mull queue --simulate job.yaml\n",
+    queue_opts,
+    run_queue};
 
 static int show_top(mull_client *c, const look *o) {
     int rc = show_queue(c, o);

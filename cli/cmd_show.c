@@ -202,13 +202,18 @@ static void print_why(const json_t *w) {
     const json_t *a;
     json_array_foreach(ahead, i, a) {
         mull_text_clean(mull_text(a, "name"), 40, clean, sizeof clean);
-        printf("%-9s job %s %s (%s, priority %lld)\n", i ? "" : "ahead", mull_text(a, "id"), clean,
-               mull_text(a, "user"), (long long)json_integer_value(json_object_get(a, "priority")));
+        const char *team = mull_text(a, "team"), *start = mull_text(a, "estimated_start");
+        printf("%-9s job %s %s%s(%s%s%s, priority %lld)%s%s\n", i ? "" : "ahead", mull_text(a, "id"), clean,
+               *clean ? " " : "", mull_text(a, "user"), *team ? " of " : "", team,
+               (long long)json_integer_value(json_object_get(a, "priority")), *start ? ", about " : "", start);
     }
     long long more =
         (long long)json_integer_value(json_object_get(w, "ahead_count")) - (long long)json_array_size(ahead);
     if (more > 0) printf("%-9s and %lld more\n", "", more);
     field("start", mull_text(w, "estimated_start"));
+    field("not before", mull_text(w, "not_before"));
+    long long assumed = (long long)json_integer_value(json_object_get(w, "assumed"));
+    if (assumed > 0) printf("%-9s %lld jobs before it have no time limit: an hour is assumed for each\n", "", assumed);
 }
 
 static int run_why(const mull_cmd *cmd, int argc, char **argv) {

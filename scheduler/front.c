@@ -268,7 +268,7 @@ static void route(mull_front *f, mull_req *req) {
         mull__answer(f, req, "SELECT mull_job_show($1::bigint, $2)", 2, params);
         break;
     case MULL_ROUTE_WHY:
-        mull__answer(f, req, "SELECT mull_job_why($1::bigint, $2)", 2, params);
+        mull__why(f, req, params);
         break;
     case MULL_ROUTE_CANCEL:
     case MULL_ROUTE_HOLD:
@@ -334,7 +334,10 @@ static void route(mull_front *f, mull_req *req) {
         mull__checkpoint_action(f, req);
         break;
     case MULL_ROUTE_QUEUE:
-        mull__answer(f, req, "SELECT mull_queue()", 0, NULL);
+        mull__queue(f, req);
+        break;
+    case MULL_ROUTE_SIMULATE:
+        mull__simulate(f, req);
         break;
     case MULL_ROUTE_FILES:
         mull__upload(f, req);

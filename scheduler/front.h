@@ -13,10 +13,10 @@ typedef struct mull_front_config {
     uv_loop_t *loop;
     mull_pg *pg;
     mull_redis *redis;
-    const mull_leader *leader; /* for its counters */
-    const char *files;         /* folder of uploads, NULL: none are taken */
-    const char *models;        /* folder of checkpoints that may be named without a path, NULL: none */
-    uint64_t max_upload;       /* bytes */
+    mull_leader *leader; /* for its counters, and for what it knows of the queue */
+    const char *files;   /* folder of uploads, NULL: none are taken */
+    const char *models;  /* folder of checkpoints that may be named without a path, NULL: none */
+    uint64_t max_upload; /* bytes */
 } mull_front_config;
 
 /* NULL without memory. */
@@ -66,6 +66,11 @@ json_t *mull__submit_item(const json_t *spec, const mull_identity *who, const ch
  * it may keep by a reference of its own). Or next is not called, and the request has been answered. */
 typedef void (*mull__spec_next)(mull_front *f, mull_req *req, const json_t *item);
 void mull__spec_of(mull_front *f, mull_req *req, mull__spec_next next);
+
+/* estimate.c: when jobs may start. params: the job's id and the team. */
+void mull__why(mull_front *f, mull_req *req, const char *const *params);
+void mull__queue(mull_front *f, mull_req *req);
+void mull__simulate(mull_front *f, mull_req *req);
 
 /* cron.c: schedules. */
 void mull__cron_set(mull_front *f, mull_req *req);

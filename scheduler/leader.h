@@ -8,6 +8,7 @@
 #ifndef MULL_SCHEDULER_LEADER_H
 #define MULL_SCHEDULER_LEADER_H
 
+#include "scheduler/forecast.h"
 #include "schema/store_pg.h"
 #include "schema/store_redis.h"
 
@@ -39,6 +40,10 @@ typedef struct mull_leader_stats {
 /* NULL without memory. */
 mull_leader *mull_leader_create(const mull_leader_config *config);
 void mull_leader_get_stats(const mull_leader *l, mull_leader_stats *stats);
+/* A copy of what it knows, to be run forward; the caller frees. NULL when it does not lead, or without memory. */
+mull_forecast *mull_leader_snapshot(const mull_leader *l);
+/* What mull_submit takes as a pending job of this queue, with this id; false when it does not lead. */
+bool mull_leader_job_of(mull_leader *l, const json_t *item, int64_t id, mull_policy_job *job);
 /* Gives the lead up (best effort) and closes every handle; done is called when nothing is left on the loop. */
 void mull_leader_close(mull_leader *l, void (*done)(void *arg), void *arg);
 void mull_leader_destroy(mull_leader *l);
