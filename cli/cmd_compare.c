@@ -3,10 +3,12 @@
 #include "cli/jobs.h"
 #include "cli/runs.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 typedef struct opts {
@@ -241,27 +243,64 @@ static char *eval_folder(const char *word) {
     return out;
 }
 
-/* The engine pairs the rows: it becomes this process. */
-static int compare_evals(char *const *words) {
-    char exe[4096], *a = eval_folder(words[0]), *b = a ? eval_folder(words[1]) : NULL;
+/* Starts the engine beside this program and reads its one line of JSON; what it says on stderr is the user's to read.
+ * NULL: *rc is the exit status. */
+static json_t *ask_engine(const char *a, const char *b, int *rc) {
+    char exe[4096];
+    int ends[2], status = 0;
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 16);
     char *slash = n > 0 ? (exe[n] = 0, strrchr(exe, '/')) : NULL;
-    if (a && b && slash) {
-        strcpy(slash + 1, "mull-engine");
-        execl(exe, "mull-engine", "compare", "--eval", a, b, (char *)NULL);
-        mull_complain("cannot compare evaluations", exe, "build or install mull-engine beside mull",
-                      "it cannot be started");
+    *rc = MULL_EXIT_FAILED;
+    if (slash) strcpy(slash + 1, "mull-engine");
+    if (!slash || access(exe, X_OK) || pipe(ends)) {
+        mull_complain("cannot compare evaluations", slash ? exe : "mull-engine",
+                      "build or install mull-engine beside mull", "it cannot be started");
+        return NULL;
     }
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        execl(exe, "mull-engine", "compare", "--eval", a, b, (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    FILE *f = fdopen(ends[0], "r");
+    json_t *out = f && pid > 0 ? json_loadf(f, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
+    if (f) fclose(f);
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    if (pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0 && json_is_object(json_object_get(out, "tasks")))
+        return out;
+    if (pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) > 0) *rc = WEXITSTATUS(status);
+    json_decref(out);
+    return NULL;
+}
+
+/* The engine pairs the rows. */
+static int compare_evals(char *const *words, bool json) {
+    char *a = eval_folder(words[0]), *b = a ? eval_folder(words[1]) : NULL;
+    int rc = MULL_EXIT_FAILED;
+    json_t *out = a && b ? ask_engine(a, b, &rc) : NULL;
     free(a);
     free(b);
-    return MULL_EXIT_FAILED;
+    if (!out) return rc;
+    if (json)
+        mull_emit(out);
+    else {
+        mull_compare_table(out, stdout);
+        json_decref(out);
+    }
+    return MULL_EXIT_OK;
 }
 
 static int run_compare(const mull_cmd *cmd, int argc, char **argv) {
     opts o = {0};
     int words;
     MULL_PARSE(cmd, argc, argv, &o, &words);
-    if (o.eval) return words == 2 ? compare_evals(argv + 1) : mull_usage(cmd->name, "--eval takes two evaluations");
+    if (o.eval)
+        return words == 2 ? compare_evals(argv + 1, o.json) : mull_usage(cmd->name, "--eval takes two evaluations");
     if (words < 2 || words > MULL_SERIES_MAX) return mull_usage(cmd->name, "give 2 to %d runs", MULL_SERIES_MAX);
     for (int i = 1; i <= words; i++)
         if (mull_id_check(cmd->name, argv[i])) return MULL_EXIT_USAGE;

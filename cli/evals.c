@@ -68,3 +68,39 @@ void mull_follow_table(const json_t *follow, FILE *f) {
     if (t.nrows) mull_table_print(&t, f, mull_term_width(f), mull_term_color(f));
     mull_table_fini(&t);
 }
+
+void mull_compare_table(const json_t *compared, FILE *f) {
+    static const mull_column columns[] = {{"TASK"},
+                                          {"ROWS", .right = true},
+                                          {"A", .right = true},
+                                          {"B", .right = true},
+                                          {"B - A", .right = true},
+                                          {"95 % FROM", .right = true},
+                                          {"TO", .right = true},
+                                          {"P", .right = true},
+                                          {"TEST", .shrink = 6}};
+    const char *task;
+    json_t *r;
+    mull_table t;
+    mull_table_init(&t, columns, 9);
+    json_object_foreach(json_object_get(compared, "tasks"), task, r) {
+        char rows[24], a[32], b[32], diff[32], low[32], high[32], p[32];
+        snprintf(rows, sizeof rows, "%lld", (long long)json_integer_value(json_object_get(r, "n")));
+        figure(json_object_get(r, "a"), a);
+        figure(json_object_get(r, "b"), b);
+        figure(json_object_get(r, "diff"), diff);
+        figure(json_object_get(r, "low"), low);
+        figure(json_object_get(r, "high"), high);
+        figure(json_object_get(r, "p"), p);
+        const char *cells[] = {task, rows, a, b, diff, low, high, p, mull_text(r, "test")};
+        mull_table_row(&t, cells);
+    }
+    mull_table_print(&t, f, mull_term_width(f), mull_term_color(f));
+    mull_table_fini(&t);
+    size_t i;
+    json_array_foreach(json_object_get(compared, "missing"), i, r) {
+        char clean[120];
+        mull_text_clean(json_string_value(r), 100, clean, sizeof clean);
+        fprintf(f, "only in one of the two: %s\n", clean);
+    }
+}

@@ -37,6 +37,8 @@ int mull_follow_logs(mull_client *c, const char *id, bool json, long attempt);
 const char *mull_text(const json_t *o, const char *key);
 /* The figures of an evaluation (a job's "eval_results"), with their intervals; nothing when there are none. */
 void mull_eval_table(const json_t *results, FILE *f);
+/* What mull-engine compare --eval says: a line a task, then what only one of the two has. */
+void mull_compare_table(const json_t *compared, FILE *f);
 /* What a follower ("follow" of a job) made: a line for each task of each checkpoint. */
 void mull_follow_table(const json_t *follow, FILE *f);
 /* Percent-encodes into out. */

@@ -35,7 +35,7 @@ enum { ANSWERS = GENERATE | ANNOTATE | SERVE, ASKS = ANSWERS | EVAL, ALL = ASKS 
 #define TASKS                                                                                                          \
     "blink_iqtest|blink_sprel|blink_mv|blink_reldepth|blink_jigsaw|sat_real|vsibench|erqa|mmsi_bench|stare|sitebench|" \
     "vstar_bench|mmmu_val|mmmu|mmvu|mmvu_val|mme_realworld|mmerealworld|mme_realworld_lite|mmerealworld_lite|vqav2|"   \
-    "vqav2_val"
+    "vqav2_val|puzzles"
 
 typedef struct field {
     const char *name;

@@ -114,6 +114,35 @@ static void sharded(void **state) {
     json_decref(job);
 }
 
+/* Two evaluations side by side, by ids of jobs and by folders. */
+static void compared(void **state) {
+    (void)state;
+    char out[300], first[24];
+    snprintf(out, sizeof out, "%s/other", folder);
+    mull_run r = RUN("submit", "eval", "--model", model, "--tasks", "blink_iqtest", "--data", data, "--out", out,
+                     "--max-new-tokens", "3", "--min-pixels", "3136", "--wait");
+    if (r.status) fail_msg("%s", r.err);
+    strcpy(first, first_line(&r));
+    mull_run_fini(&r);
+    json_t *j = mull_run_json((const char *const[]){MULL, "compare", "--eval", hand, first, "--json", NULL}, LIMIT_S);
+    const json_t *t = json_object_get(json_object_get(j, "tasks"), "blink_iqtest");
+    assert_int_equal(json_integer_value(json_object_get(t, "n")), ROWS);
+    assert_true(json_is_number(json_object_get(t, "p")));
+    assert_string_equal(json_string_value(json_array_get(json_object_get(j, "missing"), 0)), "sat_real");
+    json_decref(j);
+    r = RUN("compare", "--eval", first, first);
+    if (r.status || !strstr(r.out, "B - A") || !strstr(r.out, "blink_iqtest"))
+        fail_msg("%d: %s%s", r.status, r.out, r.err);
+    mull_run_fini(&r);
+    r = RUN("compare", "--eval", hand, "/nowhere");
+    assert_int_equal(r.status, 1);
+    assert_non_null(strstr(r.err, "/nowhere"));
+    mull_run_fini(&r);
+    r = RUN("compare", "--eval", first);
+    assert_int_equal(r.status, 2);
+    mull_run_fini(&r);
+}
+
 /* A training job with three checkpoints and an evaluation that follows it: a job for each, their figures in the run. */
 static void after_each_checkpoint(void **state) {
     (void)state;
@@ -269,9 +298,12 @@ int main(void) {
         fprintf(stderr, "skipped: redis-server and PostgreSQL are not installed (ops/deps)\n");
         return 77;
     }
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_job_as_by_hand),      cmocka_unit_test(sharded),
-        cmocka_unit_test(after_each_checkpoint), cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(a_missing_dataset),     cmocka_unit_test(every_task_of_the_engine)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_job_as_by_hand),
+                                       cmocka_unit_test(sharded),
+                                       cmocka_unit_test(compared),
+                                       cmocka_unit_test(after_each_checkpoint),
+                                       cmocka_unit_test(what_is_refused),
+                                       cmocka_unit_test(a_missing_dataset),
+                                       cmocka_unit_test(every_task_of_the_engine)};
     return cmocka_run_group_tests(tests, start, stop);
 }
