@@ -41,6 +41,10 @@ static void note(const session *s, const char *level, const char *fmt, ...) {
     if (s->h->note) s->h->note(s->h->run.ctx, level, text);
 }
 
+static void forward_note(void *ctx, const char *level, const char *text) {
+    note(ctx, level, "%s", text);
+}
+
 static int load_recipe(session *s) {
     mull_recipe_report report = {0};
     int rc = mull_recipe_load(s->o->config, s->o->sets, s->o->nsets, &s->recipe, &report, s->err);
@@ -135,7 +139,9 @@ static int open_all(session *s) {
                                                       .threads = s->o->threads,
                                                       .steps = 1,
                                                       .comm = s->comm,
-                                                      .tokenizer = s->tokenizer},
+                                                      .tokenizer = s->tokenizer,
+                                                      .note = forward_note,
+                                                      .ctx = s},
                                  &s->trainer, err);
     mull_loader_opts lo = {
         .note = left_out, .ctx = s, .rank = mull_comm_rank(s->comm), .world = mull_comm_world(s->comm)};
@@ -221,6 +227,10 @@ int mull_train_session(const mull_train_session_opts *o, const mull_train_sessio
         open_tb(&s);
         rc = mull_trainer_run(s.trainer, s.steps, &src, &hooks, err);
         mull_tb_close(s.tb);
+        mull_feature_figures n;
+        if (mull_trainer_features(s.trainer, &n))
+            note(&s, "note", "feature cache: %lld media were there, %lld were computed, %.2f GB in %s",
+                 (long long)n.found, (long long)n.computed, (double)n.bytes / 1e9, s.recipe.feature_cache);
     }
     mull_loader_close(s.loader);
     mull_trainer_destroy(s.trainer);

@@ -56,6 +56,15 @@ void mull_trainer_set_steps(mull_trainer *t, int64_t steps) {
     if (!t->optim.warmup) t->optim.warmup = (int64_t)ceil(r->warmup_ratio * (double)steps);
 }
 
+static int open_source(mull_trainer *t, const mull_trainer_opts *o, mull_weight_type weights, mull_error *err) {
+    t->source = mull_pack_tower(t->tower);
+    if (!*text(t->r->feature_cache)) return MULL_OK;
+    mull_feature_cache_opts fo = {t->r->feature_cache, t->r->feature_cache_bytes, t->model, weights, o->note, o->ctx};
+    int rc = mull_feature_cache_open(&fo, mull_trainer_config(t), t->source, &t->cache, err);
+    if (!rc) t->source = mull_feature_cache_source(t->cache);
+    return rc;
+}
+
 int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_error *err) {
     const mull_recipe *r = o->recipe;
     *out = NULL;
@@ -89,6 +98,7 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     if (!rc) no.parts = mull_ranks_parts(t->ranks);
     if (!rc)
         rc = mull_net_create(mull_model_config(t->tower), &t->params, mull_model_pool(t->tower), &no, &t->net, err);
+    if (!rc) rc = open_source(t, o, load.weights, err);
     if (!rc && r->kind == MULL_GRPO) rc = mull__grpo_create(t, o, err);
     if (!rc && o->out && mkdir(o->out, 0777) && errno != EEXIST)
         rc = mull_fail_errno(err, errno, WHAT, o->out, "check the folder above it");
@@ -103,6 +113,7 @@ void mull_trainer_destroy(mull_trainer *t) {
     if (!t) return;
     mull__grpo_destroy(t->grpo);
     mull_net_destroy(t->net);
+    mull_feature_cache_close(t->cache);
     mull_ranks_destroy(t->ranks);
     mull_params_fini(&t->params);
     mull_pack_fini(&t->pack);
@@ -119,6 +130,10 @@ const mull_train_state *mull_trainer_state(const mull_trainer *t) {
 }
 const mull_params *mull_trainer_params(const mull_trainer *t) {
     return &t->params;
+}
+bool mull_trainer_features(const mull_trainer *t, mull_feature_figures *out) {
+    if (t->cache) *out = mull_feature_cache_figures(t->cache);
+    return t->cache != NULL;
 }
 
 /* ---- a step */
@@ -138,9 +153,8 @@ static double causal_pairs(int nseq, const int32_t *cu) {
 
 static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, mull_step *st, double *work,
                      mull_error *err) {
-    mull_pack_source tower = mull_pack_tower(t->tower);
     mull_ce_opts ce = {.norm = (mull_loss_norm)t->r->loss_norm, .stage1 = t->r->kind == MULL_STAGE1, .backward = true};
-    int rc = mull_pack_build(&t->pack, mull_trainer_config(t), b, &tower, err);
+    int rc = mull_pack_build(&t->pack, mull_trainer_config(t), b, &t->source, err);
     int64_t loss_rows = rc ? 0 : mull_loss_rows(&t->pack);
     if (!rc) rc = mull_net_reserve(t->net, b->rows, loss_rows, err);
     if (rc) return rc;

@@ -8,6 +8,7 @@
 #define MULL_ENGINE_TRAIN_TRAINER_H
 
 #include "engine/train/checkpoint.h"
+#include "engine/train/feature_cache.h"
 #include "engine/train/loss.h"
 #include "engine/train/optim.h"
 
@@ -50,6 +51,8 @@ typedef struct mull_trainer_opts {
     int64_t steps;   /* of the whole run: what the schedule ends at */
     mull_comm *comm; /* the run's ranks, borrowed; NULL: one. Each gets its own batches from its source */
     const mull_tokenizer *tokenizer; /* GRPO: what completions are read with; borrowed */
+    void (*note)(void *ctx, const char *level, const char *text); /* one line for a person; may be NULL */
+    void *ctx;
 } mull_trainer_opts;
 
 int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_error *err);
@@ -59,6 +62,8 @@ const mull_train_state *mull_trainer_state(const mull_trainer *t);
 /* The schedule's end, when it is known only after the data was opened. */
 void mull_trainer_set_steps(mull_trainer *t, int64_t steps);
 const mull_params *mull_trainer_params(const mull_trainer *t);
+/* Of the recipe's feature_cache; false without one. */
+bool mull_trainer_features(const mull_trainer *t, mull_feature_figures *out);
 /* Steps until so many are done in all (at most the run's), with a checkpoint every save_steps and after the last step.
  * MULL_ECANCELLED when a hook said stop: a checkpoint was saved. */
 int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *source, const mull_train_hooks *hooks,

@@ -11,6 +11,8 @@ struct mull_trainer {
     mull_model *tower; /* GRPO: with the policy's language model beside the tower */
     mull_params params;
     mull_ranks *ranks;
+    mull_feature_cache *cache; /* NULL: none */
+    mull_pack_source source;   /* of features: the cache or the tower */
     mull_net *net;
     mull_pack pack;
     mull_loss_work work;
