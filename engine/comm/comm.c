@@ -7,9 +7,12 @@
 #include "engine/ops/kernels.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 static const char *const WHAT = "cannot run several ranks";
 enum { PIECE = 1 << 20, TIMEOUT_S = 1800 }; /* elements of a part that are in flight at a time */
@@ -17,6 +20,7 @@ enum { PIECE = 1 << 20, TIMEOUT_S = 1800 }; /* elements of a part that are in fl
 struct mull_comm {
     int rank, world;
     mull_transport *t;
+    char *dir; /* where ranks met */
     int failed;
     float *parts; /* [world][PIECE] of a reduction */
     float *wide;  /* [2][PIECE]: sum and summand of bf16 */
@@ -76,6 +80,9 @@ int mull_comm_create(const mull_comm_opts *o, mull_comm **out, mull_error *err) 
         if (!rc && mull_comm_available() && mkdir(o->rendezvous, 0700) && errno != EEXIST)
             rc = mull_fail_errno(err, errno, WHAT, o->rendezvous, "check the folder above it");
         if (!rc)
+            rc = (c->dir = strdup(o->rendezvous)) ? MULL_OK
+                                                  : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+        if (!rc)
             rc = mull__transport_open(o->rank, o->world, o->rendezvous, o->timeout_s > 0 ? o->timeout_s : TIMEOUT_S,
                                       &c->t, err);
     }
@@ -86,9 +93,32 @@ int mull_comm_create(const mull_comm_opts *o, mull_comm **out, mull_error *err) 
     return rc;
 }
 
+/* A rank that closes its connections while another still reads the last answer from them can make the system throw that
+ * answer away. So each leaves a mark, and nobody closes before all have; a rank that was killed is waited for a while.
+ */
+static void say_goodbye(const mull_comm *c) {
+    enum { TRIES = 2500 }; /* of 2 ms */
+    char path[4200];
+    int r = 0;
+    snprintf(path, sizeof path, "%s/done.%d", c->dir, c->rank);
+    FILE *f = fopen(path, "we");
+    if (!f || fclose(f)) return;
+    for (int i = 0; i < TRIES && r < c->world && !c->failed; i++) {
+        snprintf(path, sizeof path, "%s/done.%d", c->dir, r);
+        if (access(path, F_OK) == 0)
+            r++;
+        else
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+}
+
 void mull_comm_destroy(mull_comm *c) {
     if (!c) return;
-    if (c->t) mull__transport_close(c->t);
+    if (c->t) {
+        say_goodbye(c);
+        mull__transport_close(c->t);
+    }
+    free(c->dir);
     free(c->parts);
     free(c->wide);
     free(c);

@@ -220,7 +220,7 @@ int mull_train_session(const mull_train_session_opts *o, const mull_train_sessio
     if (!rc && s.resume && mull_comm_rank(s.comm) == 0)
         note(&s, "note", "going on from %s at step %lld of %lld", s.resume,
              s.trainer ? (long long)mull_trainer_state(s.trainer)->step : 0, (long long)s.steps);
-    if (!rc && s.trainer && h->lineage) rc = record(&s);
+    if (!rc && s.trainer && h->lineage && mull_comm_rank(s.comm) == 0) rc = record(&s);
     if (!rc && s.trainer) {
         mull_train_source src = {next, release, position, &s};
         mull_train_hooks hooks = {on_step, on_checkpoint, on_stop, &s, on_removed};
