@@ -19,6 +19,7 @@ static const char USAGE[] =
     "  --checkpoint S     jobs save their state this often (1800)\n"
     "  --min-run S        no preemption before (600)    --half-life H  of usage, in hours (168)\n"
     "  --plot DIR         also writes utilisation.svg and waits.svg there\n"
+    "  --starts           prints number, first start and end of each job in seconds instead of the report; -1: never\n"
     "  --write-trace      prints the made trace as CSV and ends\n\n"
     "Prints utilisation, waits by size and team, fairness, preemptions and the time that passes took.\n";
 
@@ -50,12 +51,12 @@ int main(int argc, char **argv) {
                           {"half-life", &half_life, .01, 1e5}};
     enum { NFLAGS = sizeof flags / sizeof *flags };
     const char *trace_path = NULL, *plot = NULL;
-    bool write_trace = false;
+    bool write_trace = false, starts = false;
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i];
         if (!strcmp(name, "--help") || !strcmp(name, "-h")) return fputs(USAGE, stdout) < 0;
-        if (!strcmp(name, "--write-trace")) {
-            write_trace = true;
+        if (!strcmp(name, "--write-trace") || !strcmp(name, "--starts")) {
+            (name[2] == 'w' ? &write_trace : &starts)[0] = true;
             continue;
         }
         if (i + 1 == argc) return usage(name, "unknown flag, or its value is missing");
@@ -107,7 +108,9 @@ int main(int argc, char **argv) {
         mull_trace_fini(&t);
         return 1;
     }
-    mull_sim_report(&t, &c, &r, stdout);
+    for (size_t i = 0; starts && i < t.n; i++)
+        printf("%zu,%.3f,%.3f\n", i + 1, (double)r.jobs[i].start_ms / 1e3, (double)r.jobs[i].end_ms / 1e3);
+    if (!starts) mull_sim_report(&t, &c, &r, stdout);
     int rc = plot ? mull_sim_plot(&t, &c, &r, plot) : 0;
     if (r.double_booked) {
         fprintf(stderr, "error: a GPU was given away twice (mull-sim): a bug of the policy; report the flags\n");
