@@ -56,6 +56,7 @@ static const mull_opt submit_opts[] = {
     SPEC("--shards", INT, "shards", "N", "annotate, eval: share the rows among N tasks of an array"),
     SPEC("--prompt-style", TEXT, "prompt_style", "STYLE",
          "eval: latents, videor1, sft, base, base_reason, default, cot"),
+    SPEC("--replies", TEXT, "replies", "COLUMN", "eval: score this column of the rows instead of asking a model"),
     SPEC("--compat", TEXT, "compat", "WHOSE", "eval: ours or release (its scoring to the letter)"),
     SPEC("--bootstrap", INT, "bootstrap", "N", "eval: rounds for confidence intervals (default 1000)"),
     SPEC("--prompt", TEXT, "prompt", "TEXT",

@@ -116,6 +116,7 @@ static const field fields[] = {
     {"data", T_PATH, EVAL, 0, 0, NULL, NULL},
     {"limit", T_INT, EVAL, 1, BIG, NULL, NULL},
     {"prompt_style", T_WORD, EVAL, 0, 0, "latents|videor1|sft|base|base_reason|default|cot", NULL},
+    {"replies", T_TEXT, EVAL, 1, 100, NULL, NULL},
     {"compat", T_WORD, EVAL, 0, 0, "ours|release", "\"ours\""},
     {"vsibench_options", T_BOOL, EVAL, 0, 0, NULL, "true"},
     {"circular", T_BOOL, EVAL, 0, 0, NULL, "true"},
@@ -425,7 +426,11 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
     json_object_del(c.out, "output");
     need(&c, "kind");
     bool follower = c.kind == EVAL && follows(json_string_value(json_object_get(c.out, "after")));
-    if ((c.kind & ASKS) && !follower) need(&c, "model"); /* a recipe names its own */
+    bool given = c.kind == EVAL && json_object_get(c.out, "replies");
+    if ((c.kind & ASKS) && !follower && !given) need(&c, "model"); /* a recipe names its own */
+    if (given && (follower || json_object_get(c.out, "model")))
+        COMPLAIN(&c, "replies", NULL, "are there already: no model is asked; leave %s out",
+                 follower ? "after" : "model");
     if (follower && json_object_get(c.out, "model"))
         COMPLAIN(&c, "model", NULL, "is each checkpoint that it comes after; leave it out");
     if (follower && json_object_get(c.out, "step"))

@@ -12,6 +12,7 @@ static const char USAGE[] =
     "usage: mull-engine eval --model DIR --tasks a,b --data DIR --out DIR [--limit N]\n"
     "  --prompt-style latents|videor1|sft|base|base_reason|default|cot   (latents with Mull tokens, else sft)\n"
     "  --vsibench-options true|false   --circular true|false (sat_real)   --shuffle true|false (vsibench)\n"
+    "  --replies COLUMN   score the texts of this column of the rows instead of asking a model (no --model)\n"
     "  --compat release   --max-new-tokens N   --temperature T   --seed N   --bootstrap 1000\n"
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|new_sepprompt|none   --latents 20\n"
     "  --min-pixels 200704   --max-pixels 12845056   --nframes 32 | --fps F\n"
@@ -36,6 +37,7 @@ static const char USAGE[] =
     X("vsibench-options", 'b', "vsibench_options")                                                                     \
     X("circular", 'b', "circular")                                                                                     \
     X("shuffle", 'b', "shuffle")                                                                                       \
+    X("replies", 't', "replies")                                                                                       \
     X("compat", 't', "compat")                                                                                         \
     X("bootstrap", 'i', "bootstrap")                                                                                   \
     X("prompt-format", 't', "prompt_format")                                                                           \
@@ -166,7 +168,7 @@ static int parse(flags *f, int argc, char **argv) {
     }
     if (!rc && optind < argc) rc = mull_cmd_usage("eval", "unexpected argument '%s'", argv[optind]);
     static const char *const NEED[] = {"model", "tasks", "data", "out"};
-    for (size_t i = 0; i < 4 && !rc; i++)
+    for (size_t i = json_object_get(f->spec, "replies") != NULL; i < 4 && !rc; i++)
         if (!json_object_get(f->spec, NEED[i])) rc = mull_cmd_usage("eval", "--%s is missing", NEED[i]);
     return rc;
 }

@@ -5,6 +5,7 @@
 #include "engine/eval/task_internal.h"
 #include "engine/eval/work.h"
 #include "engine/infer/clock.h"
+#include "engine/job/events.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,6 +37,7 @@ static json_t *spec_of(const run *r, mull_error *err) {
         r->s->render.latents, "min_pixels", (json_int_t)r->s->limits.min_pixels, "max_pixels",
         (json_int_t)r->s->limits.max_pixels, "nframes", r->s->limits.nframes, "fps", r->s->limits.fps);
     if (!spec) mull_fail(err, MULL_ENOMEM, WHAT, r->task->name, NULL, "out of memory");
+    if (spec && o->replies) json_object_set_new(spec, "replies", mull_json_text(o->replies, strlen(o->replies)));
     return spec;
 }
 

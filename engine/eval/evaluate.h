@@ -32,6 +32,7 @@ typedef struct mull_eval_opts {
     int bootstrap;                         /* rounds */
     const char *model_name, *model_digest; /* as results name it; what makes it this very one */
     const char *dtype;                     /* of the weights, as asked for */
+    const char *replies;                   /* a column of the rows: its texts are scored and no model is asked */
     double lock_wait_s;                    /* for another process that writes to out */
     bool (*stopped)(void *ctx);            /* all callbacks may be NULL */
     /* Rows over all tasks, others' too; fresh: those that this process answered, tokens theirs. */
@@ -42,7 +43,8 @@ typedef struct mull_eval_opts {
     void *ctx;
 } mull_eval_opts;
 
-/* *results: what results.json holds, the caller's. MULL_ECANCELLED: stopped on request, what is done is kept. */
+/* s may be all zero with replies. *results: what results.json holds, the caller's. MULL_ECANCELLED: stopped on request,
+ * what is done is kept. */
 int mull_evaluate(const mull_eval_opts *o, mull_session *s, json_t **results, mull_error *err);
 
 #endif

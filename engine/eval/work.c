@@ -61,38 +61,71 @@ static void failed(run *r, const slot *t, const mull_error *why) {
            json_pack("{s:I, s:o}", "doc_id", (json_int_t)t->row, "error", mull_json_text(text, strlen(text))));
 }
 
-static json_t *sample(const slot *t, const mull_result *res, const json_t *reply, const mull_scored *sc) {
+static json_t *sample(const slot *t, const json_t *reply, const mull_scored *sc, const char *finish, int64_t in,
+                      int64_t out) {
     json_t *line =
         json_pack("{s:I, s:O, s:s, s:O, s:O, s:f, s:O, s:s, s:I, s:I, s:[[O]], s:[O]}", "doc_id", (json_int_t)t->row,
                   "doc", t->doc, "prompt", t->prompt, "reply", reply, "clean", sc->clean, "score", sc->score,
-                  "category", sc->category, "finish_reason", res->finish == MULL_FINISH_STOP ? "stop" : "length",
-                  "prompt_tokens", (json_int_t)res->prompt_tokens, "output_tokens", (json_int_t)res->n, "resps", reply,
-                  "filtered_resps", sc->clean);
+                  "category", sc->category, "finish_reason", finish, "prompt_tokens", (json_int_t)in, "output_tokens",
+                  (json_int_t)out, "resps", reply, "filtered_resps", sc->clean);
     if (line) json_object_update(line, sc->cleaned);
     return line;
+}
+
+/* in, out: tokens of prompt and reply */
+static void score(run *r, const slot *t, const json_t *reply, const char *finish, int64_t in, int64_t out) {
+    mull_error err = {0};
+    mull_scored sc = {0};
+    if (mull_task_score(r->task, t->doc, json_string_value(reply), json_string_length(reply), r->o->compat, 0, &sc,
+                        &err))
+        failed(r, t, &err);
+    else {
+        if (!sc.category) sc.category = json_string("unknown");
+        append(r, t, MULL_KIND_OK, in, out, sample(t, reply, &sc, finish, in, out));
+    }
+    mull_scored_fini(&sc);
 }
 
 static void on_done(void *ctx, const mull_result *res) {
     run *r = ctx;
     slot *t = &r->slots[res->id];
-    mull_error err = {0};
-    mull_scored sc = {0};
     if (res->finish == MULL_FINISH_ERROR)
         failed(r, t, &res->error);
     else if (res->finish != MULL_FINISH_CANCELLED) {
         json_t *reply = mull_json_text(res->text, res->text_len);
-        if (mull_task_score(r->task, t->doc, json_string_value(reply), json_string_length(reply), r->o->compat, 0, &sc,
-                            &err))
-            failed(r, t, &err);
-        else {
-            if (!sc.category) sc.category = json_string("unknown");
-            append(r, t, MULL_KIND_OK, res->prompt_tokens, (int64_t)res->n, sample(t, res, reply, &sc));
-            note_time(r, t->row, mull_clock_ms() - t->started);
-        }
-        mull_scored_fini(&sc);
+        score(r, t, reply, res->finish == MULL_FINISH_STOP ? "stop" : "length", res->prompt_tokens, (int64_t)res->n);
+        note_time(r, t->row, mull_clock_ms() - t->started);
         json_decref(reply);
     }
     slot_fini(t);
+}
+
+/* A reply that the row itself has: no model is asked. */
+static void take_given(run *r, int64_t row, mull__claim *claim) {
+    slot t = {.row = row, .claim = claim};
+    mull_buf text = {0};
+    mull_error err = {0};
+    json_t *doc = NULL;
+    int rc = mull_source_get(r->source, row, &doc, &err);
+    const json_t *reply = json_object_get(doc, r->o->replies);
+    if (!rc && !json_is_string(reply))
+        rc = mull_fail(&err, MULL_EFORMAT, WHAT, r->o->replies, "give the column with the replies (--replies)",
+                       "the column is missing or no text");
+    if (!rc) {
+        mull_error none = {0}; /* what was asked is not known; this is what would be */
+        if (mull_task_prompt(r->task, doc, &r->prompt, &text, &none)) text.len = 0;
+        t.doc = mull_source_bare(r->source, doc);
+        t.prompt = strdup(text.len ? text.data : "");
+        if (t.doc) json_object_del(t.doc, r->o->replies);
+        rc = t.doc && t.prompt ? MULL_OK : mull_fail(&err, MULL_ENOMEM, WHAT, r->task->name, NULL, "out of memory");
+    }
+    if (rc)
+        failed(r, &t, &err);
+    else
+        score(r, &t, reply, "given", 0, 0);
+    slot_fini(&t);
+    mull_buf_fini(&text);
+    json_decref(doc);
 }
 
 static int load_media(run *r, slot *t, const json_t *messages, mull_error *err) {
@@ -134,8 +167,7 @@ static int prepare(run *r, slot *t, mull_error *err) {
         json_array_append_new(parts, json_pack("{s:s, s:s}", "type", "text", "text", t->prompt ? t->prompt : ""));
         messages = json_pack("[{s:s, s:O}]", "role", "user", "content", parts);
         if (r->task->system)
-            json_array_insert_new(messages, 0,
-                                  json_pack("{s:s, s:s}", "role", "system", "content", r->task->system));
+            json_array_insert_new(messages, 0, json_pack("{s:s, s:s}", "role", "system", "content", r->task->system));
         rc = t->doc && t->prompt && messages ? load_media(r, t, messages, err)
                                              : mull_fail(err, MULL_ENOMEM, WHAT, r->task->name, NULL, "out of memory");
     }
@@ -187,6 +219,16 @@ static int stopped(const run *r, mull_error *err) {
     return mull_fail(err, MULL_ECANCELLED, "stopped", "eval", "start it again to go on", "it was asked to stop");
 }
 
+static int work_given(run *r, int64_t row, mull__claim *claim, mull_error *err) {
+    int rc = MULL_OK;
+    while (claim && !rc && !r->rc && !(rc = stopped(r, err))) {
+        take_given(r, row, claim);
+        rc = mull__claims_next(&r->claims, &row, &claim, err);
+    }
+    if (!rc) rc = r->rc;
+    return rc ? rc : mull__claims_sync(&r->claims, err);
+}
+
 int mull__eval_work(run *r, mull_error *err) {
     int batch = r->o->batch > 0 ? r->o->batch < MULL__EVAL_SLOTS ? r->o->batch : MULL__EVAL_SLOTS : 16;
     mull_infer_opts opts = {.max_batch = batch};
@@ -196,6 +238,7 @@ int mull__eval_work(run *r, mull_error *err) {
     r->err = err;
     int rc = mull__claims_next(&r->claims, &row, &claim, err);
     if (rc || !claim) return rc;
+    if (r->o->replies) return work_given(r, row, claim, err);
     rc = mull_infer_create(r->s->model, r->s->tok, &opts, &cb, &r->f, err);
     while (!rc && !r->rc && !(rc = stopped(r, err))) {
         if (claim && mull_infer_pending(r->f) < batch) {

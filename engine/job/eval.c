@@ -89,7 +89,8 @@ static const char *name_of(char *path) {
 int mull_eval_job_results(const mull_job *job, mull_events *ev, double lock_wait_s, json_t **result, json_t **results,
                           mull_error *err) {
     const mull_task *tasks[TASKS_MAX];
-    char digest[65], *path = realpath(job->model, NULL);
+    const char *replies = job->replies && *job->replies ? job->replies : NULL;
+    char digest[65] = "", *path = replies ? strdup("replies") : realpath(job->model, NULL);
     const char *rank = getenv("MULL_RANK");
     eval_job e = {.job = job, .ev = ev, .first = !rank || !strcmp(rank, "0"), .tasks = json_object()};
     mull_eval_opts o = {.data = job->data,
@@ -109,6 +110,7 @@ int mull_eval_job_results(const mull_job *job, mull_events *ev, double lock_wait
                         .bootstrap = (int)job->bootstrap,
                         .model_digest = digest,
                         .dtype = job->dtype ? job->dtype : "auto",
+                        .replies = replies,
                         .lock_wait_s = lock_wait_s,
                         .stopped = stopped,
                         .progress = progress,
@@ -121,8 +123,8 @@ int mull_eval_job_results(const mull_job *job, mull_events *ev, double lock_wait
     if (!rc) rc = find_tasks(job, tasks, &o.ntasks, err);
     if (!rc && o.style_given) rc = mull_prompt_style_parse(job->prompt_style, &o.prompt.style, err);
     mull_events_loading(ev, true);
-    if (!rc) rc = mull_digest_model(job->model, digest, err);
-    if (!rc) rc = mull_session_open(job, &s, err);
+    if (!rc && !replies) rc = mull_digest_model(job->model, digest, err);
+    if (!rc && !replies) rc = mull_session_open(job, &s, err);
     mull_events_loading(ev, false);
     e.begun_ms = mull_clock_ms();
     if (!rc) rc = mull_evaluate(&o, &s, &all, err);

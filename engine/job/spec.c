@@ -37,6 +37,7 @@ static const field FIELDS[] = {
     {"data", T_TEXT, AT(data), 0, 0},
     {"prompt_style", T_WORD, AT(prompt_style), 0, 0},
     {"compat", T_WORD, AT(compat), 0, 0},
+    {"replies", T_TEXT, AT(replies), 0, 0},
     {"limit", T_INT, AT(limit), 0, 9e15},
     {"bootstrap", T_INT, AT(bootstrap), 0, 1e6},
     {"step", T_INT, AT(step), 0, 9e15},
@@ -194,7 +195,8 @@ static int check_whole(const mull_job *j, mull_error *err) {
         if (!j->config || !*j->config) return wrong("config", "it is missing", err);
         return j->out && *j->out ? MULL_OK : wrong("out", "it is missing", err);
     }
-    if (!j->model || !*j->model) return wrong("model", "it is missing", err);
+    bool given = j->kind == MULL_JOB_EVAL && j->replies && *j->replies;
+    if (!given && (!j->model || !*j->model)) return wrong("model", "it is missing", err);
     if (j->kind == MULL_JOB_EVAL) {
         rc = check_strings(j->tasks, "tasks", false, err);
         if (!rc && !json_array_size(j->tasks)) rc = wrong("tasks", "it is missing", err);

@@ -30,7 +30,7 @@ typedef struct mull_job {
     int64_t max_steps;
     /* eval; temperature negative and max_new_tokens 0: the task's */
     const json_t *tasks; /* names */
-    const char *data, *prompt_style, *compat;
+    const char *data, *prompt_style, *compat, *replies;
     int64_t limit, bootstrap, step;
     bool vsibench_options, circular, shuffle;
     const json_t *prompts, *image_columns, *video_columns; /* annotate: templates; see annotate/source.h */

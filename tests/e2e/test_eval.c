@@ -244,6 +244,7 @@ static void what_is_refused(void **state) {
                {"--compat", "theirs", "ours|release"},
                {"--prompt-style", "latent", "latents"},
                {"--top-p", "0.5", "no key of kind eval"},
+               {"--replies", "reply", "leave model out"},
                {"--shards", "0", "from 1"},
                {"--after", "checkpoint:1", "checkpoint:ID:every"},
                {"--after", "checkpoint:1:every", "leave it out"},
