@@ -61,6 +61,7 @@ static const mull_opt submit_opts[] = {
     SPEC("--bootstrap", INT, "bootstrap", "N", "eval: rounds for confidence intervals (default 1000)"),
     SPEC("--prompt", TEXT, "prompt", "TEXT",
          "generate: the question; annotate: a template over columns, as 'Is {name} in it?'"),
+    SPEC("--output-format", TEXT, "output_format", "FORMAT", "annotate: jsonl, zstd or parquet"),
     SPEC("--prompts", TEXTS, "prompts", "TEXT", "annotate: a template; may be given again, each is asked of every row"),
     SPEC("--image-column", TEXTS, "image_columns", "NAME", "annotate: a column of images; may be given again"),
     SPEC("--video-column", TEXTS, "video_columns", "NAME", "annotate: a column of videos; may be given again"),

@@ -94,6 +94,7 @@ static json_t *spec_of(creation *c, const char *model, const char *input, const 
     const char *slash = strrchr(input, '/');
     json_object_update(spec, json_object_get(c->body, "spec"));
     snprintf(out, sizeof out, "%.*s/%s", (int)(slash - input), input, c->id);
+    json_object_del(spec, "output_format"); /* a batch's files are JSON lines */
     json_object_set_new(spec, "kind", json_string("annotate"));
     json_object_set_new(spec, "model", json_string(model));
     json_object_set_new(spec, "input", json_string(input));

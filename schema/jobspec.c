@@ -98,6 +98,7 @@ static const field fields[] = {
     {"images", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"videos", T_PATHS, GENERATE, 0, 4096, NULL, NULL},
     {"input", T_PATH, ANNOTATE, 0, 0, NULL, NULL},
+    {"output_format", T_WORD, ANNOTATE, 0, 0, "jsonl|zstd|parquet", "\"jsonl\""},
     {"prompts", T_TEXTS, ANNOTATE, 0, 64, NULL, NULL},
     {"image_columns", T_TEXTS, ANNOTATE, 0, 64, NULL, NULL},
     {"video_columns", T_TEXTS, ANNOTATE, 0, 64, NULL, NULL},

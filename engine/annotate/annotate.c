@@ -2,7 +2,7 @@
 #include "engine/annotate/annotate.h"
 
 #include "engine/annotate/folder.h"
-#include "engine/annotate/state.h"
+#include "engine/annotate/output.h"
 #include "engine/infer/clock.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -59,7 +60,7 @@ static int open_out(mull__annotation *a, double wait_s, mull_error *err) {
 /* Outputs that this folder's state knows nothing of are somebody's, and stay. */
 static int refuse_foreign(const mull__annotation *a, mull_error *err) {
     struct stat st;
-    static const char *const NAMES[] = {"output.jsonl", "errors.jsonl"};
+    const char *const NAMES[] = {mull__output_name(a->job), "errors.jsonl"};
     for (size_t i = 0; i < 2; i++)
         if (!fstatat(a->out, NAMES[i], &st, AT_SYMLINK_NOFOLLOW))
             return mull_fail(err, MULL_EARG, WHAT, a->job->out, "choose another --out, or move the file away",
@@ -144,13 +145,26 @@ static int run(mull__annotation *a, json_t **result, mull_error *err) {
     return rc;
 }
 
+/* What this process took, not what the annotation did: no part of the outputs. */
+static void add_timings(const mull__annotation *a, json_t *result, double wall_ms) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    double cpu =
+        (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1e3 + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e3;
+    json_object_set_new(result, "timings",
+                        json_pack("{s:f, s:f, s:f, s:I}", "wall_ms", wall_ms, "cpu_ms", cpu, "model_cpu_ms",
+                                  a->model_cpu_ms, "peak_bytes", (json_int_t)u.ru_maxrss * 1024));
+}
+
 int mull_annotate(const mull_job *job, mull_events *ev, double lock_wait_s, json_t **result, mull_error *err) {
     mull__annotation a = {.job = job, .ev = ev, .out = -1, .work = -1, .lock = -1, .shard_rows = job->shard_rows};
+    double start = mull_clock_ms();
     *result = NULL;
     char *copy = realpath(job->model, NULL), *name = copy ? basename(copy) : NULL;
     a.model_name = strdup(name ? name : "model");
     free(copy);
     int rc = a.model_name ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
+    if (!rc) rc = mull__output_check(job, err);
     if (!rc) rc = mull__digest_spec(&a, err);
     if (!rc) rc = mull__digest_model(&a, err);
     if (!rc) rc = open_out(&a, lock_wait_s, err);
@@ -158,6 +172,7 @@ int mull_annotate(const mull_job *job, mull_events *ev, double lock_wait_s, json
     if (!rc) rc = open_state(&a, err);
     if (rc == 1) rc = mull__complete_read(&a, result, err);
     if (rc >= 0 && !*result) rc = run(&a, result, err);
+    if (*result) add_timings(&a, *result, mull_clock_ms() - start);
     mull__roots_fini(&a.roots);
     mull__unlock(&a);
     if (a.work >= 0) close(a.work);

@@ -1,5 +1,5 @@
 /* Digests of what the answers follow from; see state.h. */
-#include "engine/annotate/state.h"
+#include "engine/annotate/output.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -73,13 +73,15 @@ int mull__digest_spec(mull__annotation *a, mull_error *err) {
     json_object_set_new(o, "top_k", int_or_null(j->top_k));
     json_object_set_new(o, "top_p", real_or_null(j->top_p));
     int rc = digest_json(o, a->ids_hex, err);
+    if (strcmp(mull__output_name(j), "output.jsonl") != 0)
+        json_object_set_new(o, "output_format", json_string(j->output_format));
     if (j->media_roots) json_object_set_new(o, "media_roots", json_deep_copy(j->media_roots));
     if (!rc) rc = digest_json(o, a->spec_hex, err);
     json_decref(o);
     return rc;
 }
 
-int mull__digest_file(mull__annotation *a, const char *path, char hex[65], mull_error *err) {
+int mull__digest_file(const mull__annotation *a, const char *path, char hex[65], mull_error *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = MULL_OK;
     mull__sha *s = mull__sha_create();
     char *buf = malloc(HEAD);

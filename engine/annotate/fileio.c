@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zstd.h>
 
 enum { SINK_BUFFER = 1 << 18 };
 
@@ -92,16 +93,41 @@ static int sink_flush(mull__sink *s, mull_error *err) {
     return rc ? mull__io_fail(err, rc, "cannot write", s->name) : MULL_OK;
 }
 
-int mull__sink_add(mull__sink *s, const void *p, size_t n, mull_error *err) {
+int mull__sink_pack(mull__sink *s, mull_error *err) {
+    s->zstd = ZSTD_createCCtx();
+    return s->zstd ? MULL_OK : mull_fail(err, MULL_ENOMEM, "cannot write", s->name, "", "out of memory");
+}
+
+/* Bytes as they are in the file. */
+static int sink_raw(mull__sink *s, const void *p, size_t n, mull_error *err) {
     if (mull_buf_add(&s->buf, p, n)) return mull_fail(err, MULL_ENOMEM, "cannot write", s->name, "", "out of memory");
     mull__sha_add(s->sha, p, n);
     s->bytes += (int64_t)n;
     return s->buf.len >= SINK_BUFFER ? sink_flush(s, err) : MULL_OK;
 }
 
+static int sink_packed(mull__sink *s, const void *p, size_t n, ZSTD_EndDirective how, mull_error *err) {
+    char chunk[16384];
+    ZSTD_inBuffer in = {p, n, 0};
+    for (size_t left = 1; in.pos < in.size || (how == ZSTD_e_end && left);) {
+        ZSTD_outBuffer out = {chunk, sizeof chunk, 0};
+        left = ZSTD_compressStream2(s->zstd, &out, &in, how);
+        if (ZSTD_isError(left))
+            return mull_fail(err, MULL_EINTERNAL, "cannot write", s->name, "", "zstd: %s", ZSTD_getErrorName(left));
+        int rc = out.pos ? sink_raw(s, chunk, out.pos, err) : MULL_OK;
+        if (rc) return rc;
+    }
+    return MULL_OK;
+}
+
+int mull__sink_add(mull__sink *s, const void *p, size_t n, mull_error *err) {
+    return s->zstd ? sink_packed(s, p, n, ZSTD_e_continue, err) : sink_raw(s, p, n, err);
+}
+
 int mull__sink_commit(mull__sink *s, char hex[65], mull_error *err) {
     uint8_t md[32];
-    int rc = sink_flush(s, err);
+    int rc = s->zstd ? sink_packed(s, NULL, 0, ZSTD_e_end, err) : MULL_OK;
+    if (!rc) rc = sink_flush(s, err);
     if (rc) return rc;
     mull__sha_done(s->sha, md);
     mull__hex(md, 32, hex);
@@ -116,5 +142,6 @@ void mull__sink_fini(mull__sink *s) {
     if (s->fd > 0 && s->temp[0]) unlinkat(s->dir, s->temp, 0);
     mull__sha_destroy(s->sha);
     mull_buf_fini(&s->buf);
+    ZSTD_freeCCtx(s->zstd);
     *s = (mull__sink){.fd = -1};
 }

@@ -27,9 +27,12 @@ typedef struct mull__sink {
     mull__sha *sha;
     mull_buf buf;
     int64_t bytes;
+    struct ZSTD_CCtx_s *zstd; /* NULL: as it is */
 } mull__sink;
 
 int mull__sink_open(mull__sink *s, int dir, const char *name, mull_error *err);
+/* From here on, and before the first byte, what is added is packed with zstd. */
+int mull__sink_pack(mull__sink *s, mull_error *err);
 int mull__sink_add(mull__sink *s, const void *p, size_t n, mull_error *err);
 /* fsync and rename; hex gets the digest. The folder itself is not synced. */
 int mull__sink_commit(mull__sink *s, char hex[65], mull_error *err);

@@ -1,6 +1,6 @@
 /* The two small files that say what a folder holds: manifest.json while work is under way, complete.json once the
  * outputs are written. And the step between them, the merge. */
-#include "engine/annotate/state.h"
+#include "engine/annotate/output.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 enum { VERSION = 1, SMALL = 1 << 16 };
-static const char OUTPUT[] = "output.jsonl", ERRORS[] = "errors.jsonl";
+static const char ERRORS[] = "errors.jsonl";
 static const char *const WHAT = "cannot continue";
 
 static int64_t number(const json_t *o, const char *key) {
@@ -97,7 +97,7 @@ static json_t *announce(mull__annotation *a, const json_t *complete, bool before
     static const char *const KEYS[] = {"rows", "ok", "errors", "prompt_tokens", "output_tokens"};
     json_t *result = json_object();
     for (size_t i = 0; i < 5; i++) json_object_set(result, KEYS[i], json_object_get(complete, KEYS[i]));
-    const char *const FILES[] = {OUTPUT, ERRORS};
+    const char *const FILES[] = {mull__output_name(a->job), ERRORS};
     json_t *list = json_array();
     for (size_t i = 0; i < 2; i++) {
         const json_t *f = json_object_get(complete, FILES[i]);
@@ -113,7 +113,7 @@ static json_t *announce(mull__annotation *a, const json_t *complete, bool before
 }
 
 static void clean(mull__annotation *a) {
-    static const char *const NAMES[] = {"plan", "twice", "folder.jsonl"};
+    static const char *const NAMES[] = {"plan", "twice", "folder.jsonl", "merge", "merged.jsonl"};
     for (int64_t i = 0; i < a->shards; i++) mull__shard_remove(a->work, i);
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) unlinkat(a->work, NAMES[i], 0);
 }
@@ -130,7 +130,7 @@ int mull__complete_read(mull__annotation *a, json_t **result, mull_error *err) {
         *err = rc ? *err : (mull_error){0};
         return rc;
     }
-    const char *const FILES[] = {OUTPUT, ERRORS};
+    const char *const FILES[] = {mull__output_name(a->job), ERRORS};
     for (size_t i = 0; i < 2; i++) {
         struct stat st;
         int missing = fstatat(a->out, FILES[i], &st, 0);
@@ -150,8 +150,14 @@ int mull__complete_read(mull__annotation *a, json_t **result, mull_error *err) {
     return rc;
 }
 
+/* Rows that become Parquet pass through a file of .mull. */
+static const char PARQUET_ROWS[] = "merged.jsonl";
+
 static int merge_files(mull__annotation *a, mull__sink *ok, mull__sink *bad, mull_error *err) {
-    int rc = mull__sink_open(ok, a->out, OUTPUT, err);
+    const char *name = mull__output_name(a->job);
+    bool parquet = mull__output_is_parquet(a->job);
+    int rc = mull__sink_open(ok, parquet ? a->work : a->out, parquet ? PARQUET_ROWS : name, err);
+    if (!rc && mull__output_is_packed(a->job)) rc = mull__sink_pack(ok, err);
     if (!rc) rc = mull__sink_open(bad, a->out, ERRORS, err);
     for (int64_t i = 0; i < a->shards && !rc; i++) {
         rc = mull__shard_merge(a->work, i, mull__shard_first(a, i), mull__shard_size(a, i), ok, bad, err);
@@ -161,14 +167,14 @@ static int merge_files(mull__annotation *a, mull__sink *ok, mull__sink *bad, mul
     return rc;
 }
 
-static int write_complete(mull__annotation *a, const mull__sink *ok, const mull__sink *bad, const char *ok_hex,
+static int write_complete(mull__annotation *a, int64_t ok_bytes, const mull__sink *bad, const char *ok_hex,
                           const char *bad_hex, json_t **result, mull_error *err) {
     const mull__counts *c = &a->counts;
     json_t *o =
         json_pack("{s:I, s:I, s:I, s:I, s:I, s:{s:I, s:s}, s:{s:I, s:s}}", "rows", (json_int_t)c->rows, "ok",
                   (json_int_t)c->ok, "errors", (json_int_t)c->errors, "prompt_tokens", (json_int_t)c->prompt_tokens,
-                  "output_tokens", (json_int_t)c->output_tokens, OUTPUT, "bytes", (json_int_t)ok->bytes, "sha256",
-                  ok_hex, ERRORS, "bytes", (json_int_t)bad->bytes, "sha256", bad_hex);
+                  "output_tokens", (json_int_t)c->output_tokens, mull__output_name(a->job), "bytes",
+                  (json_int_t)ok_bytes, "sha256", ok_hex, ERRORS, "bytes", (json_int_t)bad->bytes, "sha256", bad_hex);
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     int rc = text ? mull__put_file(a->work, "complete.json", text, strlen(text), err)
                   : mull_fail(err, MULL_ENOMEM, "cannot merge the answers", "", "", "out of memory");
@@ -184,8 +190,10 @@ int mull__merge(mull__annotation *a, json_t **result, mull_error *err) {
     int rc = merge_files(a, &ok, &bad, err);
     if (!rc) rc = mull__sink_commit(&bad, bad_hex, err);
     if (!rc) rc = mull__sink_commit(&ok, ok_hex, err);
+    int64_t ok_bytes = ok.bytes;
+    if (!rc && mull__output_is_parquet(a->job)) rc = mull__output_parquet(a, PARQUET_ROWS, &ok_bytes, ok_hex, err);
     if (!rc && fsync(a->out)) rc = mull__io_fail(err, errno, "cannot merge the answers", a->job->out);
-    if (!rc) rc = write_complete(a, &ok, &bad, ok_hex, bad_hex, result, err);
+    if (!rc) rc = write_complete(a, ok_bytes, &bad, ok_hex, bad_hex, result, err);
     if (!rc) clean(a);
     mull__sink_fini(&ok);
     mull__sink_fini(&bad);

@@ -18,8 +18,9 @@ typedef struct mull__annotation {
     char ids_hex[65];  /* of the spec but for paths */
     char work_hex[65]; /* of that and the model: what ids are made from */
     int64_t rows, shard_rows, shards;
-    int64_t context; /* tokens of cache, 0: not decided yet */
-    int64_t resumed; /* rows that were done before this start */
+    int64_t context;     /* tokens of cache, 0: not decided yet */
+    double model_cpu_ms; /* CPU time of this thread inside the engine: with one thread, all that the model took */
+    int64_t resumed;     /* rows that were done before this start */
     mull__counts counts;
 } mull__annotation;
 
@@ -46,7 +47,7 @@ int mull__cancelled(mull_error *err); /* fills err, returns MULL_ECANCELLED */
 /* digest.c: by content. The weights by their size, their first MiB and samples all through them. */
 int mull__digest_spec(mull__annotation *a, mull_error *err);
 int mull__digest_model(mull__annotation *a, mull_error *err);
-int mull__digest_file(mull__annotation *a, const char *path, char hex[65], mull_error *err);
+int mull__digest_file(const mull__annotation *a, const char *path, char hex[65], mull_error *err);
 
 /* validate.c: reads the whole input once; writes plan and twice; sets rows, shards and, unless the input is a folder,
  * input_hex. */

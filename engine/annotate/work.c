@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { BATCH = 32, SLOTS = 256, SYNC_ROWS = 64, CHOICE_BITS = 8 };
 static const double SYNC_MS = 1000;
@@ -237,6 +238,12 @@ static void progress(const work *w, bool last) {
     mull_events_progress(w->a->ev, c->rows, w->a->rows, "rows", tokens, eta, last);
 }
 
+static double thread_cpu_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
 static int loop(work *w, mull_error *err) {
     int rc = MULL_OK;
     w->synced_ms = w->start_ms = mull_clock_ms();
@@ -244,7 +251,12 @@ static int loop(work *w, mull_error *err) {
     for (;;) {
         if ((rc = fill(w, err))) return rc;
         if (mull_events_stopped(w->a->ev)) return mull__cancelled(err);
-        if (w->nslots > 0 && (rc = mull_infer_step(w->f, err)) < 0) return rc;
+        if (w->nslots > 0) {
+            double cpu = thread_cpu_ms();
+            rc = mull_infer_step(w->f, err);
+            w->a->model_cpu_ms += thread_cpu_ms() - cpu;
+            if (rc < 0) return rc;
+        }
         if (w->rc) return w->rc;
         if (w->unsynced >= SYNC_ROWS || (w->unsynced && mull_clock_ms() - w->synced_ms > SYNC_MS))
             if ((rc = sync_all(w, err))) return rc;

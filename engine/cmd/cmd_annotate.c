@@ -13,7 +13,7 @@ static const char USAGE[] =
     "  --stop TEXT (again for more)   --ignore-eos   --regex REGEX | --choice TEXT (again for more)\n"
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|new_sepprompt|none   --latents 20\n"
     "  --min-pixels N   --max-pixels N   --fps F | --nframes N   --media-root DIR (again for more)\n"
-    "  --shard-rows 1000   --batch 32   --wait SECONDS   --quiet\n"
+    "  --shard-rows 1000   --batch 32   --output-format jsonl|zstd|parquet   --wait SECONDS   --quiet\n"
     "  --prompt TEXT | --prompts TEXT (again for more)   --image-column NAME   --video-column NAME   --id-column NAME\n"
     "  --dtype auto|f32|bf16|int8   --threads N   --device cpu\n\n"
     "F: JSON lines, plain or zstd, each OpenAI's Batch request {\"custom_id\",\"method\",\"url\",\"body\"} or\n"
@@ -36,6 +36,7 @@ typedef struct flags {
     X("model", 'p', "model")                                                                                           \
     X("in", 'p', "input")                                                                                              \
     X("out", 'p', "out")                                                                                               \
+    X("output-format", 't', "output_format")                                                                           \
     X("id-column", 't', "id_column")                                                                                   \
     X("prompt", 't', "prompt")                                                                                         \
     X("dtype", 't', "dtype")                                                                                           \

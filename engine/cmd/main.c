@@ -73,6 +73,7 @@ static void help(FILE *f) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on files is an error of the write, as a full disk is */
     opterr = 0; /* the commands say it in our form */
     if (argc < 2) {
         help(stderr);

@@ -8,6 +8,7 @@
 
 #include <memory>
 #include <new>
+#include <string>
 #include <vector>
 
 namespace {
@@ -96,17 +97,90 @@ void write(const char *path, const mull_cell *rows, size_t n) {
     check((*file)->Close());
 }
 
-} // namespace
-
-extern "C" int mull_parquet_write(const char *path, const mull_cell *rows, size_t n, mull_error *err) {
+int fail(mull_error *err, const char *path) {
     try {
-        write(path, rows, n);
-        return MULL_OK;
+        throw;
     } catch (const std::bad_alloc &) {
         return mull_fail(err, MULL_ENOMEM, what, path, "", "out of memory");
     } catch (const std::exception &e) {
         return mull_fail(err, MULL_EIO, what, path, "check the folder and its free space", "%.400s", e.what());
     } catch (...) {
         return mull_fail(err, MULL_EINTERNAL, what, path, "", "unknown exception");
+    }
+}
+
+const int64_t GROUP_ROWS = 4096;
+
+} // namespace
+
+extern "C" int mull_parquet_write(const char *path, const mull_cell *rows, size_t n, mull_error *err) {
+    try {
+        write(path, rows, n);
+        return MULL_OK;
+    } catch (...) {
+        return fail(err, path);
+    }
+}
+
+struct mull_parquet_writer {
+    std::string path;
+    std::shared_ptr<arrow::io::FileOutputStream> file;
+    std::unique_ptr<arrow::ArrayBuilder> rows;
+    std::unique_ptr<parquet::arrow::FileWriter> writer;
+
+    /* The rows that are held, as one row group: groups are the same however long it takes. */
+    void flush() {
+        std::shared_ptr<arrow::Array> made;
+        if (!rows->length()) return;
+        check(rows->Finish(&made));
+        const auto &top = static_cast<const arrow::StructArray &>(*made);
+        auto table = arrow::Table::Make(arrow::schema(top.type()->fields()), top.fields());
+        check(writer->WriteTable(*table, GROUP_ROWS));
+    }
+};
+
+extern "C" int mull_parquet_writer_open(const char *path, const mull_cell *like, mull_parquet_writer **out,
+                                        mull_error *err) {
+    *out = nullptr;
+    try {
+        auto pool = arrow::system_memory_pool();
+        auto w = std::make_unique<mull_parquet_writer>();
+        w->path = path;
+        auto type = type_of(*like);
+        check(arrow::MakeBuilder(pool, type, &w->rows));
+        auto file = arrow::io::FileOutputStream::Open(path);
+        check(file.status());
+        w->file = *file;
+        auto how = parquet::WriterProperties::Builder().compression(parquet::Compression::ZSTD)->build();
+        auto writer = parquet::arrow::FileWriter::Open(*arrow::schema(type->fields()), pool, w->file, how);
+        check(writer.status());
+        w->writer = std::move(*writer);
+        *out = w.release();
+        return MULL_OK;
+    } catch (...) {
+        return fail(err, path);
+    }
+}
+
+extern "C" int mull_parquet_writer_add(mull_parquet_writer *w, const mull_cell *row, mull_error *err) {
+    try {
+        append(w->rows.get(), *row);
+        if (w->rows->length() >= GROUP_ROWS) w->flush();
+        return MULL_OK;
+    } catch (...) {
+        return fail(err, w->path.c_str());
+    }
+}
+
+extern "C" int mull_parquet_writer_close(mull_parquet_writer *w, bool finish, mull_error *err) {
+    if (!w) return MULL_OK;
+    std::unique_ptr<mull_parquet_writer> own(w);
+    try {
+        if (finish) w->flush();
+        check(w->writer->Close());
+        check(w->file->Close());
+        return MULL_OK;
+    } catch (...) {
+        return finish ? fail(err, w->path.c_str()) : MULL_OK;
     }
 }

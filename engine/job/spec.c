@@ -48,6 +48,7 @@ static const field FIELDS[] = {
     {"image_columns", T_LIST, AT(image_columns), 0, 0},
     {"video_columns", T_LIST, AT(video_columns), 0, 0},
     {"id_column", T_TEXT, AT(id_column), 0, 0},
+    {"output_format", T_WORD, AT(output_format), 0, 0},
     {"listen", T_TEXT, AT(listen), 0, 0},
     {"served_name", T_TEXT, AT(served_name), 0, 0},
     {"key_file", T_TEXT, AT(key_file), 0, 0},

@@ -34,8 +34,8 @@ typedef struct mull_job {
     int64_t limit, bootstrap, step;
     bool vsibench_options, circular, shuffle;
     const json_t *prompts, *image_columns, *video_columns; /* annotate: templates; see annotate/source.h */
-    const char *id_column;
-    const char *listen, *served_name, *key_file; /* serve */
+    const char *id_column, *output_format;                 /* jsonl, zstd, parquet */
+    const char *listen, *served_name, *key_file;           /* serve */
     int64_t max_batch, max_queue;
     int64_t latents, min_pixels, max_pixels, nframes, shard_rows;
     double fps;

@@ -4,6 +4,7 @@
 
 #include "engine/annotate/source.h"
 #include "engine/annotate/template.h"
+#include "engine/data/parquet.h"
 
 #define COLUMNS                                                                                                        \
     "{\"id\":7,\"name\":\"the \\\"cat\\\"\",\"n\":3,\"x\":0.5,\"ok\":true,\"tags\":[\"a\",1],\"none\":null,"           \
@@ -181,6 +182,85 @@ static void test_by_command(void **state) {
     place_fini(&p);
 }
 
+/* The same answers packed with zstd, and as Parquet: what comes out again is what the plain file says; broken off in
+ * the middle and started again they are the same bytes. */
+static void test_output_formats(void **state) {
+    (void)state;
+    enum { ROWS = 50 };
+    place p;
+    place_init(&p);
+    char out[2][96];
+    FILE *f = fopen(p.in, "w");
+    assert_non_null(f);
+    for (int i = 0; i < ROWS; i++)
+        fprintf(f, "{\"custom_id\":\"r%d\",\"messages\":[{\"role\":\"user\",\"content\":\"%d\"}],\"n\":%d}\n", i, i,
+                1 + i % 3);
+    fputs("{}\n", f);
+    assert_int_equal(fclose(f), 0);
+    const char *const plain[] = {"--max-new-tokens", "4", "--temperature", "0.8", "--shard-rows", "9", NULL};
+    assert_int_equal(annotate(&p, p.out, plain), 0);
+    mull_buf want = get_file(p.out, "output.jsonl");
+    for (int i = 0; i < 2; i++) {
+        snprintf(out[i], sizeof out[i], "%.50s/packed%d", p.dir, i);
+        const char *const flags[] = {plain[0], plain[1],          plain[2], plain[3], plain[4],
+                                     plain[5], "--output-format", "zstd",   NULL};
+        if (i) { /* this one is stopped on its way */
+            pid_t pid = start_annotate(&p, out[i], 0, flags);
+            for (int k = 0; k < 2000 && !there(out[i], ".mull/shard-00000000.done"); k++) sleep_ms(1);
+            kill(pid, SIGKILL);
+            wait_engine(pid);
+        }
+        assert_int_equal(annotate(&p, out[i], flags), 0);
+        assert_int_equal(annotate(&p, out[i], flags), 0); /* again: it is complete */
+        assert_false(there(out[i], "output.jsonl"));
+        same_files(p.out, out[i], "errors.jsonl");
+    }
+    same_files(out[0], out[1], "output.jsonl.zst");
+    char path[128];
+    snprintf(path, sizeof path, "%s/output.jsonl.zst", out[0]);
+    mull__reader *r = NULL;
+    mull_error err = {0};
+    mull__line l;
+    size_t at = 0;
+    assert_int_equal(mull__reader_open(path, NULL, &r, &err), 0);
+    while (mull__reader_next(r, &l, &err) > 0) {
+        assert_true(at + l.len < want.len);
+        assert_memory_equal(l.data, want.data + at, l.len);
+        at += l.len + 1;
+    }
+    mull__reader_close(r);
+    assert_int_equal(at, want.len);
+    const char *const flags[] = {plain[0], plain[1],          plain[2],  plain[3], plain[4],
+                                 plain[5], "--output-format", "parquet", NULL};
+    snprintf(out[0], sizeof out[0], "%.50s/parquet", p.dir);
+    int rc = wait_engine(start_annotate(&p, out[0], 0, flags));
+#if MULL_HAVE_PARQUET
+    assert_int_equal(rc, 0);
+    snprintf(path, sizeof path, "%s/output.parquet", out[0]);
+    mull_parquet *q = NULL;
+    assert_int_equal(mull_parquet_open(path, NULL, 0, &q, &err), 0);
+    assert_int_equal(mull_parquet_rows(q), ROWS);
+    for (int64_t i = 0; i < ROWS; i++) {
+        mull_row row;
+        json_t *o = line_of(&want, (size_t)i);
+        assert_int_equal(mull_parquet_read(q, i, &row, &err), 0);
+        assert_string_equal(mull_cell_find(&row.top, "custom_id")->data, text_at(o, "custom_id"));
+        assert_string_equal(mull_cell_find(&row.top, "text")->data,
+                            text_at(o, "response.body.choices.0.message.content"));
+        assert_int_equal(mull_cell_find(&row.top, "texts")->n, 1 + i % 3);
+        assert_int_equal(mull_cell_find(&row.top, "line")->i, i + 1);
+        mull_row_free(&row);
+        json_decref(o);
+    }
+    mull_parquet_close(q);
+#else
+    assert_int_equal(rc, MULL_EXIT_FAILED);
+    assert_true(stderr_has(&p, "does not write Parquet"));
+#endif
+    mull_buf_fini(&want);
+    place_fini(&p);
+}
+
 #if MULL_HAVE_PARQUET
 /* The same table in two encodings gives the same answers; numbers, nulls and lists of pictures are filled in. */
 static void test_parquet(void **state) {
@@ -220,7 +300,8 @@ int main(void) {
 #if MULL_HAVE_PARQUET
         cmocka_unit_test(test_parquet),
 #endif
-        cmocka_unit_test(test_by_command)
+        cmocka_unit_test(test_by_command),
+        cmocka_unit_test(test_output_formats)
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
