@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@ typedef struct item {
     char key[40], *path;
     want want;
     int line;
+    bool later; /* the job waits for others, which may make it */
 } item;
 
 struct mull_file_check {
@@ -110,9 +112,9 @@ static void look(mull_diags *d, const item *it) {
         check_out(d, it);
         return;
     }
-    if (stat(it->path, &st) != 0)
-        absent(d, it, errno);
-    else if (it->want == WANT_MODEL)
+    if (stat(it->path, &st) != 0) {
+        if (!it->later || errno != ENOENT) absent(d, it, errno);
+    } else if (it->want == WANT_MODEL)
         check_model(d, it, &st);
     else if (it->want == WANT_ROWS && S_ISDIR(st.st_mode))
         complain(d, it, NULL, "%.250s is a folder; give prompt, the question to ask about each image and video in it",
@@ -178,21 +180,28 @@ static int settle_index(item *items, size_t n, const json_t *spec) {
     return rc;
 }
 
+/* Dependencies of a checked spec. */
+static bool waits(const json_t *spec) {
+    return json_string_length(json_object_get(spec, "after")) > 0;
+}
+
 static int collect(item **items, size_t *n, const json_t *spec, const json_t *lines) {
     const char *kind = json_string_value(json_object_get(spec, "kind"));
     bool writes = kind && (!strcmp(kind, "annotate") || !strcmp(kind, "eval"));
-    return add(items, n, "model", json_object_get(spec, "model"), WANT_MODEL, lines) ||
-                   add(items, n, "input", json_object_get(spec, "input"),
-                       json_object_get(spec, "prompt") || json_object_get(spec, "prompts") ? WANT_INPUT : WANT_ROWS,
-                       lines) ||
-                   add(items, n, "config", json_object_get(spec, "config"), WANT_FILE, lines) ||
-                   add(items, n, "data", json_object_get(spec, "data"), WANT_FOLDER, lines) ||
-                   (writes && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||
-                   add_list(items, n, "images", json_object_get(spec, "images"), lines) ||
-                   add_list(items, n, "videos", json_object_get(spec, "videos"), lines) ||
-                   settle_index(*items, *n, spec)
-               ? -1
-               : 0;
+    int rc = add(items, n, "model", json_object_get(spec, "model"), WANT_MODEL, lines) ||
+                     add(items, n, "input", json_object_get(spec, "input"),
+                         json_object_get(spec, "prompt") || json_object_get(spec, "prompts") ? WANT_INPUT : WANT_ROWS,
+                         lines) ||
+                     add(items, n, "config", json_object_get(spec, "config"), WANT_FILE, lines) ||
+                     add(items, n, "data", json_object_get(spec, "data"), WANT_FOLDER, lines) ||
+                     (writes && add(items, n, "out", json_object_get(spec, "out"), WANT_OUT, lines)) ||
+                     add_list(items, n, "images", json_object_get(spec, "images"), lines) ||
+                     add_list(items, n, "videos", json_object_get(spec, "videos"), lines) ||
+                     settle_index(*items, *n, spec)
+                 ? -1
+                 : 0;
+    for (size_t i = 0; i < *n; i++) (*items)[i].later = waits(spec);
+    return rc;
 }
 
 static void free_items(item *items, size_t n) {

@@ -1,0 +1,111 @@
+# The demo that learns, for ops/quickstart: a tiny model with random weights learns to read small pictures in stages
+# (ops/configs/demo), each a job of kind train that waits for the one before, and is asked unseen puzzles after each of
+# them, as jobs of kind eval. Sourced; uses $bin, $root and $demo. What is done and unchanged is not done again.
+# shellcheck shell=sh disable=SC2154
+stages="sft stage1 stage2" # a further stage is a recipe in ops/configs/demo and its name here
+kinds="bigger side count maze"
+train_puzzles=6000 test_puzzles=400 # the latter begin at index 1000000, which training never draws
+
+# Everything that a result follows from, as a number: texts on the command line and files on stdin.
+digest() { { printf '%s\n' "$@"; cat; } | cksum | tr ' ' -; }
+# is_done FOLDER KEY: was it finished with this key?
+is_done() { [ "$(cat "$1/.done" 2>/dev/null)" = "$2" ]; }
+# The number of a recipe's steps
+steps() { sed -n 's/^max_steps: *\([0-9]*\).*/\1/p' "$root/ops/configs/demo/$1.yaml"; }
+# The checkpoint that a stage ends with
+checkpoint() { if [ "$1" = start ]; then echo "$demo/start"; else echo "$demo/$1/checkpoint-$(steps "$1")"; fi; }
+
+# The pictures, in the three layouts that the release trains on, and the unseen ones. Sets $mix, what recipes need when
+# this build cannot write parquet.
+demo_data() {
+    mix=''
+    if ! is_done "$demo/data" "$train_puzzles $test_puzzles"; then
+        rm -rf "$demo/data"
+        mkdir -p "$demo/data"
+        "$bin/mull-engine" puzzles --layout videor1 --out "$demo/data/videor1" --seed 1 --count "$train_puzzles" >/dev/null
+        "$bin/mull-engine" puzzles --layout puzzles --out "$demo/data/unseen" --seed 1 --first 1000000 \
+            --count "$test_puzzles" >/dev/null
+        for l in sat zebra; do
+            "$bin/mull-engine" puzzles --layout "$l" --out "$demo/data/$l" --seed 1 --count "$train_puzzles" \
+                >/dev/null 2>"$demo/data/$l.log" || { rm -rf "$demo/data/sat"; break; }
+        done
+        echo "$train_puzzles $test_puzzles" >"$demo/data/.done"
+    fi
+    if ! [ -f "$demo/data/sat/SAT_train.parquet" ]; then
+        say "   (no parquet in this build: trained on the Video-R1 layout alone, without hints as images)"
+        mix='--set mix_datas.VideoR1=1'
+    fi
+}
+
+# train STAGE FROM: submits it unless it is done. $last is the job that it waits for; $key what it follows from.
+train() {
+    key=$(digest "$key" "$mix" <"$root/ops/configs/demo/$1.yaml")
+    if is_done "$demo/$1" "$key"; then
+        last=''
+        return
+    fi
+    rm -rf "${demo:?}/$1" "$demo/asked/$1".*
+    # shellcheck disable=SC2086 # words
+    last=$("$bin/mull" submit train "$root/ops/configs/demo/$1.yaml" --name "puzzles-$1" --out "$demo/$1" \
+        --set "model_path=$(checkpoint "$2")" --set "video_r1_location=$demo/data/videor1/Video-R1-COT-165k.json" \
+        --set "sat_location=$demo/data/sat" --set "zebracot_location=$demo/data/zebra" $mix \
+        ${last:+--after "afterok:$last"})
+    pending="$pending $1=$last=$key"
+}
+
+# ask STAGE off|on: the unseen puzzles, without or with latents before the answer.
+ask() {
+    case $2 in off) mode=none ;; *) mode=mmlatent2 ;; esac
+    askkey=$(digest "$key" "$2" </dev/null)
+    if is_done "$demo/asked/$1.$2" "$askkey"; then return; fi
+    rm -rf "$demo/asked/$1.$2"
+    mkdir -p "$demo/asked"
+    # As the samples of training are rendered: every message whole, pictures as they were drawn.
+    id=$("$bin/mull" submit eval --name "puzzles-$1-$2" --model "$(checkpoint "$1")" --tasks puzzles \
+        --data "$demo/data/unseen" --out "$demo/asked/$1.$2" --mode "$mode" --prompt-format chatml \
+        --min-pixels 3136 --max-pixels 12544 ${last:+--after "afterok:$last"})
+    pending="$pending asked/$1.$2=$id=$askkey"
+}
+
+# accuracy STAGE off|on KIND, in percent
+accuracy() {
+    tr -d ' \n' <"$demo/asked/$1.$2/results.json" | sed 's/.*"group_scores"://' |
+        sed -n "s/.*\"$3\":{[^{}]*\"score\":\([0-9.e-]*\).*/\1/p" | { read -r x; awk "BEGIN { printf \"%.0f\", 100 * ${x:-0} }"; }
+}
+
+demo_learns() {
+    begun_demo=$(date +%s) pending='' last='' key=start
+    mkdir -p "$demo"
+    demo_data
+    if ! [ -f "$demo/start/model.safetensors" ]; then
+        rm -rf "$demo/start" "$demo/start.new"
+        "$bin/mull-engine" init --preset demo --out "$demo/start.new" >/dev/null
+        mv "$demo/start.new" "$demo/start"
+    fi
+    ask start off
+    before=start
+    for s in $stages; do
+        train "$s" "$before"
+        for m in off on; do ask "$s" "$m"; done
+        before=$s
+    done
+    for p in $pending; do
+        name=${p%%=*} id=${p#*=}
+        "$bin/mull" wait "${id%%=*}" --quiet ||
+            fail "a job of the demo failed" "$name" "job ${id%%=*} did not complete" "see: mull show ${id%%=*}"
+        echo "${id#*=}" >"$demo/$name/.done"
+    done
+    {
+        printf '\n   %% of %s unseen puzzles a kind; latents off and on\n' $((test_puzzles / 4))
+        printf '   %-8s %7s %10s' kind chance untrained
+        for s in $stages; do printf ' %13s' "$s off/on"; done
+        echo
+        for k in $kinds; do
+            case $k in bigger | side) chance=50 ;; *) chance=25 ;; esac
+            printf '   %-8s %7s %10s' "$k" "$chance" "$(accuracy start off "$k")"
+            for s in $stages; do printf ' %13s' "$(accuracy "$s" off "$k") / $(accuracy "$s" on "$k")"; done
+            echo
+        done
+    } | tee "$demo/table.txt"
+    if [ -n "$pending" ]; then say "   trained and asked in $(($(date +%s) - begun_demo)) s"; else say "   (trained before; remove $demo to train again)"; fi
+}
