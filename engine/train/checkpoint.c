@@ -68,7 +68,7 @@ static bool ends(const char *s, const char *end) {
 }
 
 /* Configuration, tokenizer and whatever else lies beside the weights; not what belongs to one checkpoint. */
-static bool copied(const char *name) {
+bool mull__checkpoint_copied(const char *name) {
     static const char *const ENDS[] = {".safetensors", ".zst", ".index.json", ".tmp", ".bin", ".pt", ".pth", ".lock"};
     for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++)
         if (ends(name, ENDS[i])) return false;
@@ -100,7 +100,7 @@ static int copy_files(const char *base, const char *dir, bool half, mull_error *
         struct stat st;
         char *path = mull_path_join(base, e->d_name);
         mull_buf text = {0};
-        if (path && copied(e->d_name) && stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size < 256 << 20) {
+        if (path && mull__checkpoint_copied(e->d_name) && stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size < 256 << 20) {
             rc = mull_read_file(path, 256 << 20, "file of the model", &text, err);
             if (!rc)
                 rc = strcmp(e->d_name, "config.json")

@@ -16,6 +16,8 @@ int mull__checkpoint_put(const char *dir, const char *name, const void *data, si
 int mull__checkpoint_json(const char *dir, const char *name, json_t *v, mull_error *err);
 /* The folder with its files; 0, or -1 with errno. */
 int mull__checkpoint_remove(const char *dir);
+/* Is a file of a model's folder copied to its checkpoints? Weights and what belongs to one checkpoint are not. */
+bool mull__checkpoint_copied(const char *name);
 int mull__optimizer_save(const char *dir, const mull_params *p, mull_error *err);
 /* The adapters among p, if there are any, from a folder in PEFT's layout. */
 int mull__adapter_load(const char *dir, mull_params *p, mull_error *err);

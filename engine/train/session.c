@@ -4,12 +4,15 @@
 #include "engine/core/buf.h"
 #include "engine/train/lineage.h"
 #include "engine/train/tensorboard.h"
+#include "engine/train/tokens.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *const WHAT = "cannot train";
@@ -126,10 +129,42 @@ static mull_position position(void *ctx) {
     return mull_loader_position(((session *)ctx)->loader);
 }
 
+/* A base without Mull tokens gets them before it is trained with latents: OUT/base is the model from then on. */
+static int add_tokens(session *s) {
+    mull_recipe *r = &s->recipe;
+    int missing = mull_tokens_missing(s->tokenizer), rc = MULL_OK;
+    if (!missing || r->kind == MULL_SFT || s->o->dry_run || !s->o->out) return MULL_OK;
+    char *base = mull_path_join(s->o->out, "base"), *config = base ? mull_path_join(base, "config.json") : NULL;
+    if (!config) rc = mull_fail(s->err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    if (!rc && mull_comm_rank(s->comm) == 0 && access(config, F_OK)) {
+        note(s, "note", "%s has no Mull tokens: %s is a copy with %d added", r->model_path, base, missing);
+        if (mkdir(s->o->out, 0777) && errno != EEXIST)
+            rc = mull_fail_errno(s->err, errno, WHAT, s->o->out, "check the folder above it");
+        if (!rc) rc = mull_tokens_add(r->model_path, base, s->err);
+    }
+    /* Every rank comes here, also after a failure, which the others find as a missing folder. */
+    int met = mull_comm_barrier(s->comm, rc ? NULL : s->err);
+    if (!rc) rc = met;
+    if (!rc) {
+        mull_tokenizer_destroy(s->tokenizer);
+        s->tokenizer = NULL;
+        rc = mull_tokenizer_load(base, &s->tokenizer, s->err);
+    }
+    if (!rc) {
+        free(r->model_path);
+        r->model_path = base;
+        base = NULL;
+    }
+    free(base);
+    free(config);
+    return rc;
+}
+
 static int open_all(session *s) {
     const mull_recipe *r = &s->recipe;
     mull_error *err = s->err;
     int rc = mull_tokenizer_load(r->model_path, &s->tokenizer, err);
+    if (!rc) rc = add_tokens(s);
     if (!rc) rc = mull_builder_init(&s->builder, r, s->tokenizer, err);
     if (!rc) rc = mull_mix_open(r, &s->mix, err);
     if (!rc && !s->o->dry_run)
