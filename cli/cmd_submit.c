@@ -253,6 +253,11 @@ static int checked_submit(const mull_cmd *cmd, int argc, char **argv, opts *o, j
     mull_diags d;
     json_t *checked = mull_jobspec_check(*spec, &d);
     if (!checked) return refuse(&d, lines, file);
+    rc = mull_recipe_refused(*spec);
+    if (rc) {
+        json_decref(checked);
+        return rc;
+    }
     if (o->dry_run)
         mull_emit(json_incref(checked));
     else

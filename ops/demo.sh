@@ -4,7 +4,7 @@
 # shellcheck shell=sh disable=SC2154
 stages="sft stage1 stage2" # a further stage is a recipe in ops/configs/demo and its name here
 kinds="bigger side count maze"
-train_puzzles=6000 test_puzzles=400 # the latter begin at index 1000000, which training never draws
+train_puzzles=6000 hint_puzzles=2000 test_puzzles=400 # the last begin at index 1000000, which training never draws
 
 # Everything that a result follows from, as a number: texts on the command line and files on stdin.
 digest() { { printf '%s\n' "$@"; cat; } | cksum | tr ' ' -; }
@@ -19,17 +19,17 @@ checkpoint() { if [ "$1" = start ]; then echo "$demo/start"; else echo "$demo/$1
 # this build cannot write parquet.
 demo_data() {
     mix=''
-    if ! is_done "$demo/data" "$train_puzzles $test_puzzles"; then
+    if ! is_done "$demo/data" "$train_puzzles $hint_puzzles $test_puzzles"; then
         rm -rf "$demo/data"
         mkdir -p "$demo/data"
         "$bin/mull-engine" puzzles --layout videor1 --out "$demo/data/videor1" --seed 1 --count "$train_puzzles" >/dev/null
         "$bin/mull-engine" puzzles --layout puzzles --out "$demo/data/unseen" --seed 1 --first 1000000 \
             --count "$test_puzzles" >/dev/null
         for l in sat zebra; do
-            "$bin/mull-engine" puzzles --layout "$l" --out "$demo/data/$l" --seed 1 --count "$train_puzzles" \
+            "$bin/mull-engine" puzzles --layout "$l" --out "$demo/data/$l" --seed 1 --count "$hint_puzzles" \
                 >/dev/null 2>"$demo/data/$l.log" || { rm -rf "$demo/data/sat"; break; }
         done
-        echo "$train_puzzles $test_puzzles" >"$demo/data/.done"
+        echo "$train_puzzles $hint_puzzles $test_puzzles" >"$demo/data/.done"
     fi
     if ! [ -f "$demo/data/sat/SAT_train.parquet" ]; then
         say "   (no parquet in this build: trained on the Video-R1 layout alone, without hints as images)"

@@ -21,6 +21,7 @@
     X("grad", grad, "loss and every gradient of a training case")                                                      \
     X("train", train, "train what a recipe says")                                                                      \
     X("rollouts", rollouts, "show the completions that a GRPO run kept")                                               \
+    X("recipe", recipe, "check a training recipe alone")                                                               \
     X("merge", merge, "a LoRA adapter into its base model")                                                            \
     X("reward", reward, "score completions against solutions, JSONL on stdin")                                         \
     X("score", score, "score replies of an evaluation task, JSONL on stdin")                                           \

@@ -188,6 +188,38 @@ static void wrong_usage(void **state) {
     expect_status(RUN("show", "999999"), 1);
 }
 
+/* A recipe is read before it is queued; a job that waits for others may name what they will make. */
+static void recipes_at_submit(void **state) {
+    (void)state;
+    char config[400], out[400];
+    snprintf(config, sizeof config, "%s/recipe.yaml", folder);
+    snprintf(out, sizeof out, "%s/trained", folder);
+    static const char wrong[] =
+        "model_path: m\nlearning_rat: 0.1\nweight_decay: much\ntrain_dataset_args:\n  mix_datas:\n    Messages: 1.0\n"
+        "  messages_location: rows.jsonl\n";
+    mull_write_file(config, wrong, sizeof wrong - 1);
+    mull_run r = RUN("submit", "train", config, "--out", out, "--hold");
+    assert_int_equal(r.status, 2);
+    assert_int_equal(r.out_len, 0); /* no job */
+    static const char *const words[] = {"line 2: learning_rat", "did you mean learning_rate?", "line 3: weight_decay"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strstr(r.err, words[i])) fail_msg("not said: %s\n%s", words[i], r.err);
+    mull_run_fini(&r);
+    static const char right[] = "model_path: m\ntrain_dataset_args:\n  mix_datas:\n    Messages: 1.0\n"
+                                "  messages_location: rows.jsonl\n";
+    mull_write_file(config, right, sizeof right - 1);
+    expect_status(RUN("submit", "train", config, "--out", out, "--hold", "--set", "los_on=all"), 2);
+    char after[64], later[400];
+    snprintf(later, sizeof later, "%s/later", folder);
+    r = RUN("submit", "train", config, "--out", out, "--hold");
+    assert_int_equal(r.status, 0);
+    snprintf(after, sizeof after, "afterok:%.*s", (int)strcspn(r.out, "\n"), r.out);
+    mull_run_fini(&r);
+    expect_status(RUN("submit", "generate", "--model", later, "--prompt", "x"), 2);
+    expect_status(RUN("submit", "generate", "--model", later, "--prompt", "x", "--after", after), 0);
+    expect_status(RUN("cancel", after + 8), 0);
+}
+
 static void completion_loads_in_bash(void **state) {
     (void)state;
     char *text = mull_run_ok(
@@ -212,6 +244,7 @@ int main(void) {
         cmocka_unit_test(a_failing_job_fails_its_waiter),
         cmocka_unit_test(held_cancelled_requeued),
         cmocka_unit_test(wrong_usage),
+        cmocka_unit_test(recipes_at_submit),
         cmocka_unit_test(completion_loads_in_bash),
     };
     return cmocka_run_group_tests(tests, start, stop);

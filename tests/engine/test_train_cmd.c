@@ -1,12 +1,10 @@
 /* mull-engine train as a process: a recipe with text and pictures, killed and stopped on the way, ends as an
  * undisturbed run does, byte for byte; what it wrote answers. */
-#include "tests/engine/trainer_util.h"
+#include "tests/engine/train_cmd_util.h"
 
 #include "engine/comm/comm.h"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <time.h>
 
 static void nap(long ms) {
