@@ -69,8 +69,9 @@ ask() {
 
 # accuracy STAGE off|on KIND, in percent
 accuracy() {
-    tr -d ' \n' <"$demo/asked/$1.$2/results.json" | sed 's/.*"group_scores"://' |
-        sed -n "s/.*\"$3\":{[^{}]*\"score\":\([0-9.e-]*\).*/\1/p" | { read -r x; awk "BEGIN { printf \"%.0f\", 100 * ${x:-0} }"; }
+    share=$(tr -d ' \n' <"$demo/asked/$1.$2/results.json" | sed 's/.*"group_scores"://' |
+        sed -n "s/.*\"$3\":{[^{}]*\"score\":\([0-9.e-]*\).*/\1/p")
+    awk "BEGIN { printf \"%.0f\", 100 * ${share:-0} }"
 }
 
 demo_learns() {
