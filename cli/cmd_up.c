@@ -16,7 +16,7 @@
 enum { PATIENCE_S = 180, HEAL_S = 60 };
 
 typedef struct options {
-    const char *state, *devices;
+    const char *state, *devices, *listen;
     bool json;
 } options;
 
@@ -24,6 +24,8 @@ static const mull_opt opts[] = {
     {"--state", 0, MULL_OPT_TEXT, offsetof(options, state), NULL, "DIR", "where everything is kept (else MULL_STATE)"},
     {"--devices", 0, MULL_OPT_TEXT, offsetof(options, devices), NULL, "LIST",
      "what jobs may use: cpu:N (N jobs at a time) or cuda:all; default cpu:1"},
+    {"--listen", 0, MULL_OPT_TEXT, offsetof(options, listen), NULL, "HOST:PORT",
+     "also answer there, to those who have a token: the dashboard, other machines; without TLS"},
     {"--json", 0, MULL_OPT_FLAG, offsetof(options, json), NULL, NULL, "print the processes as JSON"},
     {0}};
 
@@ -32,6 +34,13 @@ static bool devices_ok(const char *text) {
     if (strncmp(text, "cpu:", 4) != 0) return false;
     size_t n = strspn(text + 4, "0123456789");
     return n > 0 && n <= 4 && !text[4 + n] && atoi(text + 4) > 0;
+}
+
+static bool listen_ok(const char *text) {
+    const char *colon = strrchr(text, ':');
+    if (!colon || colon == text || strlen(text) > 120) return false;
+    size_t n = strspn(colon + 1, "0123456789");
+    return n > 0 && n <= 5 && !colon[1 + n] && atoi(colon + 1) > 0 && atoi(colon + 1) < 65536;
 }
 
 /* In the background: no terminal, no open files of ours, output to the supervisor's log. Never returns. */
@@ -101,6 +110,7 @@ static int look_again(mull_local *l, mull_err *err) {
     int rc = mull_local_find(&fresh, l->dir.root, err);
     if (rc) return rc;
     memcpy(fresh.devices, l->devices, sizeof fresh.devices);
+    memcpy(fresh.listen, l->listen, sizeof fresh.listen);
     *l = fresh;
     return 0;
 }
@@ -143,7 +153,10 @@ static void report(const mull_local *l, bool json) {
 /* A running worker keeps the devices that it was started with. */
 static void mention_devices(const mull_local *l, const char *asked) {
     json_t *j = mull_local_read(l);
-    const char *have = mull_text(j, "devices");
+    const char *have = mull_text(j, "devices"), *there = mull_text(j, "listen");
+    if (*l->listen && strcmp(there, l->listen) != 0)
+        fprintf(stderr, "note: the server goes on %s%s; to change it: mull down, then mull up\n",
+                *there ? "with --listen " : "without --listen", there);
     if (asked && *have && strcmp(have, asked) != 0)
         fprintf(stderr, "note: the worker goes on with --devices %s; to change it: mull down, then mull up\n", have);
     json_decref(j);
@@ -158,11 +171,13 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     if (words) return mull_usage(cmd->name, "'%s' is one word too many", argv[1]);
     if (o.devices && !devices_ok(o.devices))
         return mull_usage(cmd->name, "--devices '%s' is neither cpu:N nor cuda:all", o.devices);
+    if (o.listen && !listen_ok(o.listen)) return mull_usage(cmd->name, "--listen '%s' is not HOST:PORT", o.listen);
     if (mull_local_find(&l, o.state, &err)) {
         mull_err_print(stderr, &err);
         return MULL_EXIT_FAILED;
     }
     snprintf(l.devices, sizeof l.devices, "%s", o.devices ? o.devices : "cpu:1");
+    if (o.listen) snprintf(l.listen, sizeof l.listen, "%s", o.listen);
     bool told = false;
     for (double until = mull_clock() + PATIENCE_S; rc < 0 && mull_clock() < until;) {
         int lock = mull_local_lock(&l, &err);
@@ -195,14 +210,15 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     return rc;
 }
 
-const mull_cmd mull_cmd_up = {"up",
-                              "[--state DIR] [--devices cpu:N|cuda:all] [--json]",
-                              "start everything on this machine: queue, database, one worker",
-                              "examples:\n"
-                              "  mull up\n"
-                              "  mull up --state ./state --devices cpu:2\n"
-                              "\n"
-                              "Nothing listens on a network and no root is needed. What dies is started again; run\n"
-                              "again, it starts only what is missing. Data stays in the state folder.\n",
-                              opts,
-                              run};
+const mull_cmd mull_cmd_up = {
+    "up",
+    "[--state DIR] [--devices cpu:N|cuda:all] [--listen HOST:PORT] [--json]",
+    "start everything on this machine: queue, database, one worker",
+    "examples:\n"
+    "  mull up\n"
+    "  mull up --state ./state --devices cpu:2\n"
+    "\n"
+    "Nothing listens on a network without --listen, and no root is needed. What dies is started again; run\n"
+    "again, it starts only what is missing. Data stays in the state folder.\n",
+    opts,
+    run};

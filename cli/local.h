@@ -22,6 +22,7 @@ const char *mull_service_name(mull_service s); /* "redis" */
 typedef struct mull_local {
     mull_state_dir dir;
     char devices[128]; /* of the worker: "cpu:2" */
+    char listen[128];  /* HOST:PORT that the scheduler also answers on, or "" */
     char node[65];
     char bin_dir[2048];   /* of mull's own programs */
     char redis_bin[2048]; /* redis-server */

@@ -43,6 +43,10 @@ struct mull_tokens *mull__tokens_create(void) {
     return t;
 }
 
+void mull__tokens_forget(struct mull_tokens *t) {
+    memset(t->slots, 0, sizeof t->slots);
+}
+
 void mull__tokens_destroy(struct mull_tokens *t) {
     free(t);
 }

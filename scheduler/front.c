@@ -366,6 +366,29 @@ static void route(mull_front *f, mull_req *req) {
     case MULL_ROUTE_BATCH_CANCEL:
         mull__batch_cancel(f, req);
         break;
+    case MULL_ROUTE_WHOAMI:
+        mull__whoami(req);
+        break;
+    case MULL_ROUTE_USERS:
+        mull__answer(f, req, "SELECT mull_users()", 0, NULL);
+        break;
+    case MULL_ROUTE_TOKENS:
+        mull__tokens(f, req);
+        break;
+    case MULL_ROUTE_TOKEN_CREATE:
+        mull__token_create(f, req);
+        break;
+    case MULL_ROUTE_TOKEN_REVOKE:
+        mull__token_revoke(f, req);
+        break;
+    case MULL_ROUTE_AUDIT:
+        mull__audit(f, req);
+        break;
+    case MULL_ROUTE_DASHBOARD:
+    case MULL_ROUTE_DASHBOARD_JS:
+    case MULL_ROUTE_DASHBOARD_CSS:
+        mull__dashboard(req);
+        break;
     case MULL_ROUTE_OPENMETRICS:
         mull__openmetrics(f, req);
         break;

@@ -54,6 +54,8 @@ void mull__poke(mull_front *f, const char *op, int64_t job);
 /* auth.c: identifies the peer, then calls next (once), or replies 401/403/503 itself. */
 struct mull_tokens *mull__tokens_create(void);
 void mull__tokens_destroy(struct mull_tokens *t);
+/* A token has been revoked: what is remembered is asked again. */
+void mull__tokens_forget(struct mull_tokens *t);
 void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *f, mull_req *req));
 
 /* submit.c: group commit. */
@@ -93,6 +95,16 @@ void mull__run(mull_front *f, mull_req *req);
 void mull__checkpoints(mull_front *f, mull_req *req);
 void mull__checkpoint(mull_front *f, mull_req *req);
 void mull__checkpoint_action(mull_front *f, mull_req *req);
+
+/* people.c: users, tokens, the audit. */
+void mull__whoami(mull_req *req);
+void mull__tokens(mull_front *f, mull_req *req);
+void mull__token_create(mull_front *f, mull_req *req);
+void mull__token_revoke(mull_front *f, mull_req *req);
+void mull__audit(mull_front *f, mull_req *req);
+
+/* dashboard.c */
+void mull__dashboard(mull_req *req);
 
 /* exposition.c: /metrics. */
 void mull__openmetrics(mull_front *f, mull_req *req);

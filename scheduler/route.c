@@ -53,7 +53,15 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_BATCH_LIST] = {"GET", "/v1/batches", "after,limit", "List batches, newest first.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_BATCH] = {"GET", "/v1/batches/{name}", "", "State, counts and files of a batch.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_BATCH_CANCEL] = {"POST", "/v1/batches/{name}/cancel", "", "Stop a batch; what is done is kept in its job.", JSON_TYPE, 200, false, true},
-    [MULL_ROUTE_DASHBOARD] = {"GET", "/", "", "The dashboard. Not available in this build: mull ps, mull show and mull logs show the same.", JSON_TYPE, 501, true, false},
+    [MULL_ROUTE_WHOAMI] = {"GET", "/v1/whoami", "", "Whom the token speaks for.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_USERS] = {"GET", "/v1/users", "", "Users with their tokens and jobs.", JSON_TYPE, 200, false, false, true},
+    [MULL_ROUTE_TOKENS] = {"GET", "/v1/tokens", "", "Tokens without their secrets; all of them for an admin, else one's own.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_TOKEN_CREATE] = {"POST", "/v1/tokens", "", "Make a token: user, team, role, days until it ends, note. Its secret is in this answer only.", JSON_TYPE, 201, false, true, true},
+    [MULL_ROUTE_TOKEN_REVOKE] = {"DELETE", "/v1/tokens/{id}", "", "Revoke a token.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_AUDIT] = {"GET", "/v1/audit", "cursor,limit", "Who did what and what became of it, newest first.", JSON_TYPE, 200, false, false, true},
+    [MULL_ROUTE_DASHBOARD] = {"GET", "/", "", "The dashboard.", "text/html; charset=utf-8", 200, true, false},
+    [MULL_ROUTE_DASHBOARD_JS] = {"GET", "/dashboard.js", "", "The dashboard's script.", "text/javascript; charset=utf-8", 200, true, false},
+    [MULL_ROUTE_DASHBOARD_CSS] = {"GET", "/dashboard.css", "", "The dashboard's style.", "text/css; charset=utf-8", 200, true, false},
     [MULL_ROUTE_OPENAPI] = {"GET", "/v1/openapi.json", "", "This description.", JSON_TYPE, 200, false, false},
 };
 /* clang-format on */

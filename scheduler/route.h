@@ -56,7 +56,15 @@ typedef enum mull_route_id {
     MULL_ROUTE_BATCH_LIST,
     MULL_ROUTE_BATCH,
     MULL_ROUTE_BATCH_CANCEL,
-    MULL_ROUTE_DASHBOARD, /* promised, answered with 501 in this build */
+    MULL_ROUTE_WHOAMI,
+    MULL_ROUTE_USERS,
+    MULL_ROUTE_TOKENS,
+    MULL_ROUTE_TOKEN_CREATE,
+    MULL_ROUTE_TOKEN_REVOKE,
+    MULL_ROUTE_AUDIT,
+    MULL_ROUTE_DASHBOARD,
+    MULL_ROUTE_DASHBOARD_JS,
+    MULL_ROUTE_DASHBOARD_CSS,
     MULL_ROUTE_COUNT,
     /* No such route; the words tell which of the three. */
     MULL_ROUTE_UNKNOWN = -1, /* 404 not_found */

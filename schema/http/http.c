@@ -200,6 +200,8 @@ void mull_reply(mull_req *req, int status, const char *content_type, char *body,
     } else {
         MHD_add_response_header(resp, "Content-Type", content_type);
         MHD_add_response_header(resp, "Cache-Control", "no-store");
+        MHD_add_response_header(resp, "X-Content-Type-Options", "nosniff");
+        MHD_add_response_header(resp, "X-Frame-Options", "DENY");
         if (status == 401) MHD_add_response_header(resp, "WWW-Authenticate", "Bearer realm=\"mull\"");
         if (status == 503) MHD_add_response_header(resp, "Retry-After", "1");
         if (status == 405) MHD_add_response_header(resp, "Allow", "GET, POST, PUT, DELETE");

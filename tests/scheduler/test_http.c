@@ -87,7 +87,13 @@ static void errors_have_one_form(void **state) {
     expect_error("GET", "/v1/runs/7", NULL, 404, "not_found");
     expect_error("GET", "/v1/checkpoints?state=GONE", NULL, 400, "bad_query");
     expect_error("POST", "/v1/checkpoints/7/remove", NULL, 404, "not_found");
-    expect_error("GET", "/", NULL, 501, "not_available");
+    expect_error("POST", "/v1/tokens", "{}", 400, "bad_token");
+    expect_error("POST", "/v1/tokens", "{\"usr\":\"a\"}", 400, "bad_token");
+    expect_error("POST", "/v1/tokens", "{\"user\":\"a\",\"role\":\"boss\"}", 400, "bad_token");
+    expect_error("POST", "/v1/tokens", "{\"user\":\"a\",\"team\":\"nobody's\"}", 400, "bad_token");
+    expect_error("POST", "/v1/tokens", "{\"user\":\"a\",\"days\":-1}", 400, "bad_token");
+    expect_error("DELETE", "/v1/tokens/77", NULL, 404, "not_found");
+    expect_error("GET", "/v1/audit?limit=0", NULL, 400, "bad_query");
     char deep[400] = "{\"spec\":";
     memset(deep + 8, '[', 200);
     expect_error("POST", "/v1/jobs", deep, 400, "bad_json");
@@ -436,6 +442,19 @@ static void a_token_is_needed_over_tcp_and_speaks_for_its_team(void **state) {
         mull_sleep_ms(10);
     }
     assert_true(port > 0);
+    /* One made through the socket is good, and no longer after its revocation. */
+    int made;
+    json_t *t = mull_http_json(f.sock, "POST", "/v1/tokens",
+                               "{\"user\":\"eve\",\"team\":\"red\",\"role\":\"admin\",\"days\":1}", &made);
+    assert_int_equal(made, 201);
+    char eve[100], path[64];
+    snprintf(eve, sizeof eve, "%s", text_of(t, "token"));
+    snprintf(path, sizeof path, "/v1/tokens/%s", text_of(t, "id"));
+    json_decref(t);
+    assert_int_equal(strncmp(eve, "mull_", 5), 0);
+    char *kept = mull_sql(f.pg, "SELECT string_agg(hash || note, '') FROM token");
+    assert_null(strstr(kept, eve + 5));
+    free(kept);
     struct {
         const char *token, *method, *target, *body;
         int status;
@@ -451,6 +470,16 @@ static void a_token_is_needed_over_tcp_and_speaks_for_its_team(void **state) {
         {"member", "POST", "/v1/jobs", ",\"team\":\"blue\"", 403},
         {"member", "POST", "/v1/jobs", ",\"after\":\"afterok:1\"", 400}, /* job 1 is another team's */
         {"member", "POST", "/v1/jobs", "", 201},
+        {NULL, "GET", "/", NULL, 200},
+        {NULL, "GET", "/dashboard.js", NULL, 200},
+        {NULL, "GET", "/v1/whoami", NULL, 401},
+        {eve, "GET", "/v1/whoami", NULL, 200},
+        {eve, "GET", "/v1/jobs?team=blue", NULL, 200}, /* an admin's is for every team */
+        {"member", "GET", "/v1/users", NULL, 403},
+        {"member", "GET", "/v1/audit", NULL, 403},
+        {"viewer", "DELETE", path, NULL, 404}, /* somebody else's */
+        {eve, "DELETE", path, NULL, 200},
+        {eve, "GET", "/v1/whoami", NULL, 401},
         {"member", "GET", "/v1/jobs/1", NULL, 404},
         {"member", "POST", "/v1/jobs/1/cancel", NULL, 404},
     };
