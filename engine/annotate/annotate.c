@@ -2,6 +2,7 @@
 #include "engine/annotate/annotate.h"
 
 #include "engine/annotate/folder.h"
+#include "engine/annotate/media_cache.h"
 #include "engine/annotate/output.h"
 #include "engine/infer/clock.h"
 
@@ -151,6 +152,10 @@ static void add_timings(const mull__annotation *a, json_t *result, double wall_m
     getrusage(RUSAGE_SELF, &u);
     double cpu =
         (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1e3 + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e3;
+    int64_t loaded = 0, found = 0;
+    if (a->media) mull__media_cache_stats(a->media, &loaded, &found);
+    json_object_set_new(result, "media",
+                        json_pack("{s:I, s:I}", "loaded", (json_int_t)loaded, "shared", (json_int_t)found));
     json_object_set_new(result, "timings",
                         json_pack("{s:f, s:f, s:f, s:I}", "wall_ms", wall_ms, "cpu_ms", cpu, "model_cpu_ms",
                                   a->model_cpu_ms, "peak_bytes", (json_int_t)u.ru_maxrss * 1024));
@@ -173,6 +178,7 @@ int mull_annotate(const mull_job *job, mull_events *ev, double lock_wait_s, json
     if (rc == 1) rc = mull__complete_read(&a, result, err);
     if (rc >= 0 && !*result) rc = run(&a, result, err);
     if (*result) add_timings(&a, *result, mull_clock_ms() - start);
+    mull__media_cache_destroy(a.media);
     mull__roots_fini(&a.roots);
     mull__unlock(&a);
     if (a.work >= 0) close(a.work);

@@ -20,8 +20,9 @@ static const int64_t AHEAD_BYTES = 512ll << 20;
 struct mull__feed {
     mull__annotation *a;
     const mull_session *s;
-    uint8_t *state; /* [shards], the feed thread's */
-    int64_t at;     /* the shard that the reader stands at */
+    mull__media_cache *cache; /* the annotation's: items live longer than this */
+    uint8_t *state;           /* [shards], the feed thread's */
+    int64_t at;               /* the shard that the reader stands at */
     mull__source *in;
     int plan;
     FILE *twice;
@@ -44,7 +45,7 @@ void mull__item_free(mull__item *i) {
     if (!i) return;
     for (int c = 0; i->choices && c < i->parsed.choices; c++) free(i->choices[c].text);
     free(i->choices);
-    for (size_t m = 0; m < i->nmedia; m++) mull_media_fini(&i->media[m]);
+    for (size_t m = 0; m < i->nmedia; m++) mull__media_cache_put(i->cache, i->media[m]);
     free(i->media);
     free(i->list);
     mull_ids_fini(&i->ids);
@@ -99,15 +100,16 @@ static int load_media(mull__feed *f, mull__item *i, mull_error *err) {
     int rc = mull_media_limits_override(r->body, "body", &limits, err);
     if (rc) return rc;
     i->code = MULL_ROW_MEDIA;
+    i->cache = f->cache;
     i->media = calloc(r->nrefs + 1, sizeof *i->media);
     i->list = calloc(r->nrefs + 1, sizeof *i->list);
     if (!i->media || !i->list) return mull_fail(err, MULL_ENOMEM, "cannot load the media", "", "", "out of memory");
     for (size_t m = 0; m < r->nrefs; m++) {
-        rc = mull__roots_load(&f->a->roots, &r->refs[m], &limits, &i->media[m], err);
+        rc = mull__media_cache_get(f->cache, &f->a->roots, &r->refs[m], &limits, &i->media[m], err);
         if (rc) return rc;
-        i->list[m] = &i->media[m];
+        i->list[m] = mull__medium_media(i->media[m]);
         i->nmedia = m + 1;
-        i->media_bytes += i->media[m].tokens * 4 * 1176 * (int64_t)sizeof(float);
+        i->media_bytes += i->list[m]->tokens * 4 * 1176 * (int64_t)sizeof(float);
     }
     return MULL_OK;
 }
@@ -115,7 +117,7 @@ static int load_media(mull__feed *f, mull__item *i, mull_error *err) {
 static int render(mull__feed *f, mull__item *i, mull_error *err) {
     int64_t *tokens = calloc(i->nmedia + 1, sizeof *tokens);
     if (!tokens) return mull_fail(err, MULL_ENOMEM, "cannot render the prompt", "", "", "out of memory");
-    for (size_t m = 0; m < i->nmedia; m++) tokens[m] = i->media[m].tokens;
+    for (size_t m = 0; m < i->nmedia; m++) tokens[m] = i->list[m]->tokens;
     i->code = MULL_ROW_REQUEST;
     int rc = mull_chat_render(f->s->tok, i->parsed.messages, tokens, i->nmedia, &f->s->render, NULL, &i->ids, err);
     free(tokens);
@@ -328,7 +330,7 @@ mull__counts mull__feed_others(mull__feed *f) {
 int mull__feed_start(mull__annotation *a, const mull_session *s, uint8_t *state, mull__feed **out, mull_error *err) {
     mull__feed *f = *out = calloc(1, sizeof *f);
     if (!f) return mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
-    *f = (mull__feed){.a = a, .s = s, .state = state, .plan = -1, .twice_row = -1};
+    *f = (mull__feed){.cache = a->media, .a = a, .s = s, .state = state, .plan = -1, .twice_row = -1};
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->changed, NULL);
     int rc = mull__source_open(a->rows_path, a->job, NULL, &f->in, err);

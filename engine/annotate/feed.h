@@ -4,6 +4,7 @@
 #ifndef MULL_ENGINE_ANNOTATE_FEED_H
 #define MULL_ENGINE_ANNOTATE_FEED_H
 
+#include "engine/annotate/media_cache.h"
 #include "engine/annotate/record.h"
 #include "engine/annotate/state.h"
 
@@ -16,7 +17,8 @@ typedef struct mull__item {
     mull_row_code code; /* not OK: why says what is wrong with the row */
     mull_error *why;
     mull_ids ids;
-    mull_media *media;
+    mull__media_cache *cache; /* that media come from */
+    mull__medium **media;
     const mull_media **list;
     size_t nmedia;
     int64_t media_bytes;

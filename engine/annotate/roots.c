@@ -128,6 +128,25 @@ int mull__roots_check(const mull__roots *r, const mull_media_ref *ref, mull_erro
     return rc;
 }
 
+int mull__roots_identify(const mull__roots *r, const mull_media_ref *ref, int64_t out[5], mull_error *err) {
+    struct stat st;
+    int fd;
+    memset(out, 0, 5 * sizeof *out);
+    if (!strncasecmp(ref->url, "data:", 5)) return MULL_OK;
+    if (mull_media_ref_remote(ref->url, err)) return err->code;
+    int rc = open_inside(r, ref->url, &fd, err);
+    if (rc) return rc;
+    if (fstat(fd, &st)) rc = mull_fail_errno(err, errno, WHAT, ref->url, "");
+    close(fd);
+    if (rc) return rc;
+    out[0] = (int64_t)st.st_dev;
+    out[1] = (int64_t)st.st_ino;
+    out[2] = (int64_t)st.st_size;
+    out[3] = (int64_t)st.st_mtim.tv_sec;
+    out[4] = (int64_t)st.st_mtim.tv_nsec;
+    return MULL_OK;
+}
+
 int mull__roots_load(const mull__roots *r, const mull_media_ref *ref, const mull_media_limits *limits, mull_media *out,
                      mull_error *err) {
     *out = (mull_media){0};

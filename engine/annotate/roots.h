@@ -19,6 +19,9 @@ void mull__roots_fini(mull__roots *r);
 /* As mull_media_ref_load, with the check. Errors name the medium as the row does. */
 int mull__roots_load(const mull__roots *r, const mull_media_ref *ref, const mull_media_limits *limits, mull_media *out,
                      mull_error *err);
+/* What tells a file's content from another's without reading it: device, inode, size, seconds and nanoseconds of its
+ * last change; zeros for a data URL. With the check. */
+int mull__roots_identify(const mull__roots *r, const mull_media_ref *ref, int64_t out[5], mull_error *err);
 /* The check alone: a data URL passes, a path must lead to a file that may be read. */
 int mull__roots_check(const mull__roots *r, const mull_media_ref *ref, mull_error *err);
 

@@ -14,6 +14,7 @@ typedef struct mull__annotation {
     char *rows_path;     /* the JSONL that is read: the input, or the folder's rows */
     char *model_name;    /* last part of the checkpoint's path */
     mull__roots roots;
+    struct mull__media_cache *media;
     char input_hex[65], spec_hex[65], model_hex[65];
     char ids_hex[65];  /* of the spec but for paths */
     char work_hex[65]; /* of that and the model: what ids are made from */

@@ -9,7 +9,8 @@
 
 enum { BATCH = 32, SLOTS = 256, SYNC_ROWS = 64, CHOICE_BITS = 8 };
 static const double SYNC_MS = 1000;
-static const int64_t MEDIA_BYTES = 1ll << 30; /* of patches, inside the engine */
+static const int64_t MEDIA_BYTES = 1ll << 30;    /* of patches, inside the engine */
+static const int64_t UNUSED_MEDIA = 128ll << 20; /* of patches that rows to come may share */
 
 typedef struct work {
     mull__annotation *a;
@@ -330,7 +331,9 @@ int mull__work(mull__annotation *a, mull_session *s, mull_error *err) {
     mull_error inside = {0}, ignored = {0};
     work w = {.a = a, .s = s, .batch = a->job->max_batch > 0 ? (int)a->job->max_batch : BATCH, .err = &inside};
     uint8_t *state = calloc((size_t)a->shards + 1, 1);
-    int rc = state ? start(&w, state, err) : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
+    if (!a->media) a->media = mull__media_cache_create(UNUSED_MEDIA);
+    int rc = state && a->media ? start(&w, state, err)
+                               : mull_fail(err, MULL_ENOMEM, "cannot annotate", "", "", "out of memory");
     if (!rc) {
         rc = loop(&w, err);
         if (rc && rc == w.rc) *err = inside;

@@ -154,6 +154,12 @@ static void test_by_command(void **state) {
         "--prompts", "What is in {image}?", "--prompts", "Again: {image}", "--max-new-tokens", "4", NULL};
     snprintf(p.in, sizeof p.in, "%.50s/media", p.dir);
     assert_int_equal(annotate(&p, p.out, flags), 0);
+    mull_buf text = get_file(p.dir, "stdout"); /* two pictures, each asked twice, each loaded once */
+    json_t *totals = json_loadb(text.data, text.len, JSON_DISABLE_EOF_CHECK, NULL);
+    assert_int_equal(util_int(json_object_get(totals, "media"), "loaded"), 2);
+    assert_int_equal(util_int(json_object_get(totals, "media"), "shared"), 2);
+    json_decref(totals);
+    mull_buf_fini(&text);
     snprintf(p.in, sizeof p.in, "%.50s/rows.jsonl", p.dir);
     assert_int_equal(annotate(&p, other, flags), 0);
     mull_buf a = get_file(p.out, "output.jsonl"), b = get_file(other, "output.jsonl"),
