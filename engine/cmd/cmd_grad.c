@@ -13,9 +13,11 @@ static const char USAGE[] =
     "O.safetensors\n"
     "                        [--loss-type grpo|dr_grpo|bnpo|dapo] [--beta 0.04] [--epsilon 0.2] [--epsilon-high E]\n"
     "                        [--max-completion-length 64] [--temperature 1] [--reinforce] [--loss-norm sample|token]\n"
-    "                        [--freeze PATTERNS] [--recompute none|attention|layer] [--dtype f32|bf16] [--threads "
+    "                        [--train-vision] [--freeze PATTERNS] [--recompute none|attention|layer] [--dtype "
+    "f32|bf16] [--threads "
     "N]\n\n"
-    "Runs a training case forward and backward with the vision tower frozen and writes loss, token_nll or logps and "
+    "Runs a training case forward and backward, the vision tower frozen (or with --train-vision trained), and writes "
+    "loss, token_nll or logps and "
     "kl,\n"
     "and grad.NAME of every trained tensor. Several cases are the micro-batches of one accumulation window.\n"
     "A case holds input_ids [T] and its media as for forward, and\n"
@@ -95,6 +97,9 @@ static int flag(flags *f, int ch) {
         rc = mull_cmd_int("grad", "--max-completion-length", optarg, 1, 1 << 30, &n);
         o->grpo.max_completion_length = n;
         return rc;
+    case 'v':
+        f->o.params.vision = true;
+        return 0;
     case 'R':
         o->grpo.reinforce = true;
         return 0;
@@ -127,6 +132,7 @@ int mull_cmd_grad(int argc, char **argv) {
                                          {"temperature", 1, 0, 'T'},
                                          {"max-completion-length", 1, 0, 'M'},
                                          {"reinforce", 0, 0, 'R'},
+                                         {"train-vision", 0, 0, 'v'},
                                          {"freeze", 1, 0, 'f'},
                                          {"device", 1, 0, 'd'},
                                          {"threads", 1, 0, 'N'},

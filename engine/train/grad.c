@@ -1,6 +1,8 @@
 /* The grad command's work; see grad.h. */
 #include "engine/train/grad.h"
 
+#include "engine/train/tower.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +16,7 @@ typedef struct run {
     mull_params params;
     mull_net *net;
     mull_pack pack;
+    mull_tower *tower; /* trained: NULL when it is frozen */
     mull_loss_work work;
     mull_loss_sum sum;
     mull_outputs *out;
@@ -87,6 +90,7 @@ static int run_case(run *r, const mull_grad_case *g, const mull_pack_source *sou
         if (r->cos) r->cos += r->pack.nlatent;
     }
     if (!rc) mull_net_backward(r->net, &r->pack.net);
+    if (!rc && r->tower) rc = mull_tower_backward(r->tower, &r->pack, &g->batch, r->err);
     return rc;
 }
 
@@ -131,10 +135,14 @@ int mull_grad_run(const char *dir, const char *const *cases, int ncases, const m
     if (!rc) rc = mull_net_create(r.c, &r.params, mull_model_pool(tower), &o->net, &r.net, err);
     if (!rc) rc = add_token_outputs(&r);
     mull_pack_source source = mull_pack_tower(tower);
+    r.pack.vision_gradient = o->params.vision;
+    if (!rc && o->params.vision) rc = mull_tower_create(r.net, &r.tower, err);
+    if (r.tower) source = mull_tower_source(r.tower);
     for (int i = 0; !rc && i < r.n; i++) rc = run_case(&r, &r.cases[i], &source);
     if (!rc) rc = add_results(&r);
     for (int i = 0; i < r.n; i++) mull_grad_case_fini(&r.cases[i]);
     free(r.cases);
+    mull_tower_destroy(r.tower);
     mull_net_destroy(r.net);
     mull_params_fini(&r.params);
     mull_pack_fini(&r.pack);

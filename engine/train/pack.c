@@ -44,7 +44,12 @@ static int reserve(mull_pack *p, const mull_config *c, const mull_batch *b) {
     if (!rc) rc = grow((void **)&p->latent_cu, &p->seq_cap, b->nseq + 1, sizeof *p->latent_cu);
     if (!rc) rc = grow((void **)&p->vision, &p->vision_cap, units * c->hidden, sizeof *p->vision);
     if (!rc) rc = grow((void **)&p->first, &p->first_cap, (int64_t)b->nmedia + 1, sizeof *p->first);
-    return rc;
+    cap = p->media_cap;
+    if (!rc) rc = grow((void **)&p->starts, &cap, (int64_t)b->nmedia + 1, sizeof *p->starts);
+    if (!rc) rc = grow((void **)&p->d_starts, &p->media_cap, (int64_t)b->nmedia + 1, sizeof *p->d_starts);
+    if (rc || !p->vision_gradient) return rc;
+    rc = grow((void **)&p->d_features, &p->d_row_cap, rows, sizeof *p->d_features);
+    return rc ? rc : grow((void **)&p->d_vision, &p->d_vision_cap, units * c->hidden, sizeof *p->d_vision);
 }
 
 /* Features of medium i at out, which may be those of an earlier one with the same patches. */
@@ -115,9 +120,9 @@ int mull_pack_build(mull_pack *p, const mull_config *c, const mull_batch *b, con
     p->nlatent = 0;
     p->latent_cu[0] = 0;
     memset(p->features, 0, (size_t)b->rows * sizeof *p->features);
-    const float **starts = malloc((b->nmedia + 1) * sizeof *starts);
-    if (!starts) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
-    float *out = p->vision;
+    if (p->vision_gradient) memset(p->d_features, 0, (size_t)b->rows * sizeof *p->d_features);
+    const float **starts = p->starts;
+    float *out = p->vision, *d_out = p->d_vision;
     int rc = MULL_OK;
     for (int s = 0; s < b->nseq && !rc; s++) {
         size_t m0 = b->nmedia ? b->media_cu[s] : 0, nm = b->nmedia ? b->media_cu[s + 1] - m0 : 0, at = (size_t)b->cu[s];
@@ -127,15 +132,19 @@ int mull_pack_build(mull_pack *p, const mull_config *c, const mull_batch *b, con
         for (size_t i = 0; i < nm && !rc; i++) {
             rc = medium(p, c, b, m0 + i, source, starts, &out, err);
             int64_t n = mull_grid_tokens(c, &b->media[m0 + i]);
+            if (p->vision_gradient && !rc) {
+                p->d_starts[m0 + i] = d_out;
+                for (int64_t u = 0; u < n; u++, d_out += c->hidden) p->d_features[at + p->first[i] + (size_t)u] = d_out;
+            }
             for (int64_t u = 0; u < n && !rc; u++)
                 p->features[at + p->first[i] + (size_t)u] = starts[m0 + i] + u * c->hidden;
         }
     }
     float *whole = out + (int64_t)b->nlatent * c->hidden;
     for (int s = 0; s < b->nseq && !rc; s++) rc = pool_latents(p, c, b, s, source, &out, whole, err);
-    free(starts);
     p->net = (mull_net_batch){
         .rows = b->rows, .ids = b->ids, .pos = p->pos, .features = p->features, .cu = b->cu, .nseq = b->nseq};
+    if (p->vision_gradient) p->net.d_features = p->d_features;
     return rc;
 }
 
@@ -144,6 +153,10 @@ void mull_pack_fini(mull_pack *p) {
     free(p->features);
     free(p->vision);
     free(p->first);
+    free(p->starts);
+    free(p->d_starts);
+    free(p->d_features);
+    free(p->d_vision);
     free(p->latent);
     free(p->latent_cu);
     *p = (mull_pack){0};

@@ -17,7 +17,12 @@ typedef struct mull_pack {
     int32_t *latent;    /* rows of <|latent_image|> tokens that stand for a reasoning image, ascending */
     int32_t *latent_cu; /* [nseq + 1] */
     int nlatent;
-    int64_t row_cap, seq_cap, vision_cap, first_cap;
+    bool vision_gradient; /* set before building: the tower is trained, so media get gradients */
+    const float **starts; /* [nmedia]: a medium's features; equal for media that were encoded once */
+    float **d_starts;     /* [nmedia]: the gradient of each place's own */
+    float **d_features;   /* [T] */
+    float *d_vision;
+    int64_t row_cap, seq_cap, vision_cap, first_cap, media_cap, d_row_cap, d_vision_cap;
 } mull_pack;
 
 /* Where a medium's features come from: fills out [units, hidden]. */

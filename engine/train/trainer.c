@@ -24,18 +24,24 @@ static const char *text(const char *s) {
 }
 
 static int unsupported(const mull_recipe *r, mull_error *err) {
-    if (!r->freeze_vision)
+    if (!r->freeze_vision && r->kind == MULL_GRPO)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true",
-                         "this build trains with a frozen vision tower only");
+                         "rollouts need a frozen vision tower");
     if (r->lora_dropout > 0)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "lora_dropout", "set lora_dropout: 0", "there is no dropout");
     return MULL_OK;
+}
+
+/* With adapters the base is frozen, the tower too. */
+static bool trains_tower(const mull_recipe *r) {
+    return !r->freeze_vision && !r->lora_rank;
 }
 
 static mull_params_opts params_opts(const mull_recipe *r) {
     return (mull_params_opts){.freeze = r->freeze,
                               .moments = true,
                               .half = r->bf16,
+                              .vision = trains_tower(r),
                               .lora_rank = r->lora_rank,
                               .lora_targets = r->lora_targets,
                               .seed = (uint64_t)r->seed};
@@ -58,6 +64,15 @@ void mull_trainer_set_steps(mull_trainer *t, int64_t steps) {
 
 static int open_source(mull_trainer *t, const mull_trainer_opts *o, mull_weight_type weights, mull_error *err) {
     t->source = mull_pack_tower(t->tower);
+    if (trains_tower(t->r)) {
+        int rc = mull_tower_create(t->net, &t->trained_tower, err);
+        if (rc) return rc;
+        t->source = mull_tower_source(t->trained_tower);
+        t->pack.vision_gradient = true;
+        if (*text(t->r->feature_cache) && o->note)
+            o->note(o->ctx, "note", "feature_cache has no use: the vision tower is trained, its features change");
+        return MULL_OK;
+    }
     if (!*text(t->r->feature_cache)) return MULL_OK;
     mull_feature_cache_opts fo = {t->r->feature_cache, t->r->feature_cache_bytes, t->model, weights, o->note, o->ctx};
     int rc = mull_feature_cache_open(&fo, mull_trainer_config(t), t->source, &t->cache, err);
@@ -112,6 +127,7 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
 void mull_trainer_destroy(mull_trainer *t) {
     if (!t) return;
     mull__grpo_destroy(t->grpo);
+    mull_tower_destroy(t->trained_tower);
     mull_net_destroy(t->net);
     mull_feature_cache_close(t->cache);
     mull_ranks_destroy(t->ranks);
@@ -154,6 +170,7 @@ static double causal_pairs(int nseq, const int32_t *cu) {
 static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, mull_step *st, double *work,
                      mull_error *err) {
     mull_ce_opts ce = {.norm = (mull_loss_norm)t->r->loss_norm, .stage1 = t->r->kind == MULL_STAGE1, .backward = true};
+    if (t->trained_tower) mull_tower_enter(t->trained_tower);
     int rc = mull_pack_build(&t->pack, mull_trainer_config(t), b, &t->source, err);
     int64_t loss_rows = rc ? 0 : mull_loss_rows(&t->pack);
     if (!rc) rc = mull_net_reserve(t->net, b->rows, loss_rows, err);
@@ -161,9 +178,20 @@ static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, m
     mull_net_forward(t->net, &t->pack.net);
     rc = mull_loss_ce(t->net, &t->pack, &ce, &t->work, sum, NULL, NULL, err);
     if (!rc) mull_net_backward(t->net, &t->pack.net);
+    if (!rc && t->trained_tower) {
+        rc = mull_tower_backward(t->trained_tower, &t->pack, b, err);
+        mull_tower_leave(t->trained_tower);
+    }
     st->tokens += b->rows;
     *work += mull__train_flops(t, b->rows, loss_rows, causal_pairs(b->nseq, b->cu));
     return rc;
+}
+
+/* No batch while other ranks have one. */
+static void idle(mull_trainer *t) {
+    if (t->trained_tower) mull_tower_enter(t->trained_tower);
+    mull_net_idle(t->net);
+    if (t->trained_tower) mull_tower_leave(t->trained_tower);
 }
 
 /* A spike: more than six deviations, and half again, above the running mean of some thirty steps. */
@@ -203,7 +231,7 @@ static int batches(mull_trainer *t, const mull_train_source *src, const mull_tra
             if (mine == BATCH)
                 rc = one_batch(t, &b, sum, st, work, err);
             else
-                mull_net_idle(t->net);
+                idle(t);
         }
         if (mine == BATCH) src->release(src->ctx, &b);
         if (rc || lost) return rc ? rc : lost;
@@ -353,7 +381,7 @@ int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, 
         out->parameters += count;
         if (!strncmp(s[i].name, "visual.", 7)) {
             out->tower += (size_t)count * (r->bf16 ? 2 : 4);
-            continue;
+            if (!trains_tower(r)) continue;
         }
         language += count;
         if (count > part) part = count;

@@ -50,7 +50,7 @@ typedef struct mull_trainer_opts {
     int threads;
     int64_t steps;   /* of the whole run: what the schedule ends at */
     mull_comm *comm; /* the run's ranks, borrowed; NULL: one. Each gets its own batches from its source */
-    const mull_tokenizer *tokenizer; /* GRPO: what completions are read with; borrowed */
+    const mull_tokenizer *tokenizer;                              /* GRPO: what completions are read with; borrowed */
     void (*note)(void *ctx, const char *level, const char *text); /* one line for a person; may be NULL */
     void *ctx;
 } mull_trainer_opts;

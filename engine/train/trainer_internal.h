@@ -2,6 +2,7 @@
 #ifndef MULL_ENGINE_TRAIN_TRAINER_INTERNAL_H
 #define MULL_ENGINE_TRAIN_TRAINER_INTERNAL_H
 
+#include "engine/train/tower.h"
 #include "engine/train/trainer.h"
 
 struct mull_trainer {
@@ -12,7 +13,8 @@ struct mull_trainer {
     mull_params params;
     mull_ranks *ranks;
     mull_feature_cache *cache; /* NULL: none */
-    mull_pack_source source;   /* of features: the cache or the tower */
+    mull_pack_source source;   /* of features: the cache or a tower */
+    mull_tower *trained_tower; /* NULL: it is frozen */
     mull_net *net;
     mull_pack pack;
     mull_loss_work work;

@@ -2,7 +2,7 @@
  * world size is exact and at another possible, and a rank that dies ends the others. */
 #include "tests/engine/trainer_util.h"
 
-#include "tests/engine/own_case.h"
+#include "tests/engine/tower_case.h"
 #include "tests/engine/ranks_util.h"
 
 #include <signal.h>
@@ -39,6 +39,8 @@ static void fixture_init(fixture *f) {
         snprintf(path, sizeof path, "%s/case%d.st", f->dir, k);
         write_case(path, k);
     }
+    /* The last one shows pictures: some ranks have media in a step, others none. */
+    tower_case_write(&f->c, path);
 }
 
 static void fixture_fini(fixture *f) {
@@ -53,7 +55,7 @@ typedef struct plan {
     const char *resume;
     int zero, batches, steps, stop_after, kill_after; /* kill_after: rank 1 kills itself in the step after so many */
     int loses;                                        /* rank 1 has so many batches less */
-    bool half, lora;
+    bool half, lora, tower;
     double loss[16]; /* only world 1 can bring them back */
 } plan;
 
@@ -116,6 +118,7 @@ static int train(mull_comm *c, void *ctx) {
     r.weight_decay = 0.01;
     r.max_grad_norm = 0.5;
     r.loss_norm = MULL_NORM_TOKEN;
+    r.freeze_vision = !p->tower;
     char targets[] = "q_proj,v_proj,down_proj";
     if (p->lora) r.lora_rank = 4, r.lora_alpha = 8, r.lora_targets = targets;
     mull_trainer *t = NULL;
@@ -220,8 +223,8 @@ static void stages_are_equal(void **state) {
     fixture_fini(&f);
 }
 
-/* Adapters, whose base is frozen, and ranks with unequal numbers of batches. */
-static void adapters_and_odd_batches(void **state) {
+/* Adapters, whose base is frozen; the vision tower, which not every batch uses; unequal numbers of batches. */
+static void adapters_tower_and_odd_batches(void **state) {
     (void)state;
     if (!mull_comm_available()) skip();
     fixture f;
@@ -238,6 +241,17 @@ static void adapters_and_odd_batches(void **state) {
             newest(&p, path[1]);
             same_file(path[0], path[1], "adapter_model.safetensors");
         }
+    }
+    /* A tower that is trained. */
+    char tower[2][128];
+    plan first = plan_of(&f, "a"), p = plan_of(&f, "b");
+    first.tower = p.tower = true;
+    go(&first, 2, 0);
+    newest(&first, tower[0]);
+    for (p.zero = 1; p.zero < 4; p.zero++) {
+        go(&p, 2, 0);
+        newest(&p, tower[1]);
+        same_file(tower[0], tower[1], "model.safetensors");
     }
     /* Two batches on rank 0, one on rank 1. */
     for (int zero = 0; zero < 4; zero += 2) {
@@ -352,8 +366,8 @@ static void a_rank_dies(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(stages_are_equal), cmocka_unit_test(adapters_and_odd_batches),
-                                       cmocka_unit_test(one_rank_or_two), cmocka_unit_test(resume),
-                                       cmocka_unit_test(a_rank_dies)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stages_are_equal), cmocka_unit_test(adapters_tower_and_odd_batches),
+        cmocka_unit_test(one_rank_or_two), cmocka_unit_test(resume), cmocka_unit_test(a_rank_dies)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
