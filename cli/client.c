@@ -53,6 +53,8 @@ mull_client *mull_client_open(mull_err *err) {
     }
     curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(c->curl, CURLOPT_NOPROXY, "*");
+    const char *ca = getenv("MULL_CACERT");
+    if (ca && *ca) curl_easy_setopt(c->curl, CURLOPT_CAINFO, ca);
     if (!server || !*server) {
         mull_state_dir dir;
         if (mull_paths_find(NULL, &dir, err)) {
@@ -104,7 +106,9 @@ static int unreachable(const mull_client *c, CURLcode code, mull_err *err) {
                                                      : "the scheduler's socket does not answer");
     return mull_fail(err, MULL_ERR_UNAVAILABLE, "cannot reach the queue", c->server,
                      code == CURLE_OPERATION_TIMEDOUT ? "try again, or look at it with: mull doctor"
-                                                      : "check MULL_SERVER, and that the server runs",
+                     : code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE
+                         ? "name its certificate authority with MULL_CACERT=PEM"
+                         : "check MULL_SERVER, and that the server runs",
                      "%s", curl_easy_strerror(code));
 }
 

@@ -14,9 +14,10 @@
 #include <unistd.h>
 
 enum { PATIENCE_S = 180, HEAL_S = 60 };
+static const char what[] = "cannot start";
 
 typedef struct options {
-    const char *state, *devices, *listen;
+    const char *state, *devices, *listen, *tls_cert, *tls_key;
     bool json;
 } options;
 
@@ -25,7 +26,10 @@ static const mull_opt opts[] = {
     {"--devices", 0, MULL_OPT_TEXT, offsetof(options, devices), NULL, "LIST",
      "what jobs may use: cpu:N (N jobs at a time) or cuda:all; default cpu:1"},
     {"--listen", 0, MULL_OPT_TEXT, offsetof(options, listen), NULL, "HOST:PORT",
-     "also answer there, to those who have a token: the dashboard, other machines; without TLS"},
+     "also answer there, to those who have a token: the dashboard, other machines"},
+    {"--tls-cert", 0, MULL_OPT_TEXT, offsetof(options, tls_cert), NULL, "PEM",
+     "with --listen: TLS with this certificate"},
+    {"--tls-key", 0, MULL_OPT_TEXT, offsetof(options, tls_key), NULL, "PEM", "with --tls-cert: its key"},
     {"--json", 0, MULL_OPT_FLAG, offsetof(options, json), NULL, NULL, "print the processes as JSON"},
     {0}};
 
@@ -60,7 +64,6 @@ static _Noreturn void become_supervisor(mull_local *l, int lock, int report) {
 
 /* Starts the supervisor, which inherits the lock, and follows its words. Closes lock. */
 static int start(mull_local *l, int lock) {
-    static const char what[] = "cannot start";
     int p[2];
     mull_err err;
     if (mull_local_prepare(l, &err)) {
@@ -111,6 +114,8 @@ static int look_again(mull_local *l, mull_err *err) {
     if (rc) return rc;
     memcpy(fresh.devices, l->devices, sizeof fresh.devices);
     memcpy(fresh.listen, l->listen, sizeof fresh.listen);
+    memcpy(fresh.tls_cert, l->tls_cert, sizeof fresh.tls_cert);
+    memcpy(fresh.tls_key, l->tls_key, sizeof fresh.tls_key);
     *l = fresh;
     return 0;
 }
@@ -129,11 +134,11 @@ static int heal(mull_local *l) {
         if (!mull_local_running(l, "supervisor", &p)) return -1; /* gone meanwhile: begin again */
     }
     const char *name = mull_service_name(missing < MULL_SERVICES ? missing : 0);
-    char why[700], log[4096], what[80];
+    char why[700], log[4096], down[80];
     snprintf(log, sizeof log, "%s", mull_local_log(l, name));
-    snprintf(what, sizeof what, "the %s does not come up", name);
+    snprintf(down, sizeof down, "the %s does not come up", name);
     mull_log_last(log, 0, why, sizeof why);
-    return mull_complain(what, log, "see mull doctor", "%s", *why ? why : "it does not answer, and its log is empty");
+    return mull_complain(down, log, "see mull doctor", "%s", *why ? why : "it does not answer, and its log is empty");
 }
 
 static void report(const mull_local *l, bool json) {
@@ -171,13 +176,17 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     if (words) return mull_usage(cmd->name, "'%s' is one word too many", argv[1]);
     if (o.devices && !devices_ok(o.devices))
         return mull_usage(cmd->name, "--devices '%s' is neither cpu:N nor cuda:all", o.devices);
+    if (!o.tls_cert != !o.tls_key || (o.tls_cert && !o.listen))
+        return mull_usage(cmd->name, "--listen, --tls-cert and --tls-key go together");
     if (o.listen && !listen_ok(o.listen)) return mull_usage(cmd->name, "--listen '%s' is not HOST:PORT", o.listen);
     if (mull_local_find(&l, o.state, &err)) {
         mull_err_print(stderr, &err);
         return MULL_EXIT_FAILED;
     }
     snprintf(l.devices, sizeof l.devices, "%s", o.devices ? o.devices : "cpu:1");
-    if (o.listen) snprintf(l.listen, sizeof l.listen, "%s", o.listen);
+    if (o.listen) snprintf(l.listen, sizeof l.listen, "%s:%s", o.tls_cert ? "tls" : "tcp", o.listen);
+    if (o.tls_cert && (!realpath(o.tls_cert, l.tls_cert) || !realpath(o.tls_key, l.tls_key)))
+        return mull_complain(what, *l.tls_cert ? o.tls_key : o.tls_cert, "give PEM files", "%s", strerror(errno));
     bool told = false;
     for (double until = mull_clock() + PATIENCE_S; rc < 0 && mull_clock() < until;) {
         int lock = mull_local_lock(&l, &err);
@@ -212,7 +221,7 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
 
 const mull_cmd mull_cmd_up = {
     "up",
-    "[--state DIR] [--devices cpu:N|cuda:all] [--listen HOST:PORT] [--json]",
+    "[--state DIR] [--devices cpu:N|cuda:all] [--listen HOST:PORT [--tls-cert PEM --tls-key PEM]] [--json]",
     "start everything on this machine: queue, database, one worker",
     "examples:\n"
     "  mull up\n"

@@ -48,9 +48,9 @@ void mull_jobs_table(const json_t *jobs, bool wide);
 /* Sleeps; returns early on a signal. */
 void mull_pause(double seconds);
 
-/* A train job's recipe through the engine's own parser, before the job is queued: 0 when it is right or cannot be looked
- * at from here (no engine beside mull, no such file, an array, whose tasks differ), MULL_EXIT_USAGE when it is wrong;
- * then the engine has said why. spec: with absolute paths. */
+/* A train job's recipe through the engine's own parser, before the job is queued: 0 when it is right or cannot be
+ * looked at from here (no engine beside mull, no such file, an array, whose tasks differ), MULL_EXIT_USAGE when it is
+ * wrong; then the engine has said why. spec: with absolute paths. */
 int mull_recipe_refused(const json_t *spec);
 
 #endif

@@ -21,8 +21,9 @@ const char *mull_service_name(mull_service s); /* "redis" */
 
 typedef struct mull_local {
     mull_state_dir dir;
-    char devices[128]; /* of the worker: "cpu:2" */
-    char listen[128];  /* HOST:PORT that the scheduler also answers on, or "" */
+    char devices[128];                  /* of the worker: "cpu:2" */
+    char listen[128];                   /* tcp:HOST:PORT or tls:HOST:PORT that the scheduler also answers on, or "" */
+    char tls_cert[4096], tls_key[4096]; /* PEM files of a tls one */
     char node[65];
     char bin_dir[2048];   /* of mull's own programs */
     char redis_bin[2048]; /* redis-server */

@@ -24,7 +24,8 @@ static void help(FILE *f) {
                "  mull submit generate --model ckpt --image a.jpg --prompt 'What is this?' --wait\n"
                "  mull ps; mull show 1; mull logs -f 1\n"
                "  mull down\n\n"
-               "environment: MULL_STATE (state folder), MULL_SERVER and MULL_TOKEN (a queue elsewhere), NO_COLOR\n"
+               "environment: MULL_STATE (state folder), MULL_SERVER, MULL_TOKEN and MULL_CACERT (a\n"
+               "  queue elsewhere, and whom to trust about it), NO_COLOR\n"
                "exit status: 0 good, 1 the work failed, 2 wrong usage; mull wait --help lists those of jobs\n");
 }
 

@@ -55,13 +55,18 @@ static int start_scheduler(const mull_local *l, mull_err *err) {
     char files[3400], models[3400];
     snprintf(files, sizeof files, "%.3000s", mull_local_path(l, "files", ""));
     snprintf(models, sizeof models, "%.3000s", mull_local_path(l, "models", ""));
-    const char *argv[] = {program,   "serve", "--pg",     pg,     "--redis", redis, "--listen", listen,
-                          "--files", files,   "--models", models, NULL,      NULL,  NULL};
-    char tcp[160];
-    snprintf(tcp, sizeof tcp, "tcp:%s", l->listen);
+    const char *argv[20] = {program,    "serve", "--pg",    pg,    "--redis",  redis,
+                            "--listen", listen,  "--files", files, "--models", models};
+    const char **more = argv + 12;
     if (l->listen[0]) {
-        argv[12] = "--listen";
-        argv[13] = tcp;
+        *more++ = "--listen";
+        *more++ = l->listen;
+    }
+    if (l->tls_cert[0]) {
+        *more++ = "--tls-cert";
+        *more++ = l->tls_cert;
+        *more++ = "--tls-key";
+        *more++ = l->tls_key;
     }
     mull_spawn s = {.argv = argv, .log = mull_local_log(l, "scheduler"), .record = mull_local_record(l, "scheduler")};
     return mull_spawn_start(&s, err);

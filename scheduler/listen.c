@@ -133,8 +133,13 @@ int mull_listen_open(const char *spec, int *fd, int *lock_fd, bool *is_unix, cha
     *is_unix = strncmp(spec, "unix:", 5) == 0;
     snprintf(name, name_cap, "%s", spec);
     if (*is_unix) return open_unix(spec + 5, fd, lock_fd, err);
-    if (strncmp(spec, "tcp:", 4) == 0) return open_tcp(spec + 4, fd, name, name_cap, err);
-    return mull_fail(err, MULL_ERR_ARG, CANNOT, spec, "give unix:PATH or tcp:HOST:PORT", "unknown kind of address");
+    if (strncmp(spec, "tcp:", 4) == 0 || strncmp(spec, "tls:", 4) == 0) {
+        int rc = open_tcp(spec + 4, fd, name, name_cap, err);
+        memcpy(name, spec, 3);
+        return rc;
+    }
+    return mull_fail(err, MULL_ERR_ARG, CANNOT, spec, "give unix:PATH, tcp:HOST:PORT or tls:HOST:PORT",
+                     "unknown kind of address");
 }
 
 void mull_listen_remove(const char *spec) {

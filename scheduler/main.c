@@ -15,7 +15,8 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 static const char USAGE[] =
     "usage: mull-scheduler migrate --pg CONNINFO\n"
     "       mull-scheduler serve --pg CONNINFO --redis unix:PATH|tcp:HOST:PORT --listen unix:PATH|tcp:HOST:PORT\n"
-    "                            [--listen ...] [--name HOLDER] [--files DIR [--max-upload MIB]] [--models DIR]\n"
+    "                            [--listen tls:HOST:PORT --tls-cert PEM --tls-key PEM] [--name HOLDER] [--files DIR "
+    "[--max-upload MIB]] [--models DIR]\n"
     "\n"
     "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
     "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n"
@@ -39,6 +40,7 @@ int main(int argc, char **argv) {
         {"pg", required_argument, NULL, 'p'},         {"redis", required_argument, NULL, 'r'},
         {"listen", required_argument, NULL, 'l'},     {"name", required_argument, NULL, 'n'},
         {"files", required_argument, NULL, 'f'},      {"models", required_argument, NULL, 'm'},
+        {"tls-cert", required_argument, NULL, 'c'},   {"tls-key", required_argument, NULL, 'k'},
         {"max-upload", required_argument, NULL, 'u'}, {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},          {0}};
     mull_serve_config c = {.max_upload = 512ull << 20};
@@ -66,6 +68,12 @@ int main(int argc, char **argv) {
             c.max_upload <<= 20;
             break;
         }
+        case 'c':
+            c.tls_cert = optarg;
+            break;
+        case 'k':
+            c.tls_key = optarg;
+            break;
         case 'l':
             if (c.listen_count == MULL_MAX_LISTEN) return usage("too many addresses", optarg);
             c.listen[c.listen_count++] = optarg;
@@ -89,5 +97,8 @@ int main(int argc, char **argv) {
     if (strcmp(argv[optind], "serve") != 0) return usage("unknown command", argv[optind]);
     if (!c.redis) return usage("--redis is missing", "serve");
     if (c.listen_count == 0) return usage("--listen is missing", "serve");
+    for (int i = 0; i < c.listen_count; i++)
+        if (strncmp(c.listen[i], "tls:", 4) == 0 && !(c.tls_cert && c.tls_key))
+            return usage("give --tls-cert and --tls-key for it", c.listen[i]);
     return mull_serve(&c);
 }

@@ -4,6 +4,7 @@
 #include "scheduler/front.h"
 #include "scheduler/leader.h"
 #include "scheduler/listen.h"
+#include "scheduler/tls.h"
 #include "schema/log.h"
 
 #include <signal.h>
@@ -27,6 +28,7 @@ typedef struct server {
     uv_timer_t drain;
     uint64_t drain_until;
     bool stopping;
+    mull_http_tls tls;
     char name[256];
 } server;
 
@@ -75,7 +77,7 @@ static void raise_descriptor_limit(void) {
 
 typedef struct opened {
     int fd;
-    bool is_unix;
+    bool is_unix, tls;
 } opened;
 
 /* Opened before anything else: a second scheduler on the same path must stop before it touches a server. The lock
@@ -85,6 +87,7 @@ static int open_listeners(const mull_serve_config *c, opened *list) {
         int lock_fd;
         char bound[256];
         mull_err err;
+        list[i].tls = strncmp(c->listen[i], "tls:", 4) == 0;
         if (mull_listen_open(c->listen[i], &list[i].fd, &lock_fd, &list[i].is_unix, bound, sizeof bound, &err) != 0) {
             mull_err_print(stderr, &err);
             while (i-- > 0) {
@@ -122,7 +125,7 @@ static int create_parts(server *s, const mull_serve_config *c, const opened *fds
     if (!s->leader || !s->http) return -1;
     for (int i = 0; i < c->listen_count; i++) {
         const char *why;
-        if (mull_http_listen(s->http, fds[i].fd, fds[i].is_unix, &why) != 0) {
+        if (mull_http_listen(s->http, fds[i].fd, fds[i].is_unix, fds[i].tls ? &s->tls : NULL, &why) != 0) {
             mull_err err;
             mull_fail(&err, MULL_ERR_INTERNAL, "cannot listen", c->listen[i], NULL, "%s", why);
             mull_err_print(stderr, &err);
@@ -145,6 +148,12 @@ int mull_serve(const mull_serve_config *c) {
     server s = {0};
     opened fds[MULL_MAX_LISTEN];
     raise_descriptor_limit();
+    mull_err err;
+    if (c->tls_cert && c->tls_key && mull_tls_load(c->tls_cert, c->tls_key, &s.tls, &err) != 0) {
+        mull_err_print(stderr, &err);
+        mull_tls_free(&s.tls);
+        return 1;
+    }
     if (open_listeners(c, fds) != 0) return 1;
     name_holder(&s, c);
     if (uv_loop_init(&s.loop) != 0 || create_parts(&s, c, fds) != 0) {
@@ -166,6 +175,7 @@ int mull_serve(const mull_serve_config *c) {
     mull_leader_destroy(s.leader);
     mull_front_destroy(s.front);
     mull_http_destroy(s.http);
+    mull_tls_free(&s.tls);
     uv_loop_close(&s.loop);
     for (int i = 0; i < c->listen_count; i++) mull_listen_remove(c->listen[i]);
     mull_log(MULL_LOG_INFO, "stopped");

@@ -327,7 +327,7 @@ int mull__server_start(mull__server *s, mull_error *err) {
     if (!s->http) return mull_fail(err, MULL_ENOMEM, "cannot serve", s->listen.url, "", "out of memory");
     int fd = s->listen.fd;
     s->listen.fd = -1;
-    if (mull_http_listen(s->http, fd, s->listen.is_unix, &why))
+    if (mull_http_listen(s->http, fd, s->listen.is_unix, NULL, &why))
         return mull_fail(err, MULL_EIO, "cannot serve", s->listen.url, "", "%s", why);
     sigset_t all, old; /* the signals are the main thread's; libuv's pool inherits the mask */
     sigfillset(&all);

@@ -642,7 +642,7 @@ mull_http *mull_http_create(const mull_http_config *config) {
     return h;
 }
 
-int mull_http_listen(mull_http *h, int fd, bool is_unix, const char **why) {
+int mull_http_listen(mull_http *h, int fd, bool is_unix, const mull_http_tls *tls, const char **why) {
     listener *l = h->listener_count < MAX_LISTENERS ? calloc(1, sizeof *l) : NULL;
     if (!l) {
         close(fd);
@@ -651,13 +651,19 @@ int mull_http_listen(mull_http *h, int fd, bool is_unix, const char **why) {
     }
     l->http = h;
     l->is_unix = is_unix;
+    struct MHD_OptionItem secure[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, tls ? (void *)(uintptr_t)tls->cert : NULL},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, tls ? (void *)(uintptr_t)tls->key : NULL},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t) "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"},
+        {MHD_OPTION_END, 0, NULL}};
     l->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, l,
-        MHD_OPTION_EXTERNAL_LOGGER, log_line, h, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_LISTEN_SOCKET,
-        fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
-        MHD_OPTION_PER_IP_CONNECTION_LIMIT, is_unix ? 0U : (unsigned)PER_IP, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_TIMEOUT_S,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0, NULL, NULL,
+        on_request, l, MHD_OPTION_EXTERNAL_LOGGER, log_line, h, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, h, MHD_OPTION_PER_IP_CONNECTION_LIMIT, is_unix ? 0U : (unsigned)PER_IP,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)MULL_HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls ? secure : &secure[3], MHD_OPTION_END);
     const union MHD_DaemonInfo *info = l->daemon ? MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info || uv_poll_init(h->loop, &l->poll, info->epoll_fd) != 0) {
         if (l->daemon)
@@ -665,7 +671,7 @@ int mull_http_listen(mull_http *h, int fd, bool is_unix, const char **why) {
         else
             close(fd);
         free(l);
-        *why = "libmicrohttpd refused to start";
+        *why = tls ? "libmicrohttpd refused to start with this certificate" : "libmicrohttpd refused to start";
         return -1;
     }
     uv_timer_init(h->loop, &l->timer);

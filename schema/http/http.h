@@ -46,8 +46,14 @@ typedef struct mull_http_config {
 
 /* NULL without memory. */
 mull_http *mull_http_create(const mull_http_config *config);
-/* Serves a listening socket, which it takes over in every case. 0, or -1 and why. */
-int mull_http_listen(mull_http *http, int fd, bool is_unix, const char **why);
+/* A certificate chain and its key as PEM texts, which must stay as long as the server. */
+typedef struct mull_http_tls {
+    const char *cert, *key;
+} mull_http_tls;
+
+/* Serves a listening socket, which it takes over in every case; over TLS 1.2 or later where tls is given. 0, or -1 and
+ * why. */
+int mull_http_listen(mull_http *http, int fd, bool is_unix, const mull_http_tls *tls, const char **why);
 /* Stops accepting and ends every stream; requests under way may still be answered. */
 void mull_http_quiesce(mull_http *http);
 /* Requests and streams not finished yet. */

@@ -73,7 +73,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
                                                 .begin = begin,
                                                 .error_json = error_json});
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, address_len) != 0 || listen(fd, 16) != 0 ||
-        mull_http_listen(http, fd, true, &why) != 0)
+        mull_http_listen(http, fd, true, NULL, &why) != 0)
         abort();
     return 0;
 }
