@@ -2,6 +2,7 @@
 #include "engine/annotate/row.h"
 
 #include "engine/infer/regex.h"
+#include "engine/infer/schema_regex.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -77,9 +78,39 @@ static int take_stop(mull_row *row, mull_error *err) {
     return MULL_OK;
 }
 
+/* OpenAI's structured outputs. */
+static int take_json(mull_row *row, const json_t *format, const char *type, mull_error *err) {
+    mull_buf b = {0};
+    mull_regex *r = NULL;
+    const json_t *schema = json_object_get(member(format, "json_schema"), "schema");
+    int rc;
+    if (!strcmp(type, "json_object"))
+        rc = mull_json_regex(&b, err);
+    else if (strcmp(type, "json_schema") != 0)
+        rc = wrong(err, "response_format", "its type is not one of text, json_object, json_schema");
+    else if (!json_is_object(schema))
+        rc = wrong(err, "response_format", "json_schema needs a schema");
+    else
+        rc = mull_schema_regex(schema, &b, err);
+    if (!rc) rc = mull_regex_create(b.data, b.len, &r, err);
+    mull_regex_destroy(r);
+    if (rc)
+        mull_buf_fini(&b);
+    else
+        row->sampling.regex = row->regex = b.data;
+    return rc;
+}
+
 /* guided_regex and guided_choice, names that other servers of OpenAI's shape use. */
 static int take_form(mull_row *row, mull_error *err) {
     const json_t *regex = member(row->body, "guided_regex"), *choices = member(row->body, "guided_choice");
+    const json_t *format = member(row->body, "response_format");
+    const char *type = text_of(member(format, "type"));
+    if (format && !type) return wrong(err, "response_format", "it must be an object with a type");
+    if (type && !strcmp(type, "text")) format = NULL;
+    if (format && (regex || choices))
+        return wrong(err, "response_format", "it excludes guided_regex and guided_choice");
+    if (format) return take_json(row, format, type, err);
     if (!regex && !choices) return MULL_OK;
     if (regex && choices) return wrong(err, "guided_choice", "give guided_regex or guided_choice, not both");
     if (regex && !text_of(regex)) return wrong(err, "guided_regex", "it must be a text");
@@ -135,8 +166,7 @@ static const char *beyond(const json_t *b) {
         const json_t *v = json_object_get(b, NUMBERS[i]);
         if (json_is_number(v) && json_number_value(v) != 0.0) return NUMBERS[i];
     }
-    const char *format = json_string_value(json_object_get(member(b, "response_format"), "type"));
-    return format && strcmp(format, "text") ? "response_format" : NULL;
+    return NULL;
 }
 
 /* The envelope: which kind of row, its id, its body. */

@@ -4,6 +4,7 @@
 #include "tests/engine/annotate_util.h"
 
 #include "engine/infer/regex.h"
+#include "engine/infer/schema_regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -193,6 +194,77 @@ static void test_refused(void **state) {
     }
 }
 
+/* Documents that a schema's expression takes and leaves. */
+static void test_schemas(void **state) {
+    (void)state;
+    static const struct {
+        const char *schema, *good, *bad; /* documents with ~ between them */
+    } CASES[] = {
+        {"{\"type\":\"integer\"}", "0~-7~123", "01~1.0~\"1\"~--1~"},
+        {"{\"type\":\"number\",\"title\":\"x\"}", "0~-0.5~1e5~12.25E-3", ".5~1.~1e~+1"},
+        {"{\"type\":[\"boolean\",\"null\"]}", "true~false~null", "True~nul~"},
+        {"{\"type\":\"string\",\"minLength\":1,\"maxLength\":3}", "\"a\"~\"\xc3\xa9\\n\\u00e9\"~\"\\\\\\\"x\"",
+         "\"\"~\"abcd\"~\"a~\"\\q\"~\"\n\""},
+        {"{\"enum\":[\"a.b\",3,null,{\"x\":[1]}]}", "\"a.b\"~3~null~{\"x\":[1]}", "\"axb\"~4~{\"x\": [1]}"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}", "[]~[1]~[1,2]~[1, 2,3]", "[1,]~[ 1]~[1 ,2]~1"},
+        {"{\"type\":\"array\",\"items\":{\"const\":\"k\"},\"minItems\":2,\"maxItems\":3}",
+         "[\"k\",\"k\"]~[\"k\",\"k\", \"k\"]", "[]~[\"k\"]~[\"k\",\"k\",\"k\",\"k\"]"},
+        {"{\"type\":\"object\",\"properties\":{\"n\":{\"type\":\"integer\"},\"what "
+         "\\\"it\\\"\":{\"anyOf\":[{\"type\":\"null\"},{"
+         "\"$ref\":\"#/$defs/"
+         "c\"}]}},\"required\":[\"n\"],\"additionalProperties\":false,\"$defs\":{\"c\":{\"enum\":[\"red\","
+         "\"blue\"]}}}",
+         "{\"n\":1,\"what \\\"it\\\"\":null}~{\"n\": -2, \"what \\\"it\\\"\": \"red\"}",
+         "{\"n\":1}~{}~{\"what \\\"it\\\"\":null,\"n\":1}"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
+        for (int good = 0; good < 2; good++) {
+            json_t *s = json_loads(CASES[i].schema, 0, NULL);
+            mull_buf b = {0};
+            mull_error err = {0};
+            assert_non_null(s);
+            if (mull_schema_regex(s, &b, &err)) fail_msg("%s: %s (%s)", CASES[i].schema, err.why, err.where);
+            for (const char *at = good ? CASES[i].good : CASES[i].bad;;) {
+                size_t n = strcspn(at, "~");
+                if (ours(b.data, at, n) != good) fail_msg("%s: %.*s: %d", CASES[i].schema, (int)n, at, !good);
+                if (!at[n]) break;
+                at += n + 1;
+            }
+            mull_buf_fini(&b);
+            json_decref(s);
+        }
+    static const char *const REFUSED[] = {
+        "{}",
+        "{\"type\":\"integer\",\"minimum\":3}",
+        "{\"type\":\"string\",\"pattern\":\"a\"}",
+        "{\"type\":\"object\"}",
+        "{\"type\":\"array\"}",
+        "{\"oneOf\":[{\"type\":\"null\"}]}",
+        "{\"$ref\":\"#/$defs/a\"}",
+        "{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"$ref\":\"#/$defs/a\"}}}",
+        "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}},\"required\":[\"b\"]}",
+        "{\"type\":\"thing\"}",
+        "{\"enum\":[]}",
+        "{\"type\":\"string\",\"maxLength\":100000}"};
+    for (size_t i = 0; i < sizeof REFUSED / sizeof *REFUSED; i++) {
+        json_t *s = json_loads(REFUSED[i], 0, NULL);
+        mull_buf b = {0};
+        mull_error err = {0};
+        assert_non_null(s);
+        if (!mull_schema_regex(s, &b, &err) || !err.why[0]) fail_msg("accepted: %s", REFUSED[i]);
+        mull_buf_fini(&b);
+        json_decref(s);
+    }
+    mull_buf any = {0};
+    mull_error err = {0};
+    assert_int_equal(mull_json_regex(&any, &err), 0);
+    static const char *const OBJECTS[] = {"{}", "{\"a\": [1, {\"b\":\"\"}, null], \"c\":{\"d\":true}}"};
+    for (size_t i = 0; i < 2; i++) assert_true(ours(any.data, OBJECTS[i], strlen(OBJECTS[i])));
+    assert_false(ours(any.data, "[]", 2));
+    assert_false(ours(any.data, "{\"a\":}", 6));
+    mull_buf_fini(&any);
+}
+
 /* By command: rows with forms of their own and one from the job, hot, in one batch; alone they say the same. */
 static void test_answers(void **state) {
     (void)state;
@@ -205,6 +277,12 @@ static void test_answers(void **state) {
                  "\\{\"n\": [0-9]{1,3}, \"ok\": (true|false)\\}"},
                 {"\"guided_regex\":\"\xc3\xa9\xe2\x82\xac[\xc3\xa0-\xc3\xbf]{3}\"",
                  "\xc3\xa9\xe2\x82\xac[\xc3\xa0-\xc3\xbf]{3}"},
+                {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"strict\":true,"
+                 "\"schema\":{\"type\":"
+                 "\"object\",\"properties\":{\"kind\":{\"enum\":[\"cat\",\"dog\"]},\"sure\":{\"type\":\"boolean\"}},"
+                 "\"required\":["
+                 "\"kind\",\"sure\"]}}}",
+                 "\\{\"kind\": ?\"(cat|dog)\", ?\"sure\": ?(true|false)\\}"},
                 {"\"n\":3", "job|words"}};
     enum { N = sizeof ROWS / sizeof *ROWS, TIMES = 6 };
     place p;
@@ -257,6 +335,7 @@ static void test_answers(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixed), cmocka_unit_test(test_random),
-                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_answers)};
+                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_schemas),
+                                       cmocka_unit_test(test_answers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
