@@ -53,7 +53,7 @@ static void print_list(const json_t *runs) {
                      (long long)json_integer_value(json_object_get(p, "total")));
         if (json_is_number(json_object_get(r, "loss")))
             snprintf(loss, sizeof loss, "%.5g", json_number_value(json_object_get(r, "loss")));
-        snprintf(ckpts, sizeof ckpts, "%lld", (long long)json_integer_value(json_object_get(r, "checkpoints")));
+        snprintf(ckpts, sizeof ckpts, "%lld", (long long)json_integer_value(json_object_get(r, "checkpoint_count")));
         const char *path = mull_text(parent, "path"), *last = strrchr(path, '/');
         if (*mull_text(parent, "checkpoint"))
             snprintf(from, sizeof from, "ckpt %.20s", mull_text(parent, "checkpoint"));

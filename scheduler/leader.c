@@ -56,6 +56,18 @@ void mull__lead_query(mull_leader *l, const char *sql, int n, const char *const 
     }
 }
 
+void mull__lead_copy(mull_leader *l, const char *before, const char *copy, char *data, size_t len, const char *sql,
+                     int n, const char *const *params, mull_pg_cb cb, void *arg) {
+    mull_lead_call *c = mull__lead_call(l, arg);
+    if (c) {
+        mull_pg_copy(l->cfg.pg, before, copy, data, len, sql, n, params, cb, c);
+    } else {
+        free(data);
+        free(arg);
+        mull__step_down(l, "out of memory");
+    }
+}
+
 /* ---- the lead ---- */
 
 void mull__step_down(mull_leader *l, const char *why) {

@@ -101,6 +101,9 @@ bool mull__lead_current(mull_lead_call *c, mull_leader **l, void **data);
 /* Runs a statement; cb gets a mull_lead_call with this data. Without memory the lead is given up: nothing that was
  * decided may be forgotten half-way. */
 void mull__lead_query(mull_leader *l, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *data);
+/* The same with a COPY before it (mull_pg_copy); data is taken. */
+void mull__lead_copy(mull_leader *l, const char *before, const char *copy, char *data, size_t len, const char *sql,
+                     int n, const char *const *params, mull_pg_cb cb, void *arg);
 /* True when the statement failed: logs it; steps down when the term is gone or the queue was just being loaded. */
 bool mull__lead_failed(mull_leader *l, const mull_pg_reply *r, const char *what);
 void mull__step_down(mull_leader *l, const char *why);

@@ -6,6 +6,8 @@
  * too: it carries hints only, the rows are read from PostgreSQL before a hint is acknowledged. */
 #include "scheduler/leader_internal.h"
 
+#include "scheduler/stage.h"
+
 #include "schema/event_line.h"
 #include "schema/keys.h"
 
@@ -13,13 +15,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_COUNT = 500, BLOCK_MS = 1000, RETRY_MS = 300 };
+enum { READ_COUNT = 500, BLOCK_MS = 1000, RETRY_MS = 300, BATCH_BYTES = 16 << 20, STAGE_BYTES = 64 << 20 };
 
 static void read_events(mull_leader *l);
 static void read_ready(mull_leader *l);
 
 typedef struct mull_batch {
     char *events; /* JSON array text */
+    char *points; /* rows of metric_stage for COPY, NULL: none */
+    size_t points_len;
     char cursor[48];
     bool careful;
     size_t n;
@@ -27,6 +31,7 @@ typedef struct mull_batch {
 
 static void batch_free(batch *b) {
     if (b) free(b->events);
+    if (b) free(b->points);
     free(b);
 }
 
@@ -204,7 +209,15 @@ static void on_recorded(const mull_pg_reply *r, void *arg) {
 static void record(mull_leader *l, batch *b) {
     const char *params[] = {l->term_text, MULL_KEY_EVENTS, b->cursor, b->events, b->careful ? "t" : "f"};
     l->recording = true;
-    mull__lead_query(l, "SELECT mull_record($1::bigint, $2, $3, $4::jsonb, $5::boolean)", 5, params, on_recorded, b);
+    static const char SQL[] = "SELECT mull_record($1::bigint, $2, $3, $4::jsonb, $5::boolean)";
+    if (!b->points) {
+        mull__lead_query(l, SQL, 5, params, on_recorded, b);
+        return;
+    }
+    char *copy = malloc(b->points_len); /* the batch may have to be recorded again */
+    if (!copy) abort();
+    memcpy(copy, b->points, b->points_len);
+    mull__lead_copy(l, "SELECT mull_stage()", MULL_STAGE_COPY, copy, b->points_len, SQL, 5, params, on_recorded, b);
 }
 
 static void on_retry(uv_timer_t *t) {
@@ -251,8 +264,11 @@ static batch *batch_of(mull_leader *l, const redisReply *reply) {
     if (stream->type != REDIS_REPLY_ARRAY || stream->elements < 2) return NULL;
     const redisReply *entries = stream->element[1];
     batch *b = calloc(1, sizeof *b);
+    mull_stage stage = {0};
+    size_t bytes = 0;
     json_t *list = json_array();
-    for (size_t i = 0; b && list && i < entries->elements; i++) {
+    /* What is left of a read of very long lines is read again. */
+    for (size_t i = 0; b && list && i < entries->elements && bytes < BATCH_BYTES && stage.len < STAGE_BYTES; i++) {
         const redisReply *entry = entries->element[i];
         if (entry->type != REDIS_REPLY_ARRAY || entry->elements < 2) continue;
         snprintf(b->cursor, sizeof b->cursor, "%s", entry->element[0]->str);
@@ -260,17 +276,22 @@ static batch *batch_of(mull_leader *l, const redisReply *reply) {
         for (size_t k = 0; k + 1 < fields->elements; k += 2) {
             const redisReply *name = fields->element[k], *value = fields->element[k + 1];
             if (name->len != 1 || name->str[0] != 'm') continue;
+            bytes += (size_t)value->len;
             json_t *e = event_of(l, value->str, (size_t)value->len);
             if (e) mull__stranger(l, e);
+            if (e) mull_stage_event(&stage, e, (int)json_array_size(list));
             if (e) json_array_append_new(list, e);
             b->n += e != NULL;
         }
     }
     if (b && list) b->events = json_dumps(list, JSON_COMPACT);
+    if (b) b->points = mull_stage_take(&stage, &b->points_len);
+    bool failed = stage.failed;
+    mull_stage_fini(&stage);
     json_decref(list);
-    if (!b || !b->events || !b->cursor[0]) {
+    if (!b || failed || !b->events || !b->cursor[0]) {
         batch_free(b);
-        return NULL;
+        return NULL; /* without memory it is read again */
     }
     return b;
 }

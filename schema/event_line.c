@@ -37,6 +37,7 @@ static const shape lines[] = {
     {"progress", {"i:done", "n:total"}},
     {"run", {"o:config", "o:hashes"}},
     {"metric", {"o:values"}},
+    {"metrics", {"a:keys", "a:steps", "a:values"}},
     {"heartbeat", {NULL}},
     {"log", {"s:text"}},
     {"result", {"o:result"}},

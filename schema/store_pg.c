@@ -19,6 +19,8 @@ enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 5000, STATEMENT_MS =
 typedef struct query {
     struct query *next;
     char *sql, **params;
+    char *begin, *data; /* of a COPY: "BEGIN; …; COPY …" and what follows it */
+    size_t len;
     int n;
     mull_pg_cb cb;
     void *arg;
@@ -38,6 +40,8 @@ typedef struct lookup {
 } lookup;
 
 typedef enum conn_state { DOWN, CONNECTING, READY } conn_state;
+/* Where the statement under way stands; ENDING: COMMIT or ROLLBACK is on its way and kept is the answer. */
+typedef enum conn_stage { PLAIN, COPYING, INSIDE, ENDING } conn_stage;
 
 typedef struct conn {
     mull_pg *pool;
@@ -47,7 +51,8 @@ typedef struct conn {
     uv_timer_t timer; /* next attempt, or the limit of the connect or statement under way */
     conn_state state;
     query *now;
-    PGresult *last;
+    conn_stage stage;
+    PGresult *last, *kept;
     int wait_ms;
 } conn;
 
@@ -71,6 +76,8 @@ static void query_free(query *q) {
     for (int i = 0; i < q->n; i++) free(q->params[i]);
     free(q->params);
     free(q->sql);
+    free(q->begin);
+    free(q->data);
     free(q);
 }
 
@@ -161,7 +168,9 @@ static void drop(conn *c) {
     if (c->pg) PQfinish(c->pg);
     c->pg = NULL;
     PQclear(c->last);
-    c->last = NULL;
+    PQclear(c->kept);
+    c->last = c->kept = NULL;
+    c->stage = PLAIN;
     c->state = DOWN;
     if (c->now) fail_soon(p, c->now);
     c->now = NULL;
@@ -305,6 +314,55 @@ static void connecting(conn *c) {
 }
 
 /* ---- statements */
+static bool good(const PGresult *res) {
+    ExecStatusType s = PQresultStatus(res);
+    return s == PGRES_TUPLES_OK || s == PGRES_COMMAND_OK;
+}
+
+static bool send_now(conn *c) {
+    const query *q = c->now;
+    return PQsendQueryParams(c->pg, q->sql, q->n, NULL, (const char *const *)q->params, NULL, NULL, 0) == 1;
+}
+
+/* After a statement of a transaction with a COPY has ended: sends the next one. 1: it is under way, 0: all have ended
+ * and last is the answer, -1: the connection is of no use. */
+static int next_stage(conn *c) {
+    bool ok = good(c->last);
+    const char *text = NULL;
+    switch (c->stage) {
+    case PLAIN:
+        return 0;
+    case COPYING:
+        if (ok) {
+            c->stage = INSIDE;
+            PQclear(c->last);
+            c->last = NULL;
+            return send_now(c) ? 1 : -1;
+        }
+        text = "ROLLBACK";
+        break;
+    case INSIDE:
+        text = ok ? "COMMIT" : "ROLLBACK";
+        break;
+    case ENDING:
+        /* A COMMIT that fails is the answer; one that rolled back says so in words only, which no path here leads to.
+         */
+        if (ok && c->kept) {
+            PQclear(c->last);
+            c->last = c->kept;
+        } else {
+            PQclear(c->kept);
+        }
+        c->kept = NULL;
+        c->stage = PLAIN;
+        return 0;
+    }
+    c->kept = c->last;
+    c->last = NULL;
+    c->stage = ENDING;
+    return PQsendQuery(c->pg, text) ? 1 : -1;
+}
+
 static void finish(conn *c) {
     query *q = c->now;
     PGresult *res = c->last;
@@ -312,8 +370,7 @@ static void finish(conn *c) {
     c->last = NULL;
     uv_timer_stop(&c->timer);
     mull_pg_reply r = {.status = MULL_PG_OK, .res = res, .message = ""};
-    ExecStatusType s = PQresultStatus(res);
-    if (s != PGRES_TUPLES_OK && s != PGRES_COMMAND_OK) {
+    if (!good(res)) {
         const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE),
                    *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
         snprintf(r.sqlstate, sizeof r.sqlstate, "%s", state ? state : "");
@@ -327,6 +384,12 @@ static void finish(conn *c) {
     query_free(q);
 }
 
+/* Sends what it can and watches for what is left. */
+static bool flushed(conn *c) {
+    int left = PQflush(c->pg);
+    return left >= 0 && watch(c, left ? UV_READABLE | UV_WRITABLE : UV_READABLE);
+}
+
 static void pump(conn *c) {
     if (c->state == CONNECTING) {
         connecting(c);
@@ -336,21 +399,43 @@ static void pump(conn *c) {
         drop(c);
         return;
     }
-    int flush = PQflush(c->pg);
-    if (flush < 0 || !watch(c, flush ? UV_READABLE | UV_WRITABLE : UV_READABLE)) {
+    if (!flushed(c)) {
         drop(c);
         return;
     }
     while (c->now && !PQisBusy(c->pg)) {
         PGresult *r = PQgetResult(c->pg);
-        if (r) { /* of several the last counts; after it comes NULL */
-            PQclear(c->last);
-            c->last = r;
+        if (PQresultStatus(r) == PGRES_COPY_IN && c->stage == COPYING) {
+            PQclear(r);
+            /* libpq keeps what the socket does not take yet */
+            bool put = PQputCopyData(c->pg, c->now->data, (int)c->now->len) == 1 && PQputCopyEnd(c->pg, NULL) == 1;
+            if (!put || !flushed(c)) {
+                drop(c);
+                return;
+            }
+            continue;
+        }
+        if (r) { /* of several the last counts, but no error is passed over; after it comes NULL */
+            if (c->last && !good(c->last)) {
+                PQclear(r);
+            } else {
+                PQclear(c->last);
+                c->last = r;
+            }
             continue;
         }
         if (PQstatus(c->pg) == CONNECTION_BAD || !c->last) {
             drop(c);
             return;
+        }
+        int more = next_stage(c);
+        if (more < 0 || (more > 0 && !flushed(c))) {
+            drop(c);
+            return;
+        }
+        if (more > 0) {
+            uv_timer_start(&c->timer, on_timer, STATEMENT_MS, 0);
+            continue;
         }
         finish(c);
         if (c->pool->closing || c->state != READY) return;
@@ -369,15 +454,13 @@ static void dispatch(mull_pg *p) {
         if (c->state != READY || c->now) continue;
         c->now = take(p);
         uv_timer_start(&c->timer, on_timer, STATEMENT_MS, 0);
-        int flush =
-            PQsendQueryParams(c->pg, c->now->sql, c->now->n, NULL, (const char *const *)c->now->params, NULL, NULL, 0)
-                ? PQflush(c->pg)
-                : -1;
-        if (flush < 0 || !watch(c, flush ? UV_READABLE | UV_WRITABLE : UV_READABLE)) drop(c);
+        c->stage = c->now->begin ? COPYING : PLAIN;
+        bool sent = c->now->begin ? PQsendQuery(c->pg, c->now->begin) == 1 : send_now(c);
+        if (!sent || !flushed(c)) drop(c);
     }
 }
 
-void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *arg) {
+static query *query_new(const char *sql, int n, const char *const *params, mull_pg_cb cb, void *arg) {
     query *q = calloc(1, sizeof *q);
     if (!q) abort(); /* a callback that never comes would be worse */
     q->cb = cb;
@@ -387,6 +470,10 @@ void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params
     if (!q->sql || !q->params) abort();
     for (q->n = 0; q->n < n; q->n++)
         if (params[q->n] && !(q->params[q->n] = strdup(params[q->n]))) abort();
+    return q;
+}
+
+static void submit(mull_pg *p, query *q) {
     bool hope = false;
     for (int i = 0; i < p->size; i++)
         hope |= p->conns[i].state == READY || (p->conns[i].state == CONNECTING && !p->complained);
@@ -398,6 +485,19 @@ void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params
     p->tail = &q->next;
     p->queued++;
     dispatch(p);
+}
+
+void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *arg) {
+    submit(p, query_new(sql, n, params, cb, arg));
+}
+
+void mull_pg_copy(mull_pg *p, const char *before, const char *copy, char *data, size_t len, const char *sql, int n,
+                  const char *const *params, mull_pg_cb cb, void *arg) {
+    query *q = query_new(sql, n, params, cb, arg);
+    q->data = data;
+    q->len = len;
+    if (asprintf(&q->begin, "BEGIN; %s%s%s", before ? before : "", before ? "; " : "", copy) < 0) abort();
+    submit(p, q);
 }
 
 mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size) {

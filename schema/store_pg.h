@@ -1,9 +1,10 @@
 /* Asynchronous PostgreSQL on a libuv loop: a few connections that come back by themselves and one queue of statements.
  *
- * Each statement is a transaction of its own (everything that must happen together is one SQL function), runs on any
- * free connection, and its callback is called exactly once, from the loop, never from inside mull_pg_query. Statements
- * wait while a connection is being made; when none can be made, or one is lost under a statement, the answer is LOST:
- * it may have happened or not, so effects are written to be repeatable. All calls from the loop's thread. */
+ * Each statement is a transaction of its own (everything that must happen together is one SQL function, or a COPY and
+ * one statement, mull_pg_copy), runs on any free connection, and its callback is called exactly once, from the loop,
+ * never from inside mull_pg_query. Statements wait while a connection is being made; when none can be made, or one is
+ * lost under a statement, the answer is LOST: it may have happened or not, so effects are written to be repeatable. All
+ * calls from the loop's thread. */
 #ifndef MULL_SCHEMA_STORE_PG_H
 #define MULL_SCHEMA_STORE_PG_H
 
@@ -33,6 +34,11 @@ enum { MULL_PG_CONNECTIONS_MAX = 16, MULL_PG_QUEUE_MAX = 100000 };
 mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size);
 /* params are text and are copied. */
 void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *arg);
+/* The same in a transaction with a COPY before it, on one connection: BEGIN, before (a statement or several, NULL:
+ * none), copy ("COPY … FROM STDIN (FORMAT binary)") with the bytes of data, then sql, then COMMIT; ROLLBACK after any
+ * error. The callback gets the result of sql after the COMMIT, or the first error. data is malloc'ed and taken. */
+void mull_pg_copy(mull_pg *p, const char *before, const char *copy, char *data, size_t len, const char *sql, int n,
+                  const char *const *params, mull_pg_cb cb, void *arg);
 /* Fails what is pending and stops; run the loop until its handles are closed, then destroy. */
 void mull_pg_close(mull_pg *p);
 void mull_pg_destroy(mull_pg *p);

@@ -70,7 +70,7 @@ void mull__run_engine_line(mull_rank *k, const char *line, size_t n) {
     if (!strcmp(ev, "error")) keep_error(k, o);
     if (progress && first) {
         keep_progress(r, line, n);
-    } else if (!progress && strcmp(ev, "heartbeat") != 0 && (first || strcmp(ev, "metric") != 0)) {
+    } else if (!progress && strcmp(ev, "heartbeat") != 0 && (first || strncmp(ev, "metric", 6) != 0)) {
         flush_progress(r);
         mull__report_engine(r, k->rank, line, n);
     }

@@ -20,7 +20,8 @@ static const double PREPARE_WAIT_S = 3600; /* for another process to read the wh
 static const char USAGE[] =
     "usage: mull-engine run < SPEC.json 3> EVENTS.jsonl\n\n"
     "Runs a job of kind generate, annotate, train, eval or serve. Events on descriptor 3: hello, heartbeat, progress,\n"
-    "metric, checkpoint, eval, log, artifact, result, error. Without a descriptor 3 no events are written. SIGTERM: "
+    "metric, metrics, run, checkpoint, eval, log, artifact, result, error. Without a descriptor 3 no events are "
+    "written. SIGTERM: "
     "saves what is "
     "done and exits with 75.\n";
 

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { POINTS_STEPS = 256, POINTS_MS = 1000 }; /* of a metrics line: most steps, longest wait */
 enum { TICK_MS = 250, HEARTBEAT_MS = 2000, LOST_GRACE_MS = 15000, LINES_EVERY_MS = 5000 };
 
 static volatile sig_atomic_t signalled;
@@ -24,7 +25,9 @@ struct mull_events {
     pthread_t thread;
     pthread_mutex_t lock; /* the descriptor, stderr's progress line, the times below */
     int64_t progress_ms;
-    bool line_open; /* a progress line on the terminal waits to be overwritten */
+    bool line_open;                /* a progress line on the terminal waits to be overwritten */
+    json_t *keys, *steps, *values; /* of the metrics line that is being gathered; keys NULL: none */
+    int64_t points_ms;             /* when its first step came */
     atomic_bool lost, quit, loading;
     atomic_long beats;
 };
@@ -54,6 +57,57 @@ static void put(mull_events *e, const char *s, size_t n) {
     }
 }
 
+/* With the lock held. */
+static void put_points(mull_events *e) {
+    if (!e->keys) return;
+    json_t *line =
+        json_pack("{s:s,s:o,s:o,s:o}", "ev", "metrics", "keys", e->keys, "steps", e->steps, "values", e->values);
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(line);
+    e->keys = e->steps = e->values = NULL;
+    size_t n = text ? strlen(text) : 0;
+    if (text) text[n] = '\n'; /* over the NUL */
+    if (text && n <= MULL_EVENT_LINE_MAX) put(e, text, n + 1);
+    free(text);
+}
+
+static void flush_points(mull_events *e, int64_t older_than_ms) {
+    pthread_mutex_lock(&e->lock);
+    if (e->keys && now_ms() - e->points_ms >= older_than_ms) put_points(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
+static bool same_keys(const json_t *keys, const json_t *values) {
+    const char *key;
+    json_t *v;
+    size_t i = 0;
+    json_object_foreach((json_t *)(uintptr_t)values, key, v) {
+        const char *have = json_string_value(json_array_get(keys, i++));
+        if (!have || strcmp(have, key) != 0) return false;
+    }
+    return i == json_array_size(keys);
+}
+
+void mull_events_metrics(mull_events *e, int64_t step, const json_t *values) {
+    const char *key;
+    json_t *v, *row = json_array();
+    pthread_mutex_lock(&e->lock);
+    if (e->keys && !same_keys(e->keys, values)) put_points(e);
+    if (!e->keys) {
+        e->keys = json_array();
+        e->steps = json_array();
+        e->values = json_array();
+        e->points_ms = now_ms();
+        json_object_foreach((json_t *)(uintptr_t)values, key, v) json_array_append_new(e->keys, json_string(key));
+    }
+    json_object_foreach((json_t *)(uintptr_t)values, key, v)
+        json_array_append_new(row, json_real(json_number_value(v)));
+    json_array_append_new(e->steps, json_integer((json_int_t)step));
+    json_array_append_new(e->values, row);
+    if (json_array_size(e->steps) >= POINTS_STEPS || now_ms() - e->points_ms >= POINTS_MS) put_points(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
 static void *tick(void *arg) {
     mull_events *e = arg;
     int64_t beat_ms = now_ms(), lost_ms = 0;
@@ -67,6 +121,7 @@ static void *tick(void *arg) {
         int64_t now = now_ms();
         if (atomic_load(&e->lost) && !lost_ms) lost_ms = now;
         bool loading = atomic_load(&e->loading);
+        flush_points(e, POINTS_MS);
         if ((mull_events_stopped(e) && loading) || (lost_ms && now - lost_ms > LOST_GRACE_MS)) _exit(MULL_EXIT_REQUEUE);
         long beats = atomic_load(&e->beats);
         if (now - beat_ms >= HEARTBEAT_MS && (loading || beats != seen)) {
@@ -108,6 +163,7 @@ void mull_events_destroy(mull_events *e) {
     if (!e) return;
     atomic_store(&e->quit, true);
     if (e->threaded) pthread_join(e->thread, NULL);
+    flush_points(e, 0);
     pthread_mutex_destroy(&e->lock);
     free(e);
 }
@@ -126,6 +182,7 @@ bool mull_events_stopped(const mull_events *e) {
 }
 
 void mull_events_emit(mull_events *e, const char *type, json_t *fields) {
+    if (strcmp(type, "heartbeat") && strcmp(type, "log") && strcmp(type, "progress")) flush_points(e, 0);
     json_t *line = json_pack("{s:s}", "ev", type);
     if (fields) json_object_update(line, fields);
     json_decref(fields);

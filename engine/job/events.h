@@ -32,6 +32,9 @@ bool mull_events_stopped(const mull_events *e);
 /* {"ev":type, ...fields}; takes the reference of fields (an object or NULL). A line over the limit is not sent but
  * reported as a log. */
 void mull_events_emit(mull_events *e, const char *type, json_t *fields);
+/* The numbers of a step (a flat object, borrowed). They travel as metrics lines of many steps, at most about a second
+ * later, and before any line but heartbeats, logs and progress, so that a checkpoint's steps are told before it is. */
+void mull_events_metrics(mull_events *e, int64_t step, const json_t *values);
 /* At most one a second unless last. eta_s < 0: unknown. */
 void mull_events_progress(mull_events *e, int64_t done, int64_t total, const char *unit, int64_t tokens, double eta_s,
                           bool last);

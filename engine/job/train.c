@@ -26,7 +26,8 @@ static void on_step(void *ctx, const mull_step *s) {
     json_decref(t->metrics);
     t->metrics = json_copy(v);
     if (!s->grpo && isfinite(s->loss_mean)) json_object_set_new(t->metrics, "loss_mean", json_real(s->loss_mean));
-    mull_events_emit(t->ev, "metric", json_pack("{s:I,s:o}", "step", (json_int_t)s->step, "values", v));
+    mull_events_metrics(t->ev, s->step, v);
+    json_decref(v);
     if (s->skipped)
         mull_events_log(t->ev, "warning", "step %lld was skipped: its gradient is not finite", (long long)s->step);
     if (s->spike) mull_events_log(t->ev, "warning", "loss spike at step %lld: %g", (long long)s->step, s->loss);

@@ -120,7 +120,7 @@ static void job_events(void **state) {
             execl(MULL_BIN_DIR "/mull-engine", "mull-engine", "run", (char *)NULL);
             _exit(127);
         }
-        int status = finish(pid), metrics = 0, checkpoints = 0, results = 0;
+        int status = finish(pid), metrics = 0, checkpoints = 0, results = 0, runs = 0;
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
         FILE *f = fopen(p.log, "r");
         assert_non_null(f);
@@ -129,12 +129,23 @@ static void job_events(void **state) {
             assert_non_null(j);
             const char *ev = json_string_value(json_object_get(j, "ev"));
             assert_non_null(ev);
-            if (!strcmp(ev, "metric")) {
-                assert_int_equal(json_integer_value(json_object_get(j, "step")), ++metrics);
-                assert_true(json_number_value(json_object_get(json_object_get(j, "values"), "loss")) > 0);
+            if (!strcmp(ev, "run")) {
+                assert_int_equal(strlen(json_string_value(json_object_get(json_object_get(j, "hashes"), "data"))), 64);
+                runs++;
+            } else if (!strcmp(ev, "metrics")) {
+                const json_t *keys = json_object_get(j, "keys"), *steps = json_object_get(j, "steps");
+                assert_string_equal(json_string_value(json_array_get(keys, 0)), "loss");
+                for (size_t i = 0; i < json_array_size(steps); i++) {
+                    const json_t *row = json_array_get(json_object_get(j, "values"), i);
+                    assert_int_equal(json_integer_value(json_array_get(steps, i)), ++metrics);
+                    assert_int_equal(json_array_size(row), json_array_size(keys));
+                    assert_true(json_number_value(json_array_get(row, 0)) > 0);
+                }
             } else if (!strcmp(ev, "checkpoint")) {
                 const char *at = json_string_value(json_object_get(j, "path"));
                 assert_non_null(at); /* retention may have removed it since */
+                assert_true(metrics >= json_integer_value(json_object_get(j, "step"))); /* its steps came before it */
+                assert_true(json_array_size(json_object_get(j, "files")) >= 4);
                 checkpoints++;
             } else if (!strcmp(ev, "result")) {
                 results++;
@@ -145,6 +156,7 @@ static void job_events(void **state) {
         assert_int_equal(metrics, round ? 0 : 5);
         assert_int_equal(checkpoints, round ? 0 : 3);
         assert_int_equal(results, 1);
+        assert_int_equal(runs, 1);
     }
     remove_tree(p.dir);
 }

@@ -88,7 +88,7 @@ typedef struct nodes {
 } nodes;
 
 static void say_event(nodes *w, int node, const char *type, const char *members) {
-    char m[8000];
+    static char m[1 << 20];
     snprintf(
         m, sizeof m,
         "{\"v\":1,\"type\":\"%s\",\"node\":\"bench-%d\",\"boot\":\"bench-%d\",\"seq\":%lld,\"at\":1790000000000,%s}",
@@ -212,6 +212,70 @@ static double cpu_of(pid_t pid) {
     return (double)(user + sys) / (double)sysconf(_SC_CLK_TCK);
 }
 
+/* Metric points of one attempt, as an engine sends them: lines of 64 steps with 8 keys. From the first line put into
+ * Redis until the last is acknowledged, which is after its COMMIT. */
+static void points(nodes *w, flow *f) {
+    enum { LINES = 2000, STEPS = 64, KEYS = 8 };
+    long long id = flow_submit(f, "");
+    int node = -1;
+    char ids[200];
+    const char *argv[64] = {"XREAD", "COUNT", "500", "BLOCK", "1000", "STREAMS"};
+    for (int n = 0; n < w->n; n++) {
+        argv[6 + n] = w->key[n];
+        argv[6 + w->n + n] = w->last[n];
+    }
+    double from = 0;
+    for (bool done = false; !done;) {
+        redisReply *r = redisCommandArgv(w->in, 6 + 2 * w->n, argv, NULL);
+        for (size_t k = 0; r && r->type == REDIS_REPLY_ARRAY && k < r->elements; k++) {
+            int at = atoi(strrchr(r->element[k]->element[0]->str, '-') + 1);
+            redisReply *entries = r->element[k]->element[1];
+            for (size_t i = 0; i < entries->elements; i++) {
+                snprintf(w->last[at], sizeof w->last[at], "%s", entries->element[i]->element[0]->str);
+                json_t *m = json_loads(entries->element[i]->element[1]->element[1]->str, 0, NULL);
+                if (node < 0 && !strcmp(text_of(m, "type"), "start") && atoll(text_of(m, "job")) == id) {
+                    node = at;
+                    snprintf(ids, sizeof ids, "\"job\":\"%lld\",\"attempt\":%d,\"fence\":%lld", id,
+                             (int)json_integer_value(json_object_get(m, "attempt")),
+                             (long long)json_integer_value(json_object_get(m, "fence")));
+                }
+                done |= node == at && from > 0 && !strcmp(text_of(m, "type"), "ack") &&
+                        json_integer_value(json_object_get(m, "seq")) >= w->seq[node];
+                json_decref(m);
+            }
+        }
+        freeReplyObject(r);
+        if (node < 0 || from > 0) continue;
+        char *line = malloc(STEPS * KEYS * 12 + 2000);
+        from = now();
+        for (int l = 0; l < LINES; l++) {
+            int at = sprintf(line, "%s,\"rank\":0,\"line\":{\"ev\":\"metrics\",\"keys\":[", ids);
+            for (int k = 0; k < KEYS; k++) at += sprintf(line + at, "%s\"key_%d\"", k ? "," : "", k);
+            at += sprintf(line + at, "],\"steps\":[");
+            for (int s = 0; s < STEPS; s++) at += sprintf(line + at, "%s%d", s ? "," : "", l * STEPS + s + 1);
+            at += sprintf(line + at, "],\"values\":[");
+            for (int s = 0; s < STEPS; s++)
+                for (int k = 0; k < KEYS; k++)
+                    at += sprintf(line + at, "%s%.6g%s",
+                                  k   ? ","
+                                  : s ? ",["
+                                      : "[",
+                                  1.0 / (s + k + 1), k == 7 ? "]" : "");
+            sprintf(line + at, "]}");
+            say_event(w, node, "engine", line);
+            if (l % 50 == 49) drain(w, 50);
+        }
+        free(line);
+    }
+    double took = now() - from;
+    printf("{\"bench\":\"points\",\"points\":%d,\"a_line\":%d,\"per_s\":%.0f,\"target_per_s\":100000}\n",
+           LINES * STEPS * KEYS, STEPS * KEYS, LINES * STEPS * KEYS / took);
+    char end[400];
+    snprintf(end, sizeof end, "%s,\"exit_code\":0,\"exit_signal\":null,\"class\":\"ok\"", ids);
+    say_event(w, node, "attempt_ended", end);
+    drain(w, 1);
+}
+
 int main(int argc, char **argv) {
     size_t jobs = argc > 1 ? (size_t)atoll(argv[1]) : 20000;
     if (jobs < 1000 || jobs > 10000000) {
@@ -250,6 +314,7 @@ int main(int argc, char **argv) {
     }
     printf("{\"bench\":\"latency\",\"jobs\":%d,\"p50_ms\":%.3g,\"p99_ms\":%.3g,\"target_p99_ms\":10}\n", ALONE,
            quantile(late, ALONE, 0.5), quantile(late, ALONE, 0.99));
+    points(&w, &f);
     flow_stop(&f);
     free(v), free(start);
     return 0;

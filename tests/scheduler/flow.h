@@ -22,6 +22,7 @@ typedef struct by_hand {
     flow *f;
     char node[32], boot[40], last[40]; /* last: id of the last inbox entry read */
     long long seq;
+    long long fence; /* of the newest attempt that began */
 } by_hand;
 
 static inline pid_t flow_serve_as(flow *f, const char *sock, const char *name) {
@@ -237,10 +238,16 @@ typedef struct attempt {
     char ids[120]; /* members "job","attempt","fence" of an event */
 } attempt;
 
-/* Waits for a start and says that it began. */
+/* Waits for a start and says that it began. A start comes again when the leader does not know yet that the attempt has
+ * begun, above all after the leader was killed: as a worker does, that is passed over. */
 static inline attempt begin_next(by_hand *w) {
     json_t *m = hear(w, "start", 20000);
+    while (m && json_integer_value(json_object_get(m, "fence")) <= w->fence) {
+        json_decref(m);
+        m = hear(w, "start", 20000);
+    }
     assert_non_null(m);
+    w->fence = json_integer_value(json_object_get(m, "fence"));
     attempt a = {atoll(text_of(m, "job")), json_integer_value(json_object_get(m, "attempt")),
                  json_integer_value(json_object_get(m, "fence")), ""};
     json_decref(m);

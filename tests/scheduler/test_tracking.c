@@ -241,12 +241,72 @@ static void metrics_in_pages(void **state) {
     json_decref(j);
 }
 
+static void metrics(const attempt *a, long long seq, int from, int n, double add) {
+    char *m = malloc(200 + (size_t)n * 60);
+    int at = sprintf(m, "%s,\"rank\":0,\"line\":{\"ev\":\"metrics\",\"keys\":[\"loss\",\"lr\"],\"steps\":[", a->ids);
+    for (int i = 0; i < n; i++) at += sprintf(m + at, "%s%d", i ? "," : "", from + i);
+    at += sprintf(m + at, "],\"values\":[");
+    for (int i = 0; i < n; i++)
+        at += sprintf(m + at, "%s[%g,%s]", i ? "," : "", from + i + add, i % 2 ? "null" : "0.5");
+    sprintf(m + at, "]}");
+    if (seq)
+        say_as(&w, seq, "engine", m);
+    else
+        say(&w, "engine", m);
+    free(m);
+}
+
+/* Points in bulk: each once, whatever comes twice; the first of a step stands, also over attempts; what is malformed or
+ * belongs to nobody is left out and stops nothing. */
+static void points_in_bulk(void **state) {
+    (void)state;
+    attempt a = begin("bulk"), old;
+    char text[3000];
+    metrics(&a, 0, 1, 500, 0);
+    metrics(&a, w.seq, 1, 500, 7);     /* the same event again */
+    metrics(&a, w.seq + 3, 900, 5, 0); /* a gap */
+    metrics(&a, 0, 501, 100, 0);
+    line(&a, "{\"ev\":\"metrics\",\"keys\":[\"odd\",7,null],\"steps\":[1,\"x\",3],\"values\":[[1],[2],\"y\",[4]]}");
+    line(&a, "{\"ev\":\"metrics\",\"keys\":[\"half\"],\"steps\":[4611686018427387904],\"values\":[[1e308]]}");
+    line(&a, "{\"ev\":\"metrics\",\"keys\":[],\"steps\":[],\"values\":[]}");
+    snprintf(text, sizeof text,
+             "{\"ev\":\"metrics\",\"keys\":[\"%0600d\",\"caf\u00e9\\u0000\"],\"steps\":[2],\"values\":[[1,2]]}", 7);
+    line(&a, text);
+    /* One that PostgreSQL refuses, in the middle: the batch is recorded carefully, with its points. */
+    say_of(&w, &a, "engine", "\"rank\":0,\"line\":{\"ev\":\"progress\",\"done\":99999999999999999999,\"total\":1}");
+    metrics(&a, 0, 601, 10, 0);
+    old = a;
+    end_attempt(&w, &a, "requeue", 75);
+    a = begin_next(&w);
+    metrics(&old, 0, 700, 5, 0); /* of an attempt that has ended */
+    metrics(&a, 0, 606, 10, 0.5);
+    end_attempt(&w, &a, "ok", 0);
+    flow_expect(&f, a.job, "COMPLETED", 20000);
+    json_t *r = run_of(a.job), *loss = json_object_get(json_object_get(r, "metrics"), "loss"),
+           *lr = json_object_get(json_object_get(r, "metrics"), "lr");
+    assert_int_equal(json_integer_value(json_object_get(loss, "points")), 615);
+    assert_int_equal(json_integer_value(json_object_get(lr, "points")), 250 + 50 + 5 + 5);
+    assert_true(json_number_value(json_object_get(loss, "last")) == 615.5);
+    assert_true(json_number_value(json_object_get(loss, "min")) == 1);    /* not the second telling's 8 */
+    assert_int_equal(json_object_size(json_object_get(r, "metrics")), 5); /* odd, half, caf… */
+    assert_true(number(json_object_get(r, "metrics"), "half", "last") == 1e308);
+    json_decref(r);
+    char target[120];
+    snprintf(target, sizeof target, "/v1/jobs/%lld/metrics?key=loss&after=604&limit=3", a.job);
+    json_t *j = flow_get(&f, target), *points = json_object_get(j, "points");
+    static const double WANT[] = {605, 606, 607};
+    for (size_t i = 0; i < 3; i++)
+        assert_true(json_number_value(json_object_get(json_array_get(points, i), "value")) == WANT[i]);
+    json_decref(j);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_with_its_metrics_and_parent),
         cmocka_unit_test(an_attempt_that_follows_from_something_else),
         cmocka_unit_test(what_is_needed_stays),
         cmocka_unit_test(metrics_in_pages),
+        cmocka_unit_test(points_in_bulk),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -100,6 +100,73 @@ static void statements_answer_once_through_a_crash(void **state) {
     assert_int_equal(uv_loop_close(&loop), 0); /* nothing is left on the loop */
 }
 
+/* COPY's binary form of rows of one int4: 1, 2 … n; broken: the last row says that it has two columns. */
+static char *int_rows(int n, bool broken, size_t *len) {
+    char *data = malloc(32 + (size_t)n * 10), *p = data;
+    memcpy(p, "PGCOPY\n\377\r\n\0", 11), p += 11;
+    memset(p, 0, 8), p += 8;
+    for (int i = 1; i <= n; i++) {
+        const unsigned char row[] = {0,
+                                     broken && i == n ? 2 : 1,
+                                     0,
+                                     0,
+                                     0,
+                                     4,
+                                     0,
+                                     (unsigned char)(i >> 16),
+                                     (unsigned char)(i >> 8),
+                                     (unsigned char)i};
+        memcpy(p, row, sizeof row), p += sizeof row;
+    }
+    memcpy(p, "\377\377", 2);
+    *len = (size_t)(p + 2 - data);
+    return data;
+}
+
+static void copy_and_ask(mull_pg *p, size_t i, int rows, bool broken, const char *sql) {
+    size_t len;
+    char *data = int_rows(rows, broken, &len);
+    mull_pg_copy(p, "CREATE TEMPORARY TABLE IF NOT EXISTS stage (x int) ON COMMIT DELETE ROWS; SELECT 7",
+                 "COPY stage FROM STDIN (FORMAT binary)", data, len, sql, 0, NULL, on_row, (void *)i);
+}
+
+/* A COPY and its statement are one transaction; whichever of them fails, nothing is kept, the caller gets that error
+ * and the connection goes on. */
+static void a_copy_and_its_statement(void **state) {
+    (void)state;
+    uv_loop_t loop;
+    uv_loop_init(&loop);
+    clear_counts();
+    mull_pg *p = mull_pg_create(&loop, s.pg, 1);
+    mull_pg_query(p, "CREATE TABLE kept (x int)", 0, NULL, NULL, NULL);
+    static const char INTO[] = "WITH k AS (INSERT INTO kept SELECT x FROM stage RETURNING x) SELECT count(*) FROM k";
+    copy_and_ask(p, 300, 300, false, INTO);
+    copy_and_ask(p, 1, 5, true, INTO);                                        /* refused by COPY */
+    copy_and_ask(p, 2, 5, false, "INSERT INTO kept SELECT x / 0 FROM stage"); /* refused by the statement */
+    copy_and_ask(p, 3, 5, false, "WITH k AS (INSERT INTO kept SELECT x FROM stage) SELECT 1 / 0");
+    ask(p, 0, "SELECT $1::int + count(*)::int - 300 FROM kept");
+    copy_and_ask(p, 20, 20, false, INTO); /* the stage was empty again */
+    run_until(&loop, &good, 3, 10000);
+    assert_int_equal(good, 3);
+    assert_int_equal(refused, 3);
+    each_once(4);
+    /* More than a socket takes at once. */
+    copy_and_ask(p, 5, 1000000, false, "SELECT count(*)::int - 999995 FROM stage");
+    run_until(&loop, &good, 4, 20000);
+    assert_int_equal(good, 4);
+    copy_and_ask(p, 6, 5, false, "SELECT pg_sleep(5)");
+    for (int i = 0; i < 50; i++) {
+        uv_run(&loop, UV_RUN_NOWAIT);
+        mull_sleep_ms(2);
+    }
+    mull_pg_close(p); /* inside one */
+    uv_run(&loop, UV_RUN_DEFAULT);
+    mull_pg_destroy(p);
+    assert_int_equal(answered[6], 1);
+    assert_int_equal(lost, 1);
+    assert_int_equal(uv_loop_close(&loop), 0);
+}
+
 static void names_are_looked_up_off_the_loop(void **state) {
     (void)state;
     uv_loop_t loop;
@@ -276,6 +343,7 @@ static void a_role_that_may_not_create_roles_can_migrate(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(statements_answer_once_through_a_crash),
+        cmocka_unit_test(a_copy_and_its_statement),
         cmocka_unit_test(names_are_looked_up_off_the_loop),
         cmocka_unit_test(commands_answer_once_through_a_crash),
         cmocka_unit_test(any_number_of_migrations_at_once),
