@@ -77,6 +77,7 @@ typedef struct mull_recipe {
     /* ours */
     int64_t save_best_limit;    /* how many of the best stay */
     bool tensorboard;           /* event files in OUT/tensorboard */
+    bool async_save;            /* checkpoints are written beside the next steps, from a copy */
     int64_t loss_on, loss_norm; /* mull_loss_on, mull_loss_norm */
     int64_t label_mask;         /* 0: vision frame and video pads are ignored too; 1: as the release counts them */
     int64_t stage1_spaces;      /* 0: drop (release); 1: keep */

@@ -83,6 +83,7 @@ const mull__key mull__keys[] = {
     WORD(false, metric_for_best_model, 0, "none|loss"),
     INT(false, save_best_limit, 1, 1, BIG),
     BOOL(false, tensorboard, 1),
+    BOOL(false, async_save, 1),
     INT(false, seed, 42, 0, BIG),
     INT(false, max_pixels, 0, 0, BIG),
     WORD(false, lr_scheduler_type, (double)NAN, "linear|cosine|constant"),

@@ -196,10 +196,11 @@ int mull__grpo_run(mull_trainer *t, int64_t until, const mull_train_source *src,
     while (!rc && t->state.step < until) {
         if (hooks->stop && hooks->stop(hooks->ctx)) return MULL_ECANCELLED;
         rc = round_of(g, until, src, err);
+        if (!rc) rc = mull__train_saved(t, hooks, false, err);
         /* Only between rounds: inside one, the weights that answered are gone. */
         int64_t every = t->r->save_steps;
         if (!rc && t->out && every > 0 && t->state.step / every > *saved / every) {
-            rc = mull__train_save(t, hooks, err);
+            rc = mull__train_save(t, hooks, t->state.step >= until, err);
             *saved = t->state.step;
         }
     }

@@ -9,15 +9,25 @@
 static const char *const WHAT = "cannot record the run";
 
 /* Keys that say where things lie, what is kept and how fast it goes, not what comes out. */
-static const char *const ASIDE[] = {"run_name",          "model_name",
-                                    "model_path",        "resume_from_checkpoint",
-                                    "sat_location",      "video_r1_location",
-                                    "zebracot_location", "sims_location",
-                                    "messages_location", "save_steps",
-                                    "save_total_limit",  "logging_steps",
-                                    "prefetch_tokens",   "loader_threads",
-                                    "feature_cache",     "feature_cache_bytes",
-                                    "tensorboard",       "metric_for_best_model",
+static const char *const ASIDE[] = {"run_name",
+                                    "model_name",
+                                    "model_path",
+                                    "resume_from_checkpoint",
+                                    "sat_location",
+                                    "video_r1_location",
+                                    "zebracot_location",
+                                    "sims_location",
+                                    "messages_location",
+                                    "save_steps",
+                                    "save_total_limit",
+                                    "logging_steps",
+                                    "prefetch_tokens",
+                                    "loader_threads",
+                                    "feature_cache",
+                                    "feature_cache_bytes",
+                                    "tensorboard",
+                                    "async_save",
+                                    "metric_for_best_model",
                                     "save_best_limit"};
 
 static void remove_aside(json_t *o) {

@@ -130,6 +130,7 @@ void mull_trainer_destroy(mull_trainer *t) {
     mull_tower_destroy(t->trained_tower);
     mull_net_destroy(t->net);
     mull_feature_cache_close(t->cache);
+    mull__saver_destroy(t->saver);
     mull_ranks_destroy(t->ranks);
     mull_params_fini(&t->params);
     mull_pack_fini(&t->pack);
@@ -322,23 +323,6 @@ static int one_step(mull_trainer *t, const mull_train_source *src, const mull_tr
     return mull__train_apply(t, 1 / weight, &at, start, st, err);
 }
 
-int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err) {
-    char path[4096];
-    mull_checkpoint_opts o = {.base = t->model,
-                              .lora_alpha = t->r->lora_alpha,
-                              .lora_rank = t->r->lora_rank,
-                              .lora_targets = t->r->lora_targets,
-                              .ranks = t->ranks};
-    int rc = mull_checkpoint_save(t->out, mull_trainer_config(t), &t->params, &t->state, &o, path, sizeof path, err);
-    if (rc || mull_comm_rank(t->params.comm)) return rc;
-    if (hooks->checkpoint) hooks->checkpoint(hooks->ctx, t->state.step, path);
-    mull_retention keep = {.keep_last = t->r->save_total_limit,
-                           .keep_best = t->r->metric_for_best_model ? t->r->save_best_limit : 0,
-                           .removed = hooks->removed,
-                           .ctx = hooks->ctx};
-    return mull_checkpoint_retain(t->out, &keep, err);
-}
-
 int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *src, const mull_train_hooks *hooks,
                      mull_error *err) {
     int64_t saved = t->state.step;
@@ -350,16 +334,17 @@ int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *sr
         rc = one_step(t, src, hooks, &st, err);
         if (rc) break;
         if (hooks->step && mull_comm_rank(t->params.comm) == 0) hooks->step(hooks->ctx, &st);
-        if ((rc = mull__train_check_skipped(t, err))) return rc;
-        if (t->out && t->r->save_steps > 0 && t->state.step % t->r->save_steps == 0) {
-            rc = mull__train_save(t, hooks, err);
+        rc = mull__train_check_skipped(t, err);
+        if (!rc) rc = mull__train_saved(t, hooks, false, err);
+        if (!rc && t->out && t->r->save_steps > 0 && t->state.step % t->r->save_steps == 0) {
+            rc = mull__train_save(t, hooks, t->state.step == until, err);
             saved = t->state.step;
         }
     }
-    if ((rc == MULL_OK || rc == MULL_ECANCELLED) && t->out && t->state.step > saved) {
-        int failed = mull__train_save(t, hooks, err);
-        if (failed) return failed;
-    }
+    bool good = rc == MULL_OK || rc == MULL_ECANCELLED;
+    int failed = mull__train_saved(t, hooks, true, good ? err : NULL);
+    if (!failed && good && t->out && t->state.step > saved) failed = mull__train_save(t, hooks, true, err);
+    if (failed && good) return failed;
     if (rc == MULL_ECANCELLED)
         mull_fail(err, rc, "training was stopped", t->out ? t->out : "",
                   "run it again with resume_from_checkpoint: true", "a checkpoint of step %lld was saved",

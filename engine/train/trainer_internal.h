@@ -22,7 +22,8 @@ struct mull_trainer {
     mull_train_state state;
     double roof; /* FLOP/s, 0: not measured yet */
     int64_t skipped_row;
-    struct mull__grpo *grpo; /* GRPO only */
+    struct mull__grpo *grpo;   /* GRPO only */
+    struct mull__saver *saver; /* NULL until it is needed */
 };
 
 /* Floating-point operations of forward and backward: the products of rows tokens, the head for loss_rows of them, and
@@ -34,7 +35,11 @@ int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, do
                       mull_error *err);
 /* MULL_EFORMAT when too many steps in a row had no finite gradient. */
 int mull__train_check_skipped(const mull_trainer *t, mull_error *err);
-int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err);
+/* saver.c. A checkpoint of where the run stands: written by a thread from a copy, or (last) when this returns. */
+int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, bool last, mull_error *err);
+/* Tells of a save that has ended since the last call; its error is the run's. wait: until it has ended. */
+int mull__train_saved(mull_trainer *t, const mull_train_hooks *hooks, bool wait, mull_error *err);
+void mull__saver_destroy(struct mull__saver *s);
 double mull__train_now(void); /* s, monotonic */
 
 /* The loop with rollouts (grpo.c). */

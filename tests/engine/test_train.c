@@ -342,6 +342,79 @@ static void schedules(void **state) {
     assert_true(mull_params_decays("model.norm.weight") && mull_params_decays("model.embed_tokens.weight"));
 }
 
+/* Written from a copy while the weights move on: the same bytes as those saved between two steps; each is told of once,
+ * and the loop never saves twice at a time. */
+static void saving_beside_training(void **state) {
+    (void)state;
+    static const char *const FILES[] = {"model.safetensors", "optimizer-00000-of-00001.zst", "trainer_state.json",
+                                        "SHA256SUMS"};
+    enum { STEPS = 9 };
+    for (int kind = 0; kind < 3; kind++) { /* float32, bfloat16 with masters, adapters */
+        fixture f;
+        fixture_init(&f);
+        char targets[] = "q_proj,v_proj", name[40];
+        mull_recipe r = run_recipe(f.dir, MULL_SFT);
+        r.save_steps = 1;
+        r.bf16 = kind == 1;
+        r.lora_rank = kind == 2 ? 4 : 0;
+        r.lora_alpha = 8;
+        r.lora_targets = targets;
+        for (int i = 0; i < 2; i++) {
+            case_source s;
+            step_log log = {0};
+            r.async_save = i;
+            open_source(&f, &s, false, 2);
+            mull_trainer *t =
+                trainer_open(&(mull_trainer_opts){.recipe = &r, .out = f.out[i], .threads = 2, .steps = STEPS});
+            assert_int_equal(steps(t, &s, STEPS, &log), 0);
+            assert_int_equal(log.checkpoints, STEPS);
+            mull_trainer_destroy(t);
+            source_fini(&s);
+        }
+        for (int k = 1; k <= STEPS; k++) {
+            snprintf(name, sizeof name, "checkpoint-%d", k);
+            char *a = mull_path_join(f.out[0], name), *b = mull_path_join(f.out[1], name);
+            for (size_t i = kind == 2; i < sizeof FILES / sizeof *FILES; i++) same_file(a, b, FILES[i]);
+            if (kind == 2) same_file(a, b, "adapter_model.safetensors");
+            free(a);
+            free(b);
+        }
+        fixture_fini(&f);
+    }
+}
+
+/* The run ends with the failure at a step after it, not at its own end; the checkpoint before is whole. */
+static void a_save_that_fails_beside_training(void **state) {
+    (void)state;
+    fixture f;
+    fixture_init(&f);
+    mull_recipe r = run_recipe(f.dir, MULL_SFT);
+    r.save_steps = 2;
+    r.async_save = true;
+    case_source s;
+    step_log log = {0};
+    open_source(&f, &s, true, 1);
+    mull_trainer *t = trainer_open(&(mull_trainer_opts){.recipe = &r, .out = f.out[0], .threads = 2, .steps = 40});
+    assert_int_equal(steps(t, &s, 3, &log), 0);
+    assert_int_equal(log.checkpoints, 2); /* of steps 2 and 3 */
+    char *in_the_way = mull_path_join(f.out[0], ".checkpoint-4.tmp"), *good = mull_path_join(f.out[0], "checkpoint-3");
+    FILE *file = fopen(in_the_way, "w"); /* a file where the folder is to be */
+    assert_non_null(file);
+    fclose(file);
+    assert_int_equal(steps(t, &s, 40, &log), MULL_EIO);
+    assert_true(log.n >= 4 && log.n <= 6); /* at the latest before the next save */
+    assert_int_equal(log.checkpoints, 2);
+    mull_error err = {0};
+    json_t *sums = mull_checkpoint_summary(good, &err);
+    assert_non_null(sums);
+    json_decref(sums);
+    mull_trainer_destroy(t);
+    free(in_the_way);
+    free(good);
+    source_fini(&s);
+    fixture_fini(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resume_is_exact),
@@ -351,6 +424,8 @@ int main(void) {
         cmocka_unit_test(not_finite_is_skipped),
         cmocka_unit_test(lora),
         cmocka_unit_test(retention),
+        cmocka_unit_test(saving_beside_training),
+        cmocka_unit_test(a_save_that_fails_beside_training),
         cmocka_unit_test(schedules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

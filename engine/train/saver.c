@@ -1,0 +1,210 @@
+/* Saving beside training: the trained values and their moments are copied, a thread writes the copy as any checkpoint
+ * is written and clears away what retention does not keep, and the run is told of it at the next step after it has
+ * ended: of its path, or of the failure, which ends the run there (earlier checkpoints are whole). A step waits for the
+ * copy only, and for an earlier save that is not done when the next is due. Frozen values do not change and are not
+ * copied.
+ *
+ * Saved at once instead: the last checkpoint, those of several ranks (all of them write), and when the machine has not
+ * the memory for the copy. */
+#include "engine/train/trainer_internal.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const WHAT = "cannot save the checkpoint";
+
+typedef struct removed {
+    int64_t step;
+    char path[4096];
+} removed;
+
+struct mull__saver {
+    /* the copy; kept for the next one */
+    float *w, *m, *v; /* [trained] */
+    mull_param *list;
+    int64_t room;
+    /* the save under way */
+    pthread_t thread;
+    bool running, done; /* running: to be joined; done: under the lock */
+    pthread_mutex_t lock;
+    mull_params params;
+    mull_train_state state;
+    mull_checkpoint_opts opts;
+    mull_retention keep;
+    const mull_config *config;
+    const char *out;
+    char path[4096];
+    removed *gone;
+    size_t ngone;
+    int rc;
+    mull_error err;
+};
+
+/* ---- what both ways do ---- */
+
+static mull_checkpoint_opts opts_of(const mull_trainer *t) {
+    return (mull_checkpoint_opts){.base = t->model,
+                                  .lora_alpha = t->r->lora_alpha,
+                                  .lora_rank = t->r->lora_rank,
+                                  .lora_targets = t->r->lora_targets,
+                                  .ranks = t->ranks};
+}
+
+static mull_retention keep_of(const mull_trainer *t) {
+    return (mull_retention){.keep_last = t->r->save_total_limit,
+                            .keep_best = t->r->metric_for_best_model ? t->r->save_best_limit : 0};
+}
+
+static int save_now(mull_trainer *t, const mull_train_hooks *hooks, mull_error *err) {
+    char path[4096];
+    mull_checkpoint_opts o = opts_of(t);
+    int rc = mull_checkpoint_save(t->out, mull_trainer_config(t), &t->params, &t->state, &o, path, sizeof path, err);
+    if (rc || mull_comm_rank(t->params.comm)) return rc;
+    if (hooks->checkpoint) hooks->checkpoint(hooks->ctx, t->state.step, path);
+    mull_retention keep = keep_of(t);
+    keep.removed = hooks->removed;
+    keep.ctx = hooks->ctx;
+    return mull_checkpoint_retain(t->out, &keep, err);
+}
+
+/* ---- the thread ---- */
+
+static void note_removed(void *ctx, int64_t step, const char *path) {
+    struct mull__saver *s = ctx;
+    removed *more = realloc(s->gone, (s->ngone + 1) * sizeof *more);
+    if (!more) return; /* the record keeps it as published; verify says that it is not there */
+    s->gone = more;
+    s->gone[s->ngone].step = step;
+    snprintf(s->gone[s->ngone++].path, sizeof s->gone->path, "%s", path);
+}
+
+static void *write_copy(void *arg) {
+    struct mull__saver *s = arg;
+    int rc = mull_checkpoint_save(s->out, s->config, &s->params, &s->state, &s->opts, s->path, sizeof s->path, &s->err);
+    if (!rc) rc = mull_checkpoint_retain(s->out, &s->keep, &s->err);
+    pthread_mutex_lock(&s->lock);
+    s->rc = rc;
+    s->done = true;
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* ---- the copy ---- */
+
+typedef struct copying {
+    const mull_params *from;
+    struct mull__saver *to;
+} copying;
+
+static void copy_part(void *ctx, int part, int parts) {
+    const copying *c = ctx;
+    for (size_t i = 0; i < c->from->n; i++) {
+        const mull_param *q = &c->from->list[i];
+        if (q->at < 0) continue;
+        /* Large tensors are cut, so that all threads have something to do. */
+        size_t lo = (size_t)(q->count * part / parts), n = (size_t)(q->count * (part + 1) / parts) - lo,
+               at = (size_t)q->at + lo;
+        memcpy(c->to->w + at, q->w + lo, n * sizeof(float));
+        memcpy(c->to->m + at, c->from->m + at, n * sizeof(float));
+        memcpy(c->to->v + at, c->from->v + at, n * sizeof(float));
+    }
+}
+
+/* What may still be used without pushing others out, in bytes; 0 when that is not known. */
+static int64_t memory_left(void) {
+    char line[128];
+    long long kb = 0;
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && fgets(line, sizeof line, f) && sscanf(line, "MemAvailable: %lld kB", &kb) != 1) kb = 0;
+    if (f) fclose(f);
+    return (int64_t)kb * 1024;
+}
+
+/* Room for the copy; false when there is too little memory. */
+static bool make_room(struct mull__saver *s, const mull_params *p) {
+    if (s->room == p->trained && s->list) return true;
+    size_t n = (size_t)p->trained;
+    if ((double)memory_left() * 0.8 < 12.0 * (double)n) return false;
+    s->w = malloc(n * sizeof *s->w);
+    s->m = malloc(n * sizeof *s->m);
+    s->v = malloc(n * sizeof *s->v);
+    s->list = malloc(p->n * sizeof *s->list);
+    s->room = p->trained;
+    if (s->w && s->m && s->v && s->list) return true;
+    free(s->w), free(s->m), free(s->v), free(s->list);
+    s->w = s->m = s->v = NULL;
+    s->list = NULL;
+    return false;
+}
+
+/* Starts the thread; false: save at once instead. */
+static bool begin(mull_trainer *t, struct mull__saver *s) {
+    if (!make_room(s, &t->params)) return false;
+    mull_pool *pool = mull_model_pool(t->tower);
+    mull_pool_run(pool, copy_part, &(copying){&t->params, s}, mull_pool_threads(pool));
+    s->params = t->params;
+    memcpy(s->list, t->params.list, t->params.n * sizeof *s->list);
+    for (size_t i = 0; i < t->params.n; i++)
+        if (s->list[i].at >= 0) {
+            s->list[i].w = s->w + s->list[i].at;
+            s->list[i].half = NULL; /* rounded again from the copy */
+        }
+    s->params.list = s->list;
+    s->params.m = s->m;
+    s->params.v = s->v;
+    s->state = t->state;
+    s->opts = opts_of(t);
+    s->keep = keep_of(t);
+    s->keep.removed = note_removed;
+    s->keep.ctx = s;
+    s->config = mull_trainer_config(t);
+    s->out = t->out;
+    s->err = (mull_error){0};
+    s->done = false;
+    s->running = pthread_create(&s->thread, NULL, write_copy, s) == 0;
+    return s->running;
+}
+
+int mull__train_saved(mull_trainer *t, const mull_train_hooks *hooks, bool wait, mull_error *err) {
+    struct mull__saver *s = t->saver;
+    if (!s || !s->running) return MULL_OK;
+    pthread_mutex_lock(&s->lock);
+    bool done = s->done;
+    pthread_mutex_unlock(&s->lock);
+    if (!done && !wait) return MULL_OK;
+    pthread_join(s->thread, NULL);
+    s->running = false;
+    /* One that is there is told of even when clearing away after it failed. */
+    char *published = s->rc ? mull_checkpoint_newest(s->out) : NULL;
+    if ((!s->rc || (published && !strcmp(published, s->path))) && hooks->checkpoint)
+        hooks->checkpoint(hooks->ctx, s->state.step, s->path);
+    for (size_t i = 0; i < s->ngone && hooks->removed; i++)
+        hooks->removed(hooks->ctx, s->gone[i].step, s->gone[i].path);
+    free(published);
+    free(s->gone);
+    s->gone = NULL;
+    s->ngone = 0;
+    if (s->rc && err) *err = s->err;
+    return s->rc;
+}
+
+int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, bool last, mull_error *err) {
+    int rc = mull__train_saved(t, hooks, true, err);
+    if (rc) return rc;
+    if (last || !t->r->async_save || mull_comm_world(t->params.comm) > 1) return save_now(t, hooks, err);
+    if (!t->saver) {
+        if (!(t->saver = calloc(1, sizeof *t->saver)))
+            return mull_fail(err, MULL_ENOMEM, WHAT, t->out, NULL, "out of memory");
+        pthread_mutex_init(&t->saver->lock, NULL);
+    }
+    return begin(t, t->saver) ? MULL_OK : save_now(t, hooks, err);
+}
+
+void mull__saver_destroy(struct mull__saver *s) {
+    if (!s) return;
+    if (s->running) pthread_join(s->thread, NULL);
+    pthread_mutex_destroy(&s->lock);
+    free(s->w), free(s->m), free(s->v), free(s->list), free(s->gone);
+    free(s);
+}
