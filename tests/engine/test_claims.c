@@ -79,7 +79,7 @@ static void two_share(void **state) {
     const place *p = *state;
     mull__claims a, b;
     mull__claim *x, *y;
-    int64_t row, other;
+    int64_t row = 0, other = 0;
     int seen[ROWS] = {0};
     assert_int_equal(mull__claims_init(&a, p->work, ROWS, NULL), MULL_OK);
     assert_int_equal(mull__claims_init(&b, p->work, ROWS, NULL), MULL_OK);
