@@ -220,6 +220,13 @@ static void after_each_checkpoint(void **state) {
     r = RUN("show", follow);
     assert_non_null(strstr(r.out, "follows job"));
     mull_run_fini(&r);
+    /* the best by what the evaluations say: two of three checkpoints would go */
+    r = RUN("ckpt", "prune", train, "--keep-last", "0", "--keep-best", "1", "--metric",
+            "eval/sat_real/sat_score_overall", "--dry-run");
+    int go = 0;
+    for (const char *at = r.out; (at = strstr(at, "would remove")); at++) go++;
+    if (r.status || go != 2) fail_msg("%d: %s%s", r.status, r.out, r.err);
+    mull_run_fini(&r);
     /* a follower of what has ended evaluates what is there; of no training job it is refused */
     snprintf(out, sizeof out, "%s/late", folder);
     snprintf(after, sizeof after, "checkpoint:%s:6", train);
