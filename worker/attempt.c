@@ -278,26 +278,33 @@ static bool find_devices(mull_run *r, const json_t *list) {
     return true;
 }
 
+/* A whole number of the leader's from lo to hi, into out. */
+static bool number_of(const json_t *o, const char *key, int lo, int hi, int *out) {
+    json_int_t v = json_integer_value(json_object_get(o, key));
+    *out = v >= lo && v <= hi ? (int)v : lo;
+    return json_is_integer(json_object_get(o, key)) && v >= lo && v <= hi;
+}
+
 /* Where this node's ranks are in a gang over several. False when the leader's words make no sense. */
 static bool find_gang(mull_run *r, const json_t *gang) {
+    enum { MOST = 1 << 20 };
     r->world_size = r->world;
     r->node_count = 1;
     if (!gang) return true;
     const char *addr = json_string_value(json_object_get(gang, "master_addr"));
-    int port = (int)json_integer_value(json_object_get(gang, "master_port"));
+    int port;
+    bool ok =
+        number_of(gang, "master_port", 1, 65535, &port) && number_of(gang, "first_rank", 0, MOST, &r->first_rank) &&
+        number_of(gang, "world_size", 1, MOST, &r->world_size) &&
+        number_of(gang, "node_rank", 0, MOST, &r->node_rank) && number_of(gang, "node_count", 2, MOST, &r->node_count);
     size_t i, n = 0;
     json_t *name;
-    r->first_rank = (int)json_integer_value(json_object_get(gang, "first_rank"));
-    r->world_size = (int)json_integer_value(json_object_get(gang, "world_size"));
-    r->node_rank = (int)json_integer_value(json_object_get(gang, "node_rank"));
-    r->node_count = (int)json_integer_value(json_object_get(gang, "node_count"));
     json_array_foreach(json_object_get(gang, "nodes"), i, name) {
         const char *text = json_string_value(name);
         if (text && n < sizeof r->nodes)
             n += (size_t)snprintf(r->nodes + n, sizeof r->nodes - n, "%s%s", n ? "," : "", text);
     }
-    if (!addr || port < 1 || port > 65535 || r->first_rank < 0 || r->world_size < r->first_rank + r->world)
-        return false;
+    if (!ok || !addr || r->world_size < r->first_rank + r->world || r->node_rank >= r->node_count) return false;
     return snprintf(r->master, sizeof r->master, "%s:%d", addr, port) < (int)sizeof r->master;
 }
 

@@ -214,6 +214,32 @@ static void a_task_knows_its_index(void **state) {
     json_decref(play_end(&p, 60, "ok", 0, 0));
 }
 
+/* Its place in a gang over nodes: told to the ranks, and refused when it makes no sense. */
+static void a_part_of_a_gang(void **state) {
+    (void)state;
+    json_t *m = play_start_message(
+        &p, 5, 50,
+        "test \"$MULL_RANK/$MULL_WORLD_SIZE/$MULL_LOCAL_RANK/$MULL_NODE_RANK/$MULL_NODE_COUNT\" = "
+        "3/4/0/1/2 || exit 9\n"
+        "test \"$MULL_MASTER_ADDR:$MULL_MASTER_PORT $MULL_NODES\" = \"fe80::1:20007 a,b\" || exit 8\n"
+        "test -z \"${MULL_RENDEZVOUS+x}\" || exit 7\n");
+    json_t *gang = json_pack("{s:i, s:i, s:i, s:i, s:[s, s], s:s, s:i}", "first_rank", 3, "world_size", 4, "node_rank",
+                             1, "node_count", 2, "nodes", "a", "b", "master_addr", "fe80::1", "master_port", 20007);
+    json_object_set(m, "gang", gang);
+    play_tell(&p, m);
+    json_decref(play_end(&p, 50, "ok", 0, 0));
+    static const char *const keys[] = {"first_rank", "world_size", "node_rank", "node_count", "master_port"};
+    for (int i = 0; i < 5; i++) {
+        json_t *bad = json_deep_copy(gang);
+        json_object_set_new(bad, keys[i], json_integer(i % 2 ? -1 : (json_int_t)INT32_MAX));
+        m = play_start_message(&p, 6, 60 + i, "exit 0\n");
+        json_object_set_new(m, "gang", bad);
+        play_tell(&p, m);
+        json_decref(play_end(&p, 60 + i, "infra", -1, 0));
+    }
+    json_decref(gang);
+}
+
 /* Three ranks; one is lost; the others, deaf to SIGTERM, are killed after the grace. */
 static void one_rank_lost_stops_the_gang(void **state) {
     (void)state;
@@ -310,6 +336,7 @@ int main(void) {
         TEST(a_cancel_for_a_start_that_was_lost),
         TEST(the_time_limit),
         TEST(a_task_knows_its_index),
+        TEST(a_part_of_a_gang),
         TEST(one_rank_lost_stops_the_gang),
         TEST(ranks_share_a_device),
         TEST(the_first_loss_is_told),
