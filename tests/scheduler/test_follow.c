@@ -185,6 +185,35 @@ static void hold_release_and_cancel(void **state) {
     json_decref(j);
 }
 
+/* A checkpoint that retention takes away before its turn is not waited for and not held against the follower. */
+static void removed_before_its_turn(void **state) {
+    (void)state;
+    worker_hello(&w, &f, "n1", "boot-4", 1);
+    long long source = train();
+    attempt a = begin_next(&w);
+    long long follower = follow(source, "every", "", 201);
+    checkpoint(&a, 8);
+    checkpoint(&a, 9);
+    expect_made(follower, 2);
+    char m[300];
+    snprintf(m, sizeof m, "\"rank\":0,\"line\":{\"ev\":\"checkpoint_removed\",\"path\":\"%s/%c\",\"step\":8}", f.model,
+             'a' + 8);
+    long long first = child(follower, 0), second = child(follower, 1);
+    say_of(&w, &a, "engine", m);
+    flow_expect(&f, first, "CANCELLED", 15000);
+    json_t *j = flow_show(&f, first);
+    assert_non_null(strstr(text_of(j, "message"), "its checkpoint was removed"));
+    json_decref(j);
+    end_attempt(&w, &a, "ok", 0);
+    a = begin_next(&w);
+    assert_int_equal(a.job, second);
+    end_attempt(&w, &a, "ok", 0);
+    flow_expect(&f, follower, "COMPLETED", 15000);
+    j = flow_show(&f, follower);
+    assert_string_equal(text_of(j, "message"), "1 of 1 jobs of its checkpoints completed; 1 removed before their turn");
+    json_decref(j);
+}
+
 static void nothing_to_follow(void **state) {
     (void)state;
     worker_hello(&w, &f, "n1", "boot-3", 1);
@@ -205,6 +234,7 @@ static void nothing_to_follow(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(one_job_a_checkpoint),
-                                       cmocka_unit_test(hold_release_and_cancel), cmocka_unit_test(nothing_to_follow)};
+                                       cmocka_unit_test(hold_release_and_cancel),
+                                       cmocka_unit_test(removed_before_its_turn), cmocka_unit_test(nothing_to_follow)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
