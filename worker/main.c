@@ -15,7 +15,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const char USAGE[] =
     "usage: mull-worker --redis unix:PATH|tcp:HOST:PORT --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
-    "                   [--hang-seconds N]\n"
+    "                   [--root [TEAM=]DIR]... [--hang-seconds N]\n"
     "\n"
     "--redis    where the queue's Redis listens\n"
     "--state    a folder for this worker alone: its lock, its event spool, the engines' private folders\n"
@@ -23,6 +23,8 @@ static const char USAGE[] =
     "--devices  what is offered: cpu:N slots that share the CPUs, cuda:all, cuda:0,1, or cpu:N+cuda:... (default "
     "cpu:1)\n"
     "--engine   the mull-engine to start (default: the one beside this program)\n"
+    "--root     a folder that jobs (of TEAM) may read and write; with one or more of them jobs reach nothing else but\n"
+    "           the system's programs and libraries, and the kernel sees to it (Landlock)\n"
     "--hang-seconds  an engine that says nothing for so long is killed and its job started again\n"
     "           (default: MULL_HANG_SECONDS, else 600; 0: never)\n"
     "\n"
@@ -57,15 +59,12 @@ static bool absolute(const char *path, char *out, size_t cap) {
 }
 
 static int parse(int argc, char **argv, mull_worker_config *c, const char **devices, const char **hang, int *done) {
-    static const struct option OPTIONS[] = {{"redis", required_argument, NULL, 'r'},
-                                            {"state", required_argument, NULL, 's'},
-                                            {"node", required_argument, NULL, 'n'},
-                                            {"devices", required_argument, NULL, 'd'},
-                                            {"engine", required_argument, NULL, 'e'},
-                                            {"hang-seconds", required_argument, NULL, 'g'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {0}};
+    static const struct option OPTIONS[] = {
+        {"redis", required_argument, NULL, 'r'},  {"state", required_argument, NULL, 's'},
+        {"node", required_argument, NULL, 'n'},   {"devices", required_argument, NULL, 'd'},
+        {"engine", required_argument, NULL, 'e'}, {"hang-seconds", required_argument, NULL, 'g'},
+        {"root", required_argument, NULL, 'R'},   {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},      {0}};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -87,6 +86,16 @@ static int parse(int argc, char **argv, mull_worker_config *c, const char **devi
         case 'g':
             *hang = optarg;
             break;
+        case 'R': {
+            mull_err err;
+            if (c->root_count == MULL_MAX_ROOTS) return usage("too many", "--root");
+            if (mull_root_parse(optarg, &c->roots[c->root_count], &err) == 0) {
+                c->root_count++;
+                break;
+            }
+            mull_err_print(stderr, &err);
+            return EXIT_USAGE;
+        }
         case 'h':
             fputs(USAGE, stdout);
             *done = 1;
@@ -125,6 +134,10 @@ int main(int argc, char **argv) {
     if (argc > 2 && !strcmp(argv[1], "__supervise")) return mull_supervise(argv + 2);
     int rc = parse(argc, argv, &c, &devices, &hang, &done);
     if (rc != EXIT_OK || done) return rc;
+    if (c.root_count && !mull_sandbox_possible(&err)) {
+        mull_err_print(stderr, &err);
+        return EXIT_FAILED;
+    }
     if (!seconds(hang, &c.hang_s)) return usage("--hang-seconds and MULL_HANG_SECONDS take 0 to 1000000", hang);
     if (mull_devices_parse(devices, &c.devices, &err) != 0) {
         mull_err_print(stderr, &err);

@@ -226,7 +226,7 @@ static void on_spec_written(uv_write_t *req, int status) {
 
 /* ---- the beginning ---- */
 
-enum { ENV_MAX = 56, ENV_TEXT = 16 << 10 };
+enum { ENV_MAX = 56, ENV_TEXT = 32 << 10 };
 
 typedef struct env {
     char *at[ENV_MAX];
@@ -247,8 +247,27 @@ static void put(env *e, const char *fmt, ...) {
     e->used += (size_t)n + 1;
 }
 
-/* Named variables only: whatever secrets the worker's own environment has stay here. */
-static void make_env(mull_rank *k, env *e) {
+/* What the supervisor confines the engine to (sandbox.h), when there are roots: its own folder, that of the first rank,
+ * where ranks meet, and the roots of its team. -1 when that does not fit, and then it may not run. */
+static int put_sandbox(mull_rank *k, env *e) {
+    const mull_run *r = k->run;
+    const mull_worker_config *c = &r->w->cfg;
+    if (c->root_count == 0) return 0;
+    char own[2 * sizeof k->dir + 2], write[12 << 10], engine[4096];
+    snprintf(own, sizeof own, "%s:%s", k->dir, r->ranks[0]->dir);
+    if (mull_sandbox_paths(c->roots, c->root_count, json_string_value(json_object_get(r->spec, "team")), own, write,
+                           sizeof write) != 0)
+        return -1;
+    snprintf(engine, sizeof engine, "%s", c->engine);
+    *strrchr(engine, '/') = 0;
+    int before = e->n;
+    put(e, "MULL_SANDBOX_READ=/usr:/lib:/lib64:/bin:/sbin:/etc:/proc:/sys:/opt:%s:%s", MULL_READ_DIRS, engine);
+    put(e, "MULL_SANDBOX_WRITE=%s", write);
+    return e->n == before + 2 ? 0 : -1;
+}
+
+/* Named variables only: whatever secrets the worker's own environment has stay here. -1 when it does not fit. */
+static int make_env(mull_rank *k, env *e) {
     static const char *const passed[] = {
         "PATH",     "HOME",         "USER",          "LANG",         "LC_ALL",      "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",
         "MULL_ISA", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"};
@@ -289,7 +308,9 @@ static void make_env(mull_rank *k, env *e) {
     put(e, "TMPDIR=%s", k->dir);
     put(e, "CUDA_DEVICE_ORDER=PCI_BUS_ID");
     put(e, "CUDA_VISIBLE_DEVICES=%s", d ? d->uuid : "");
+    int rc = put_sandbox(k, e);
     e->at[e->n] = NULL;
+    return rc;
 }
 
 static void init_handles(mull_rank *k) {
@@ -338,7 +359,10 @@ static int spawn(mull_rank *k, int theirs[5]) {
     uv_stdio_container_t stdio[5];
     env *e = malloc(sizeof *e);
     if (!e) return UV_ENOMEM;
-    make_env(k, e);
+    if (make_env(k, e) != 0) {
+        free(e);
+        return UV_E2BIG;
+    }
     for (int i = 0; i < 5; i++) {
         stdio[i].flags = UV_INHERIT_FD;
         stdio[i].data.fd = theirs[i];

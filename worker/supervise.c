@@ -2,6 +2,7 @@
  * when its parent ends, and is found and killed until nothing is left. If the supervisor itself is killed, the kernel
  * kills the engine (parent-death signal) and what the engine started falls to the worker, a subreaper too. */
 #include "worker/supervise.h"
+#include "worker/sandbox.h"
 
 #include "worker/proc.h"
 
@@ -64,8 +65,13 @@ static void become_engine(char **argv, pid_t parent, const sigset_t *mask, int f
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);
     sigprocmask(SIG_SETMASK, mask, NULL);
-    execv(argv[0], argv);
-    int why = errno;
+    int why = mull_sandbox_enter(getenv("MULL_SANDBOX_READ"), getenv("MULL_SANDBOX_WRITE"));
+    if (why == 0) {
+        unsetenv("MULL_SANDBOX_READ");
+        unsetenv("MULL_SANDBOX_WRITE");
+        execv(argv[0], argv);
+        why = errno;
+    }
     (void)!write(fd, &why, sizeof why);
     _exit(127);
 }

@@ -3,6 +3,7 @@
 #define MULL_WORKER_WORKER_H
 
 #include "worker/devices.h"
+#include "worker/sandbox.h"
 
 typedef struct mull_worker_config {
     const char *redis;  /* unix:PATH or tcp:HOST:PORT */
@@ -11,6 +12,8 @@ typedef struct mull_worker_config {
     const char *engine; /* path of mull-engine */
     const char *self;   /* path of this program, to start supervisors */
     mull_device_ask devices;
+    mull_root roots[MULL_MAX_ROOTS]; /* what jobs may touch; none: whatever this user may */
+    size_t root_count;
     int hang_s; /* an attempt that says nothing for so long is taken for hung and killed; 0: never */
 } mull_worker_config;
 
