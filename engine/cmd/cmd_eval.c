@@ -145,7 +145,7 @@ static int take(flags *f, int opt, int index, const char *v) {
     case O_WAIT:
         return mull_cmd_double("eval", "--wait", v, 0, 1e6, &f->wait);
     case O_DEVICE:
-        return mull_cmd_device("eval", v);
+        return mull_cmd_device("eval", v, NULL);
     case O_QUIET:
         f->quiet = true;
         return 0;

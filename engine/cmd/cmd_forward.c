@@ -37,7 +37,7 @@ int mull_cmd_forward(int argc, char **argv) {
             out_path = optarg;
             break;
         case 'd':
-            rc = mull_cmd_device("forward", optarg);
+            rc = mull_cmd_device("forward", optarg, &load);
             break;
         case 't':
             rc = mull_cmd_dtype("forward", optarg, &load);

@@ -438,7 +438,7 @@ static int parse(job *j, int argc, char **argv) {
             rc = mull_cmd_int("generate", "--prefill-chunk", optarg, 1, 1 << 20, &j->chunk);
             break;
         case O_DEVICE:
-            rc = mull_cmd_device("generate", optarg);
+            rc = mull_cmd_device("generate", optarg, &j->load);
             break;
         case O_DTYPE:
             rc = mull_cmd_dtype("generate", optarg, &j->load);

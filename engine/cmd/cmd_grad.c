@@ -107,7 +107,7 @@ static int flag(flags *f, int ch) {
         o->params.freeze = optarg;
         return 0;
     case 'd':
-        return mull_cmd_device("grad", optarg);
+        return mull_cmd_device("grad", optarg, NULL);
     case 'N':
         rc = mull_cmd_threads("grad", optarg, &load);
         o->threads = load.threads;

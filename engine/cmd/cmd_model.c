@@ -2,29 +2,42 @@
 #include "engine/cmd/cmd_model.h"
 
 #include "engine/cmd/cmd.h"
+#include "engine/model/backend.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 
-int mull_cmd_device(const char *command, const char *text) {
+int mull_cmd_device(const char *command, const char *text, mull_cmd_model *o) {
     if (!strcmp(text, "cpu")) return 0;
-    if (!strcmp(text, "cuda")) {
-        mull_error err;
+    if (strcmp(text, "cuda") != 0) return mull_cmd_usage(command, "--device takes cpu or cuda, not '%s'", text);
+    mull_error err;
+    if (!o) {
         mull_fail(&err, MULL_EUNSUPPORTED, "cannot use the device", "cuda", "use --device cpu",
-                  "this build runs models on the CPU only");
+                  "this command computes on the CPU only");
         mull_error_print(stderr, &err);
         return MULL_EXIT_FAILED;
     }
-    return mull_cmd_usage(command, "--device takes cpu or cuda, not '%s'", text);
+#if MULL_HAVE_CUDA
+    o->backend = mull_cuda_backend();
+    return 0;
+#else
+    mull_fail(&err, MULL_EUNSUPPORTED, "cannot use the device", "cuda",
+              "use --device cpu, or build with -DMULL_CUDA=ON where nvcc is", "this build has no CUDA");
+    mull_error_print(stderr, &err);
+    return MULL_EXIT_FAILED;
+#endif
 }
 
 int mull_cmd_dtype(const char *command, const char *text, mull_cmd_model *o) {
     static const struct {
         const char *name;
         mull_weight_type type;
-    } TYPES[] = {{"f32", MULL_WEIGHT_F32}, {"bf16", MULL_WEIGHT_BF16}, {"int8", MULL_WEIGHT_INT8}, {"bf16-dot", MULL_WEIGHT_BF16_DOT}};
+    } TYPES[] = {{"f32", MULL_WEIGHT_F32},
+                 {"bf16", MULL_WEIGHT_BF16},
+                 {"int8", MULL_WEIGHT_INT8},
+                 {"bf16-dot", MULL_WEIGHT_BF16_DOT}};
     for (size_t i = 0; i < sizeof TYPES / sizeof *TYPES; i++)
         if (!strcmp(text, TYPES[i].name)) {
             o->typed = true;
@@ -42,7 +55,8 @@ int mull_cmd_threads(const char *command, const char *text, mull_cmd_model *o) {
 }
 
 int mull_cmd_load(const char *dir, const mull_cmd_model *o, mull_model **m, double *load_ms, mull_error *err) {
-    mull_model_opts opts = {.weights = o->weights, .weights_auto = !o->typed, .threads = o->threads};
+    mull_model_opts opts = {
+        .weights = o->weights, .weights_auto = !o->typed, .threads = o->threads, .backend = o->backend};
     double start = mull_cmd_ms();
     int rc = mull_model_load(dir, &opts, m, err);
     *load_ms = mull_cmd_ms() - start;

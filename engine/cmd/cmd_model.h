@@ -7,11 +7,12 @@
 typedef struct mull_cmd_model {
     bool typed; /* --dtype was given */
     mull_weight_type weights;
-    int threads; /* 0: all */
+    int threads;                 /* 0: all */
+    const mull_backend *backend; /* --device; NULL: the CPU */
 } mull_cmd_model;
 
 /* Parse one flag; on nonsense print usage and return its exit status. */
-int mull_cmd_device(const char *command, const char *text);
+int mull_cmd_device(const char *command, const char *text, mull_cmd_model *o); /* o NULL: only the CPU */
 int mull_cmd_dtype(const char *command, const char *text, mull_cmd_model *o);
 int mull_cmd_threads(const char *command, const char *text, mull_cmd_model *o);
 

@@ -129,7 +129,7 @@ int mull_cmd_train(int argc, char **argv) {
             o.threads = load.threads;
             break;
         case 'D':
-            rc = mull_cmd_device("train", optarg);
+            rc = mull_cmd_device("train", optarg, NULL);
             break;
         case 'r':
             rc = mull_cmd_int("train", "--ranks", optarg, 1, MULL_WORLD_MAX, &ranks);

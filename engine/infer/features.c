@@ -43,7 +43,7 @@ static void push_newest(mull_features *f, mull_feature *e) {
 
 static void drop(mull_features *f, mull_feature *e) {
     unlink_entry(f, e);
-    free(e->data);
+    mull_model_buffer_free(f->m, e->data);
     free(e);
 }
 
@@ -82,17 +82,18 @@ int mull_features_get(mull_features *f, const mull_media *media, const mull_page
     const mull_config *c = mull_model_config(f->m);
     mull_feature *e = calloc(1, sizeof *e);
     size_t bytes = (size_t)media->tokens * (size_t)c->hidden * sizeof(float);
-    float *data = e ? malloc(bytes) : NULL;
-    if (!data) {
+    if (!e) return mull_fail(err, MULL_ENOMEM, "cannot encode a medium", "", "", "out of memory");
+    void *data;
+    int rc = mull_model_buffer(f->m, bytes, "features of a medium", &data, err);
+    if (rc) {
         free(e);
-        return mull_fail(err, MULL_ENOMEM, "cannot encode a medium", "", "lower max_pixels",
-                         "no memory for %zu bytes of features", bytes);
+        return rc;
     }
     double start = mull_clock_ms();
-    int rc = mull_vision_encode(f->m, media->patches, media->grid, data, NULL, err);
+    rc = mull_vision_encode(f->m, media->patches, media->grid, data, NULL, err);
     *ms += mull_clock_ms() - start;
     if (rc) {
-        free(data);
+        mull_model_buffer_free(f->m, data);
         free(e);
         return rc;
     }

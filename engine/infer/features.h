@@ -10,7 +10,7 @@
 typedef struct mull_features mull_features;
 typedef struct mull_feature {
     mull_page_key key;
-    float *data; /* [tokens, hidden] */
+    float *data; /* [tokens, hidden], a buffer of the model */
     int64_t tokens;
     size_t bytes;
     int refs;

@@ -26,14 +26,17 @@ void mull_sampling_defaults(const mull_model *m, mull_sampling *s) {
 }
 
 /* A quarter of the memory that is free now, but no more than full sequences of a usual length can use. */
-static int64_t auto_cache_tokens(const mull_config *c, int batch) {
+static int64_t auto_cache_tokens(const mull_model *m, int batch) {
+    const mull_config *c = mull_model_config(m);
     long long kb = 0;
     FILE *f = fopen("/proc/meminfo", "r");
     char line[128];
     while (f && fgets(line, sizeof line, f))
         if (sscanf(line, "MemAvailable: %lld kB", &kb) == 1) break;
     if (f) fclose(f);
-    int64_t token_bytes = 2ll * c->layers * c->kv_heads * c->head_dim * (int64_t)sizeof(float);
+    int64_t token_bytes = 2ll * c->layers * c->kv_heads * c->head_dim * (int64_t)mull_model_kv_element(m);
+    /* A device is ours alone, so more of it; the rest is for activations, features and logits. */
+    if (!mull_model_on_host(m)) kb = (long long)(mull_model_free_bytes(m) / 1024 * 3);
     int64_t fits = kb * 1024 / 4 / token_bytes, most = (int64_t)batch * AUTO_TOKENS_A_SEQ;
     if (most < c->max_positions) most = c->max_positions;
     if (kb == 0) fits = AUTO_TOKENS_A_SEQ;
@@ -69,9 +72,9 @@ int mull_infer_create(mull_model *m, const mull_tokenizer *tok, const mull_infer
     if (opts) f->opts = *opts;
     if (f->opts.max_batch <= 0) f->opts.max_batch = DEFAULT_BATCH;
     if (f->opts.prefill_chunk <= 0) f->opts.prefill_chunk = DEFAULT_CHUNK;
-    if (f->opts.cache_tokens <= 0) f->opts.cache_tokens = auto_cache_tokens(c, f->opts.max_batch);
+    if (f->opts.cache_tokens <= 0) f->opts.cache_tokens = auto_cache_tokens(m, f->opts.max_batch);
     size_t batch = (size_t)f->opts.max_batch, rows = batch + (size_t)f->opts.prefill_chunk;
-    int rc = mull_kv_cache_create(c, f->opts.cache_tokens, !f->opts.no_prefix_cache, &f->kv, err);
+    int rc = mull_kv_cache_create_for(m, f->opts.cache_tokens, !f->opts.no_prefix_cache, &f->kv, err);
     if (!rc) rc = mull_lm_create(m, (int64_t)rows, &f->lm, err);
     if (!rc) rc = mull_sampler_init(&f->sampler, c->vocab, err);
     if (!rc) rc = ban(f, err);
@@ -316,10 +319,8 @@ int mull_infer_step(mull_infer *f, mull_error *err) {
         }
         int rc = need_logits(f, want, err);
         if (rc) return rc;
-        if (want) {
-            mull_lm_hidden(f->lm, f->want, want, f->hidden);
-            mull_lm_logits(f->lm, f->hidden, want, f->logits);
-        }
+        if (want) mull_lm_row_logits(f->lm, f->want, want, f->hidden, f->logits);
+        if ((rc = mull_model_status(f->m, err))) return rc;
         int row = 0;
         for (int i = 0; i < f->nrunning; i++) {
             mull_seq *s = f->running[i];

@@ -18,9 +18,10 @@ typedef struct page {
 } page;
 
 struct mull_kv_cache {
-    float *base;
-    size_t bytes;        /* of the reservation */
-    int64_t page_floats; /* layers * 2 * kv_heads * page_tokens * head_dim */
+    const mull_model *m; /* NULL: the host's memory */
+    char *base;
+    size_t bytes, element; /* of the reservation, of one number */
+    int64_t page_floats;   /* layers * 2 * kv_heads * page_tokens * head_dim */
     int layers, kv_heads, hd;
     bool share;
     page *pages;
@@ -34,7 +35,23 @@ static int64_t layer_floats(const mull_kv_cache *kv) {
     return (int64_t)kv->kv_heads * MULL_PAGE_TOKENS * kv->hd;
 }
 
-int mull_kv_cache_create(const mull_config *c, int64_t tokens, bool share, mull_kv_cache **out, mull_error *err) {
+static int reserve(mull_kv_cache *kv, size_t page_bytes, mull_error *err) {
+    if (__builtin_mul_overflow((size_t)kv->npages, page_bytes, &kv->bytes)) return MULL_ENOMEM;
+    void *p = NULL;
+    if (kv->m) {
+        int rc = mull_model_buffer(kv->m, kv->bytes, "the cache of keys and values", &p, err);
+        kv->base = p;
+        return rc;
+    }
+    /* The first touch of a page takes its memory; the kernel need not promise all of it now. */
+    p = mmap(NULL, kv->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return MULL_ENOMEM;
+    kv->base = p;
+    return MULL_OK;
+}
+
+static int create(const mull_config *c, const mull_model *m, int64_t tokens, bool share, mull_kv_cache **out,
+                  mull_error *err) {
     *out = NULL;
     int64_t npages = (tokens + MULL_PAGE_TOKENS - 1) / MULL_PAGE_TOKENS;
     if (tokens < 1 || npages > INT32_MAX / 2)
@@ -42,7 +59,9 @@ int mull_kv_cache_create(const mull_config *c, int64_t tokens, bool share, mull_
                          (long long)tokens);
     mull_kv_cache *kv = calloc(1, sizeof *kv);
     if (!kv) return mull_fail(err, MULL_ENOMEM, "cannot create the cache", "", "", "out of memory");
-    *kv = (mull_kv_cache){.layers = c->layers,
+    *kv = (mull_kv_cache){.m = m,
+                          .element = m ? mull_model_kv_element(m) : sizeof(float),
+                          .layers = c->layers,
                           .kv_heads = c->kv_heads,
                           .hd = c->head_dim,
                           .share = share,
@@ -55,14 +74,14 @@ int mull_kv_cache_create(const mull_config *c, int64_t tokens, bool share, mull_
     while (kv->mask < kv->npages) kv->mask *= 2;
     kv->table = malloc((size_t)kv->mask * sizeof *kv->table);
     kv->pages = calloc((size_t)npages, sizeof *kv->pages);
-    size_t page_bytes = (size_t)kv->page_floats * sizeof(float);
-    bool fits = !__builtin_mul_overflow((size_t)npages, page_bytes, &kv->bytes);
-    /* The first touch of a page takes its memory; the kernel need not promise all of it now. */
-    void *map = fits ? mmap(NULL, kv->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-                     : MAP_FAILED;
-    kv->base = map == MAP_FAILED ? NULL : map;
-    if (!kv->table || !kv->pages || !kv->base) {
+    size_t page_bytes = mull_kv_cache_page_bytes(kv);
+    mull_error why = {0};
+    if (!kv->table || !kv->pages || reserve(kv, page_bytes, &why)) {
         mull_kv_cache_destroy(kv);
+        if (why.code) {
+            if (err) *err = why;
+            return why.code;
+        }
         return mull_fail(err, MULL_ENOMEM, "cannot create the cache", "", "ask for fewer cache tokens",
                          "%lld tokens of %zu bytes each do not fit", (long long)tokens, page_bytes / MULL_PAGE_TOKENS);
     }
@@ -73,9 +92,20 @@ int mull_kv_cache_create(const mull_config *c, int64_t tokens, bool share, mull_
     return MULL_OK;
 }
 
+int mull_kv_cache_create(const mull_config *c, int64_t tokens, bool share, mull_kv_cache **out, mull_error *err) {
+    return create(c, NULL, tokens, share, out, err);
+}
+
+int mull_kv_cache_create_for(const mull_model *m, int64_t tokens, bool share, mull_kv_cache **out, mull_error *err) {
+    return create(mull_model_config(m), mull_model_on_host(m) ? NULL : m, tokens, share, out, err);
+}
+
 void mull_kv_cache_destroy(mull_kv_cache *kv) {
     if (!kv) return;
-    if (kv->base) munmap(kv->base, kv->bytes);
+    if (kv->m)
+        mull_model_buffer_free(kv->m, kv->base);
+    else if (kv->base)
+        munmap(kv->base, kv->bytes);
     free(kv->table);
     free(kv->pages);
     free(kv);
@@ -83,9 +113,9 @@ void mull_kv_cache_destroy(mull_kv_cache *kv) {
 
 mull_kv_view mull_kv_cache_layer(const mull_kv_cache *kv, int layer) {
     int64_t n = layer_floats(kv);
-    float *k = kv->base + 2 * layer * n;
-    return (mull_kv_view){.k = k,
-                          .v = k + n,
+    char *k = kv->base + (size_t)(2 * layer * n) * kv->element;
+    return (mull_kv_view){.k = (float *)(void *)k,
+                          .v = (float *)(void *)(k + (size_t)n * kv->element),
                           .page_stride = kv->page_floats,
                           .page_tokens = MULL_PAGE_TOKENS,
                           .kv_heads = kv->kv_heads,
@@ -101,7 +131,7 @@ int32_t mull_kv_cache_available(const mull_kv_cache *kv) {
 }
 
 size_t mull_kv_cache_page_bytes(const mull_kv_cache *kv) {
-    return (size_t)kv->page_floats * sizeof(float);
+    return (size_t)kv->page_floats * kv->element;
 }
 
 int32_t mull_kv_cache_peak_pages(const mull_kv_cache *kv) {

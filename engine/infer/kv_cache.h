@@ -17,6 +17,8 @@ typedef struct mull_kv_cache mull_kv_cache;
 
 /* Room for tokens tokens (rounded up to pages). share: keep the content of released pages for later sequences. */
 int mull_kv_cache_create(const mull_config *c, int64_t tokens, bool share, mull_kv_cache **out, mull_error *err);
+/* The same where m computes and in the type it keeps; m outlives the cache. */
+int mull_kv_cache_create_for(const mull_model *m, int64_t tokens, bool share, mull_kv_cache **out, mull_error *err);
 void mull_kv_cache_destroy(mull_kv_cache *kv);
 /* What the attention of one layer reads and writes. */
 mull_kv_view mull_kv_cache_layer(const mull_kv_cache *kv, int layer);

@@ -30,7 +30,8 @@ typedef struct run {
     int64_t row0; /* of the chunk that runs now */
     /* working memory */
     const float **features;
-    float *kv, *logits;
+    float *logits;
+    void *kv, *vision_buffer; /* buffers of the model; the second only where that is not the host */
     mull_kv_view *views;
     int32_t *pages, *page0; /* page table of all sequences, [nseq] where each starts */
     mull_attn_seq *seqs;
@@ -103,7 +104,7 @@ static int positions(run *r) {
         return nomem(r);
     }
     int rc = MULL_OK;
-    const float *feature = r->vision;
+    const float *feature = r->vision_buffer ? r->vision_buffer : r->vision;
     for (int s = 0; s < k->nseq && !rc; s++) {
         size_t m0 = k->media_cu[s], nm = k->media_cu[s + 1] - m0, at = (size_t)k->cu[s];
         rc = mull_positions(r->c, k->ids + at, (size_t)k->cu[s + 1] - at, k->media + m0, nm, r->pos + at,
@@ -160,7 +161,12 @@ static int encode_media(run *r) {
     r->vision = add(r, MULL_F32, "vision_out", 2, units, r->c->hidden);
     r->seen = calloc((size_t)r->c->vision.depth + 1, sizeof *r->seen);
     if (!r->vision || !r->seen) return nomem(r);
-    float *out = r->vision;
+    size_t bytes = (size_t)(units * r->c->hidden) * sizeof(float);
+    if (!mull_model_on_host(r->m)) {
+        int rc = mull_model_buffer(r->m, bytes, "features of media", &r->vision_buffer, r->err);
+        if (rc) return rc;
+    }
+    float *out = r->vision_buffer ? r->vision_buffer : r->vision;
     for (size_t i = 0; i < k->nmedia; i++) {
         const mull_grid *g = &k->media[i];
         int rc = r->opts->all ? add_vision_layers(r, i) : MULL_OK;
@@ -170,7 +176,7 @@ static int encode_media(run *r) {
         if (rc) return rc;
         out += mull_grid_tokens(r->c, g) * r->c->hidden;
     }
-    return MULL_OK;
+    return r->vision_buffer ? mull_model_buffer_read(r->m, r->vision, r->vision_buffer, bytes, r->err) : MULL_OK;
 }
 
 static int add_outputs(run *r) {
@@ -208,12 +214,15 @@ static int make_cache(run *r) {
         n += (k->cu[s + 1] - k->cu[s] + MULL_PAGE_TOKENS - 1) / MULL_PAGE_TOKENS;
     }
     r->pages = malloc((size_t)n * sizeof *r->pages);
-    r->kv = calloc((size_t)n, (size_t)page * sizeof(float));
-    if (!r->pages || !r->kv) return nomem(r);
+    if (!r->pages) return nomem(r);
+    size_t e = mull_model_kv_element(r->m), slack = 32 * e; /* mull_kv_view asks for it */
+    int rc = mull_model_buffer(r->m, (size_t)n * (size_t)page * e + slack, "keys and values", &r->kv, r->err);
+    if (rc) return rc;
+    if (mull_model_on_host(r->m)) memset(r->kv, 0, (size_t)n * (size_t)page * e + slack);
     for (int32_t p = 0; p < n; p++) r->pages[p] = p;
     for (int i = 0; i < r->c->layers; i++)
-        r->views[i] = (mull_kv_view){.k = r->kv + 2 * i * layer,
-                                     .v = r->kv + (2 * i + 1) * layer,
+        r->views[i] = (mull_kv_view){.k = (float *)(void *)((char *)r->kv + (size_t)(2 * i * layer) * e),
+                                     .v = (float *)(void *)((char *)r->kv + (size_t)((2 * i + 1) * layer) * e),
                                      .page_stride = page,
                                      .page_tokens = MULL_PAGE_TOKENS,
                                      .kv_heads = r->c->kv_heads,
@@ -296,14 +305,18 @@ int mull_forward(const mull_model *m, const mull_case *k, const mull_forward_opt
     if (!rc) rc = make_cache(&r);
     if (!rc) rc = mull_lm_create(m, chunk, &r.lm, err);
     if (!rc && !(r.logits = malloc((size_t)LOGIT_ROWS * (size_t)r.c->vocab * sizeof(float)))) rc = nomem(&r);
-    for (int64_t a = 0; !rc && a < k->rows; a += chunk) run_chunk(&r, a, a + chunk < k->rows ? a + chunk : k->rows);
+    for (int64_t a = 0; !rc && a < k->rows; a += chunk) {
+        run_chunk(&r, a, a + chunk < k->rows ? a + chunk : k->rows);
+        rc = mull_model_status(m, err);
+    }
     mull_lm_destroy(r.lm);
     free(r.pos);
     free(r.features);
     free(r.seen);
     free(r.hidden);
     free(r.logits);
-    free(r.kv);
+    mull_model_buffer_free(m, r.kv);
+    mull_model_buffer_free(m, r.vision_buffer);
     free(r.views);
     free(r.pages);
     free(r.page0);

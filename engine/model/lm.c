@@ -19,6 +19,8 @@ struct mull_lm {
     mull_pool *pool;
     int64_t max_rows;
     size_t bytes;
+    const mull_backend *backend; /* then only dev and the fields above are used */
+    void *dev;
     mull_mrope rope;
     float *all;           /* one allocation, parts below */
     float *x, *norm;      /* [R, hidden] */
@@ -38,7 +40,15 @@ int mull_lm_create(const mull_model *m, int64_t max_rows, mull_lm **out, mull_er
     mull_lm *lm = calloc(1, sizeof *lm);
     if (!lm) return mull_fail(err, MULL_ENOMEM, "cannot prepare the language model", "", "", "out of memory");
     *lm = (mull_lm){.m = m, .c = c, .pool = mull_model_pool(m), .max_rows = max_rows};
-    int rc = mull_mrope_init(&lm->rope, c, err);
+    int rc;
+    if (m->backend) {
+        lm->backend = m->backend;
+        rc = m->backend->lm_create(m->state, max_rows, &lm->dev, &lm->bytes, err);
+        if (rc) goto fail;
+        *out = lm;
+        return MULL_OK;
+    }
+    rc = mull_mrope_init(&lm->rope, c, err);
     if (rc) goto fail;
     int64_t n = max_rows, slice = least(n, MLP_ROWS);
     int64_t sizes[] = {n * c->hidden,
@@ -72,6 +82,7 @@ fail:
 
 void mull_lm_destroy(mull_lm *lm) {
     if (!lm) return;
+    if (lm->dev) lm->backend->lm_destroy(lm->dev);
     mull_mrope_fini(&lm->rope);
     free(lm->all);
     free(lm);
@@ -120,6 +131,10 @@ static void feed_forward(mull_lm *lm, int64_t rows, const mull_lm_layer *w) {
 
 void mull_lm_run(mull_lm *lm, const mull_lm_batch *b, const mull_tap *tap) {
     assert(b->rows <= lm->max_rows);
+    if (lm->backend) {
+        lm->backend->lm_run(lm->dev, b, tap);
+        return;
+    }
     embed(lm, b);
     if (tap) tap->see(tap->ctx, MULL_STAGE_EMBED, 0, lm->x, 0, b->rows, lm->c->hidden);
     mull_mrope_table(&lm->rope, b->pos, b->rows, b->pos_stride, lm->cos, lm->sin);
@@ -132,12 +147,29 @@ void mull_lm_run(mull_lm *lm, const mull_lm_batch *b, const mull_tap *tap) {
 }
 
 void mull_lm_hidden(mull_lm *lm, const int32_t *rows, int64_t n, float *out) {
+    if (lm->backend) {
+        lm->backend->lm_hidden(lm->dev, rows, n, out);
+        return;
+    }
     int64_t h = lm->c->hidden;
     for (int64_t i = 0; i < n; i++) memcpy(out + i * h, lm->x + rows[i] * h, (size_t)h * sizeof(float));
     mull_rmsnorm(lm->pool, out, n, h, lm->m->weights.norm, lm->c->rms_eps, out);
 }
 
 void mull_lm_logits(mull_lm *lm, const float *hidden, int64_t n, float *logits) {
+    if (lm->backend) {
+        lm->backend->lm_logits(lm->dev, hidden, n, logits);
+        return;
+    }
     const mull_matrix *head = lm->m->weights.head; /* the embedding when tied */
     mull_matmul(lm->pool, hidden, n, lm->c->hidden, head, NULL, logits, lm->c->vocab, false);
+}
+
+void mull_lm_row_logits(mull_lm *lm, const int32_t *rows, int64_t n, float *hidden, float *logits) {
+    if (lm->backend) {
+        lm->backend->lm_row_logits(lm->dev, rows, n, logits);
+        return;
+    }
+    mull_lm_hidden(lm, rows, n, hidden);
+    mull_lm_logits(lm, hidden, n, logits);
 }

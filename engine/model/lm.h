@@ -1,4 +1,4 @@
-/* The language model over a packed batch: any mix of prompt pieces and single decode tokens of any sequences is one
+/* The language model over a packed batch, on the CPU or the model's backend: any mix of prompt pieces and single decode tokens of any sequences is one
  * list of rows. A row's result is the same bits in every batch, since no operation lets rows see each other but
  * attention, and that sees only its own sequence. Not thread-safe: one mull_lm serves one thread. */
 #ifndef MULL_ENGINE_MODEL_LM_H
@@ -35,5 +35,7 @@ void mull_lm_run(mull_lm *lm, const mull_lm_batch *b, const mull_tap *tap);
 void mull_lm_hidden(mull_lm *lm, const int32_t *rows, int64_t n, float *out);
 /* logits [n, vocab] of hidden [n, hidden]. */
 void mull_lm_logits(mull_lm *lm, const float *hidden, int64_t n, float *logits);
+/* Both at once: logits of the rows named; hidden [n, hidden] is room for the CPU's hidden states. */
+void mull_lm_row_logits(mull_lm *lm, const int32_t *rows, int64_t n, float *hidden, float *logits);
 
 #endif

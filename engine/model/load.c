@@ -313,6 +313,11 @@ int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **o
         /* The tower's share of the bytes is small and its errors reach every token: it is never quantised. */
         l.vision_type = l.type == MULL_WEIGHT_INT8 ? MULL_WEIGHT_BF16 : l.type;
         l.m->type = l.type;
+        l.m->backend = opts ? opts->backend : NULL;
+    }
+    if (!rc && l.m->backend) {
+        rc = l.m->backend->open(&l.m->config, l.file, l.type, &l.m->state, &l.m->bytes, err);
+    } else if (!rc) {
         load_vision(&l);
         if (!l.nomem && !(opts && opts->vision_only)) load_lm(&l);
         if (l.nomem)
@@ -333,6 +338,7 @@ int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **o
 
 void mull_model_destroy(mull_model *m) {
     if (!m) return;
+    if (m->backend && m->state) m->backend->close(m->state);
     mull_weights_fini(&m->weights, &m->config);
     mull_config_fini(&m->config);
     mull_pool_destroy(m->pool);

@@ -2,6 +2,7 @@
 #ifndef MULL_ENGINE_MODEL_MODEL_INTERNAL_H
 #define MULL_ENGINE_MODEL_MODEL_INTERNAL_H
 
+#include "engine/model/backend.h"
 #include "engine/model/model.h"
 #include "engine/model/weights.h"
 
@@ -11,6 +12,8 @@ struct mull_model {
     mull_pool *pool;
     size_t bytes;          /* of all weights as kept */
     mull_weight_type type; /* of the language model's matrices */
+    const mull_backend *backend; /* NULL: the CPU; else weights is empty and state holds them */
+    void *state;
 };
 
 #endif

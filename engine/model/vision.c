@@ -170,6 +170,7 @@ static void run_group(const tower *t, const float *patches, int64_t step0, int64
 
 int mull_vision_encode(const mull_model *m, const float *patches, const int64_t grid[3], float *out,
                        const mull_tap *tap, mull_error *err) {
+    if (m->backend) return m->backend->vision(m->state, patches, grid, out, tap, err);
     const mull_vision_config *v = &mull_model_config(m)->vision;
     tower t = {.m = m, .v = v, .w = &m->weights.vision, .pool = mull_model_pool(m), .tap = tap};
     t.step_rows = grid[1] * grid[2];
