@@ -15,7 +15,8 @@ static const char USAGE[] = "usage: mull-engine bench [NAME] [flags]\n\n"
                             "  vision      the vision tower, likewise\n"
                             "  train       a training step of a model, against multiply-adds on registers alone\n"
                             "  preprocess  decoding and resizing of images and videos\n"
-                            "  score       an evaluation task's scorer\n\n"
+                            "  score       an evaluation task's scorer\n"
+                            "  cuda        a GPU: copies, products, attention, and with --model a model\n\n"
                             "Without NAME: gemm, then attn. bench NAME --help says more.\n";
 
 static const struct {
@@ -28,7 +29,8 @@ static const struct {
                {"vision", mull_bench_vision},
                {"train", mull_bench_train},
                {"preprocess", mull_bench_preprocess},
-               {"score", mull_bench_score}};
+               {"score", mull_bench_score},
+               {"cuda", mull_bench_cuda}};
 
 void mull_bench_emit(const mull_bench_line *line) {
     json_t *out =

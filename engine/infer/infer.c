@@ -90,8 +90,11 @@ int mull_infer_create(mull_model *m, const mull_tokenizer *tok, const mull_infer
     f->inputs = malloc(rows * sizeof *f->inputs);
     f->want = malloc(batch * sizeof *f->want);
     f->hidden = malloc(batch * (size_t)c->hidden * sizeof *f->hidden);
+    f->choices = malloc(batch * sizeof *f->choices);
+    f->chosen = malloc(batch * sizeof *f->chosen);
+    f->chosen_logprobs = malloc(batch * sizeof *f->chosen_logprobs);
     if (!f->features || !f->views || !f->running || !f->seqs || !f->ids || !f->pos || !f->inputs || !f->want ||
-        !f->hidden) {
+        !f->hidden || !f->choices || !f->chosen || !f->chosen_logprobs) {
         rc = mull_fail(err, MULL_ENOMEM, WHAT_CREATE, "", "", "out of memory");
         goto fail;
     }
@@ -127,6 +130,9 @@ void mull_infer_destroy(mull_infer *f) {
     free(f->inputs);
     free(f->want);
     free(f->hidden);
+    free(f->choices);
+    free(f->chosen);
+    free(f->chosen_logprobs);
     free(f->logits);
     free(f);
 }
@@ -230,30 +236,10 @@ static bool is_eos(const mull_config *c, int32_t id) {
     return false;
 }
 
-/* Chooses the next token of s from its row of logits and ends s if that was its last. */
-static void advance(mull_infer *f, mull_seq *s, float *logits) {
+/* Adds token id to s and ends s if that was its last. */
+static void accept(mull_infer *f, mull_seq *s, int32_t id) {
     mull_error err = {0};
-    int64_t index = s->len - s->prompt;
-    int32_t id;
-    double lse = 0;
-    float *raw = NULL;
-    if (s->logprobs) {
-        /* Before penalty and temperature, which overwrite the row. */
-        raw = f->raw_logits;
-        memcpy(raw, logits, (size_t)f->c->vocab * sizeof *raw);
-        if (s->how.logprobs_scaled && s->how.temperature > 0) {
-            float mul = (float)(1 / s->how.temperature);
-            for (int i = 0; i < f->c->vocab; i++) raw[i] *= mul;
-        }
-        lse = mull_logsumexp(raw, f->c->vocab);
-    }
-    int rc = s->rule ? mull_constraint_apply(f->rules, s->rule, s->rule_state, logits, &err) : MULL_OK;
-    if (!rc) rc = mull_sample(&f->sampler, logits, &s->how, &f->banned, &s->seen, (uint64_t)index, &id, &err);
-    if (rc) {
-        mull__infer_finish(f, s, MULL_FINISH_ERROR, &err);
-        return;
-    }
-    if (s->logprobs) s->logprobs[index] = (float)((double)raw[id] - lse);
+    int rc;
     if (s->first_ms <= 0) s->first_ms = mull_clock_ms();
     s->tokens[s->len++] = id;
     mull_idset_add(&s->seen, id);
@@ -285,6 +271,33 @@ static void advance(mull_infer *f, mull_seq *s, float *logits) {
     if (s->stream.stopped) mull__infer_finish(f, s, MULL_FINISH_STOP, NULL);
 }
 
+/* Chooses the next token of s from its row of logits. */
+static void advance(mull_infer *f, mull_seq *s, float *logits) {
+    mull_error err = {0};
+    int64_t index = s->len - s->prompt;
+    int32_t id;
+    double lse = 0;
+    float *raw = NULL;
+    if (s->logprobs) {
+        /* Before penalty and temperature, which overwrite the row. */
+        raw = f->raw_logits;
+        memcpy(raw, logits, (size_t)f->c->vocab * sizeof *raw);
+        if (s->how.logprobs_scaled && s->how.temperature > 0) {
+            float mul = (float)(1 / s->how.temperature);
+            for (int i = 0; i < f->c->vocab; i++) raw[i] *= mul;
+        }
+        lse = mull_logsumexp(raw, f->c->vocab);
+    }
+    int rc = s->rule ? mull_constraint_apply(f->rules, s->rule, s->rule_state, logits, &err) : MULL_OK;
+    if (!rc) rc = mull_sample(&f->sampler, logits, &s->how, &f->banned, &s->seen, (uint64_t)index, &id, &err);
+    if (rc) {
+        mull__infer_finish(f, s, MULL_FINISH_ERROR, &err);
+        return;
+    }
+    if (s->logprobs) s->logprobs[index] = (float)((double)raw[id] - lse);
+    accept(f, s, id);
+}
+
 /* Room for n rows of logits and one more for log-probs. Grows to the largest batch seen and stays. */
 static int need_logits(mull_infer *f, int n, mull_error *err) {
     if (n <= f->logit_rows) return MULL_OK;
@@ -297,6 +310,40 @@ static int need_logits(mull_infer *f, int n, mull_error *err) {
     f->raw_logits = p + (size_t)n * row;
     f->logit_rows = n;
     return MULL_OK;
+}
+
+/* Lets the model's backend choose, which spares it the way of the logits to the host. False: the host has to. */
+static bool choose_on_backend(mull_infer *f, int want) {
+    if (mull_model_on_host(f->m)) return false;
+    int n = 0;
+    for (int i = 0; i < f->nrunning; i++) {
+        const mull_seq *s = f->running[i];
+        if (!s->rows || s->computed != s->len) continue;
+        if (s->rule || (s->logprobs && s->how.logprobs_scaled)) return false; /* the host only */
+        f->choices[n] = (mull_lm_choice){.temperature = s->how.temperature,
+                                         .top_p = s->how.top_p,
+                                         .penalty = s->how.repetition_penalty,
+                                         .top_k = s->how.top_k,
+                                         .seed = s->how.seed,
+                                         .index = (uint64_t)(s->len - s->prompt),
+                                         .seen = s->how.repetition_penalty != 1 ? s->seen.bits : NULL};
+        n++;
+    }
+    return mull_lm_choose(f->lm, f->want, want, f->choices, f->banned.bits, f->chosen, f->chosen_logprobs);
+}
+
+/* Token row of the backend's choices becomes the next of s. */
+static void take_choice(mull_infer *f, mull_seq *s, int row) {
+    int64_t index = s->len - s->prompt;
+    if (f->chosen[row] < 0) {
+        mull_error err;
+        mull_fail(&err, MULL_EINTERNAL, "cannot choose a token", "", "check the checkpoint for broken weights",
+                  "the logits of token %lld hold no finite value", (long long)index);
+        mull__infer_finish(f, s, MULL_FINISH_ERROR, &err);
+        return;
+    }
+    if (s->logprobs) s->logprobs[index] = f->chosen_logprobs[row];
+    accept(f, s, f->chosen[row]);
 }
 
 int mull_infer_step(mull_infer *f, mull_error *err) {
@@ -317,14 +364,19 @@ int mull_infer_step(mull_infer *f, mull_error *err) {
             mull__infer_drop_features(f, s);
             want += s->computed == s->len;
         }
-        int rc = need_logits(f, want, err);
+        bool chosen = want && choose_on_backend(f, want);
+        int rc = chosen ? MULL_OK : need_logits(f, want, err);
         if (rc) return rc;
-        if (want) mull_lm_row_logits(f->lm, f->want, want, f->hidden, f->logits);
+        if (want && !chosen) mull_lm_row_logits(f->lm, f->want, want, f->hidden, f->logits);
         if ((rc = mull_model_status(f->m, err))) return rc;
         int row = 0;
         for (int i = 0; i < f->nrunning; i++) {
             mull_seq *s = f->running[i];
-            if (s->rows && s->computed == s->len) advance(f, s, f->logits + (size_t)row++ * (size_t)f->c->vocab);
+            if (!s->rows || s->computed != s->len) continue;
+            if (chosen)
+                take_choice(f, s, row++);
+            else
+                advance(f, s, f->logits + (size_t)row++ * (size_t)f->c->vocab);
         }
     }
     mull__infer_sweep(f);

@@ -31,6 +31,9 @@ struct mull_infer {
     const float **inputs;
     int32_t *want; /* rows whose logits are needed, in the order of running */
     float *hidden; /* [max_batch, hidden] */
+    mull_lm_choice *choices; /* [max_batch], and what a backend chose */
+    int32_t *chosen;
+    float *chosen_logprobs;
     float *logits, *raw_logits;
     int logit_rows;
 };

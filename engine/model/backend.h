@@ -31,6 +31,8 @@ struct mull_backend {
     void (*lm_hidden)(void *lm, const int32_t *rows, int64_t n, float *out);
     void (*lm_logits)(void *lm, const float *hidden, int64_t n, float *logits);
     void (*lm_row_logits)(void *lm, const int32_t *rows, int64_t n, float *logits);
+    void (*lm_choose)(void *lm, const int32_t *rows, int64_t n, const mull_lm_choice *how, const uint64_t *banned,
+                      int32_t *ids, float *logprobs);
     /* As mull_vision_encode; out is the backend's memory. */
     int (*vision)(void *state, const float *patches, const int64_t grid[3], float *out, const mull_tap *tap,
                   mull_error *err);

@@ -269,11 +269,21 @@ void mull__cuda_lm_hidden(void *p, const int32_t *rows, int64_t n, float *out) {
     mull_cuda_get(lm->m->c, out, hidden, (size_t)(n * c->hidden) * sizeof *out, NULL);
 }
 
-/* Logits of n rows of T in lm->norm. */
-static void head(cuda_lm *lm, int64_t n, float *logits) {
+/* Logits of n rows of T in lm->norm, to lm->logits. */
+static void head(cuda_lm *lm, int64_t n) {
     const mull_config *c = lm->config;
     mull_cuda_linear(lm->m->c, lm->norm, n, c->hidden, &lm->m->head, NULL, lm->logits, MULL_F32, c->vocab, false);
-    mull_cuda_get(lm->m->c, logits, lm->logits, (size_t)(n * c->vocab) * sizeof *logits, NULL);
+}
+
+static void get_logits(cuda_lm *lm, int64_t n, float *logits) {
+    mull_cuda_get(lm->m->c, logits, lm->logits, (size_t)(n * lm->config->vocab) * sizeof *logits, NULL);
+}
+
+/* The final norm of the rows named, to lm->norm. */
+static void norm_rows(cuda_lm *lm, const int32_t *rows, int64_t n) {
+    const mull_config *c = lm->config;
+    mull_cuda_put(lm->m->c, lm->rows, rows, (size_t)n * sizeof *rows);
+    mull_cuda_rmsnorm(lm->m->c, lm->x, lm->rows, n, c->hidden, lm->m->norm, c->rms_eps, lm->norm, lm->m->t);
 }
 
 void mull__cuda_lm_logits(void *p, const float *hidden, int64_t n, float *logits) {
@@ -283,14 +293,80 @@ void mull__cuda_lm_logits(void *p, const float *hidden, int64_t n, float *logits
     float *on_device = lm->logits + lm->logit_rows * c->vocab;
     mull_cuda_put(lm->m->c, on_device, hidden, (size_t)(n * c->hidden) * sizeof *hidden);
     mull_cuda_convert(lm->m->c, on_device, n * c->hidden, lm->norm, lm->m->t);
-    head(lm, n, logits);
+    head(lm, n);
+    get_logits(lm, n, logits);
 }
 
 void mull__cuda_lm_row_logits(void *p, const int32_t *rows, int64_t n, float *logits) {
     cuda_lm *lm = p;
-    const mull_config *c = lm->config;
     if (!need_logits(lm, n)) return;
-    mull_cuda_put(lm->m->c, lm->rows, rows, (size_t)n * sizeof *rows);
-    mull_cuda_rmsnorm(lm->m->c, lm->x, lm->rows, n, c->hidden, lm->m->norm, c->rms_eps, lm->norm, lm->m->t);
-    head(lm, n, logits);
+    norm_rows(lm, rows, n);
+    head(lm, n);
+    get_logits(lm, n, logits);
+}
+
+/* The parts of a choice's data. */
+typedef struct choice {
+    mull_cuda_sampling *how;
+    uint64_t *banned, *seen;
+    int32_t *ids;
+    float *logprobs;
+} choice;
+
+static void lay_out_choice(mull_cuda_arena *a, int64_t n, int64_t slots, size_t words, choice *o) {
+    o->how = mull_cuda_part(a, (size_t)n * sizeof *o->how);
+    o->banned = mull_cuda_part(a, words * sizeof *o->banned);
+    o->seen = mull_cuda_part(a, (size_t)slots * words * sizeof *o->seen);
+    o->ids = mull_cuda_part(a, (size_t)n * sizeof *o->ids);
+    o->logprobs = mull_cuda_part(a, (size_t)n * sizeof *o->logprobs);
+}
+
+/* The batch's data are not needed any more: their place is used again, in the order of the stream. */
+void mull__cuda_lm_choose(void *p, const int32_t *rows, int64_t n, const mull_lm_choice *how, const uint64_t *banned,
+                          int32_t *ids, float *logprobs) {
+    cuda_lm *lm = p;
+    mull_cuda *gpu = lm->m->c;
+    int64_t vocab = lm->config->vocab, slots = 0;
+    size_t words = ((size_t)vocab + 63) / 64;
+    mull_error err = {0};
+    if (!need_logits(lm, n)) return;
+    norm_rows(lm, rows, n);
+    head(lm, n);
+    for (int64_t i = 0; i < n; i++) slots += how[i].seen != NULL;
+    mull_cuda_arena a = {0};
+    choice o;
+    lay_out_choice(&a, n, slots, words, &o);
+    size_t bytes = a.used;
+    int rc = grow_meta(lm, bytes, &err);
+    if (!rc) rc = mull_cuda_reserve(gpu, MULL_CUDA_SAMPLE, (size_t)(n * vocab) * sizeof(float), &err);
+    if (rc) {
+        mull_cuda_refuse(gpu, err.code, "sample", err.todo, "%s", err.why);
+        return;
+    }
+    a = (mull_cuda_arena){.base = lm->host};
+    lay_out_choice(&a, n, slots, words, &o);
+    if (banned)
+        memcpy(o.banned, banned, words * sizeof *banned);
+    else
+        memset(o.banned, 0, words * sizeof *banned);
+    int32_t slot = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (how[i].seen) memcpy(o.seen + (size_t)slot * words, how[i].seen, words * sizeof *o.seen);
+        o.how[i] = (mull_cuda_sampling){.temperature = how[i].temperature,
+                                        .top_p = how[i].top_p,
+                                        .penalty = how[i].penalty,
+                                        .top_k = how[i].top_k,
+                                        .row = (int32_t)i,
+                                        .slot = how[i].seen ? slot++ : -1,
+                                        .seed = how[i].seed,
+                                        .index = how[i].index};
+    }
+    size_t inputs = (size_t)((char *)o.ids - lm->host);
+    mull_cuda_put(gpu, lm->meta, lm->host, inputs);
+    a = (mull_cuda_arena){.base = lm->meta};
+    lay_out_choice(&a, n, slots, words, &o);
+    mull_cuda_sample(gpu, lm->logits, vocab, o.how, n, (const uint32_t *)o.banned, slots ? (uint32_t *)o.seen : NULL,
+                     (int64_t)words * 2, o.ids, logprobs ? o.logprobs : NULL);
+    mull_cuda_get(gpu, ids, o.ids, (size_t)n * sizeof *ids, NULL);
+    if (logprobs) mull_cuda_get(gpu, logprobs, o.logprobs, (size_t)n * sizeof *logprobs, NULL);
 }

@@ -300,6 +300,7 @@ const mull_backend *mull_cuda_backend(void) {
                                        .lm_hidden = mull__cuda_lm_hidden,
                                        .lm_logits = mull__cuda_lm_logits,
                                        .lm_row_logits = mull__cuda_lm_row_logits,
+                                       .lm_choose = mull__cuda_lm_choose,
                                        .vision = mull__cuda_vision};
     return &table;
 }

@@ -55,6 +55,8 @@ void mull__cuda_lm_run(void *lm, const mull_lm_batch *b, const mull_tap *tap);
 void mull__cuda_lm_hidden(void *lm, const int32_t *rows, int64_t n, float *out);
 void mull__cuda_lm_logits(void *lm, const float *hidden, int64_t n, float *logits);
 void mull__cuda_lm_row_logits(void *lm, const int32_t *rows, int64_t n, float *logits);
+void mull__cuda_lm_choose(void *lm, const int32_t *rows, int64_t n, const mull_lm_choice *how, const uint64_t *banned,
+                          int32_t *ids, float *logprobs);
 int mull__cuda_vision(void *state, const float *patches, const int64_t grid[3], float *out, const mull_tap *tap,
                       mull_error *err);
 void mull__cuda_tower_destroy(mull_cuda_model *m);

@@ -173,3 +173,10 @@ void mull_lm_row_logits(mull_lm *lm, const int32_t *rows, int64_t n, float *hidd
     mull_lm_hidden(lm, rows, n, hidden);
     mull_lm_logits(lm, hidden, n, logits);
 }
+
+bool mull_lm_choose(mull_lm *lm, const int32_t *rows, int64_t n, const mull_lm_choice *how, const uint64_t *banned,
+                    int32_t *ids, float *logprobs) {
+    if (!lm->backend) return false;
+    lm->backend->lm_choose(lm->dev, rows, n, how, banned, ids, logprobs);
+    return true;
+}

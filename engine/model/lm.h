@@ -35,6 +35,17 @@ void mull_lm_run(mull_lm *lm, const mull_lm_batch *b, const mull_tap *tap);
 void mull_lm_hidden(mull_lm *lm, const int32_t *rows, int64_t n, float *out);
 /* logits [n, vocab] of hidden [n, hidden]. */
 void mull_lm_logits(mull_lm *lm, const float *hidden, int64_t n, float *logits);
+/* How the next token of a row is chosen; the meaning is that of mull_sample (infer/sampler.h). */
+typedef struct mull_lm_choice {
+    double temperature, top_p, penalty;
+    int top_k;
+    uint64_t seed, index;
+    const uint64_t *seen; /* bits of ids [0, vocab); NULL without penalty */
+} mull_lm_choice;
+/* Chooses on the model's backend, so that no logits come to the host: ids [n] (-1: no finite logit) and logprobs [n]
+ * (NULL: not wanted) of the rows named. banned: bits of ids that are never chosen. False where the host chooses. */
+bool mull_lm_choose(mull_lm *lm, const int32_t *rows, int64_t n, const mull_lm_choice *how, const uint64_t *banned,
+                    int32_t *ids, float *logprobs);
 /* Both at once: logits of the rows named; hidden [n, hidden] is room for the CPU's hidden states. */
 void mull_lm_row_logits(mull_lm *lm, const int32_t *rows, int64_t n, float *hidden, float *logits);
 

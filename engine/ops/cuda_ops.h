@@ -142,11 +142,11 @@ typedef struct mull_cuda_sampling {
     uint64_t seed, index;
 } mull_cuda_sampling;
 /* Tokens for n rows of logits [*, vocab] float32, which are left as they are. banned: bits [ceil(vocab / 32)] or NULL;
- * seen: slots of as many bits; the chosen id is added to its slot. id -1: no finite logit. logprob [n]: the model's own
- * log-probability of it, NULL: not wanted. The same choice as mull_sample of infer/sampler.h for the same seed, index
- * and logits, but where a random number falls within 1e-9 of a border. */
+ * seen: slots of as many bits, seen_stride words apart; the chosen id is added to its slot. id -1: no finite logit.
+ * logprob [n]: the model's own log-probability of it, NULL: not wanted. The same choice as mull_sample of
+ * infer/sampler.h for the same seed, index and logits, but where a random number falls within 1e-9 of a border. */
 void mull_cuda_sample(mull_cuda *c, const float *logits, int64_t vocab, const mull_cuda_sampling *how, int64_t n,
-                      const uint32_t *banned, uint32_t *seen, int32_t *ids, float *logprob);
+                      const uint32_t *banned, uint32_t *seen, int64_t seen_stride, int32_t *ids, float *logprob);
 
 #ifdef __cplusplus
 }

@@ -180,14 +180,14 @@ __device__ double log_sum(state *st, const float *x, int vocab) {
 
 __global__ void __launch_bounds__(THREADS)
     sample_kernel(const float *logits, int vocab, const mull_cuda_sampling *hows, const uint32_t *banned,
-                  uint32_t *seen, float *work, int32_t *ids, float *logprob) {
+                  uint32_t *seen, int64_t seen_stride, float *work, int32_t *ids, float *logprob) {
     __shared__ state mem;
     state *st = &mem;
     mull_cuda_sampling how = hows[blockIdx.x];
     const float *x = logits + (int64_t)how.row * vocab;
     float *z = work + (int64_t)blockIdx.x * vocab;
-    int words = (vocab + 31) / 32, best = -1;
-    uint32_t *mine = seen && how.slot >= 0 ? seen + (int64_t)how.slot * words : nullptr;
+    int best = -1;
+    uint32_t *mine = seen && how.slot >= 0 ? seen + how.slot * seen_stride : nullptr;
     double lse = logprob ? log_sum(st, x, vocab) : 0;
     float penalty = (float)how.penalty, top = -INFINITY;
     bool punish = how.penalty != 1 && mine;
@@ -259,7 +259,8 @@ __global__ void __launch_bounds__(THREADS)
 } // namespace
 
 extern "C" void mull_cuda_sample(mull_cuda *c, const float *logits, int64_t vocab, const mull_cuda_sampling *how,
-                                 int64_t n, const uint32_t *banned, uint32_t *seen, int32_t *ids, float *logprob) {
+                                 int64_t n, const uint32_t *banned, uint32_t *seen, int64_t seen_stride, int32_t *ids,
+                                 float *logprob) {
     if (!mull_sizes_ok(c, "sample", n, vocab)) return;
     if (vocab > (int64_t)CHUNKS << CHUNK_BITS) {
         mull_cuda_refuse(c, MULL_ELIMIT, "sample", "use --device cpu", "a vocabulary of %lld is larger than %d",
@@ -269,6 +270,6 @@ extern "C" void mull_cuda_sample(mull_cuda *c, const float *logits, int64_t voca
     float *work = (float *)mull_cuda_scratch(c, MULL_CUDA_SAMPLE, (size_t)(n * vocab) * sizeof(float));
     if (!work) return;
     MULL_LAUNCH(sample_kernel, (unsigned)n, THREADS, 0, mull_cuda_stream(c), logits, (int)vocab, how, banned, seen,
-                work, ids, logprob);
+                seen_stride, work, ids, logprob);
     MULL_LAUNCHED(c, "sample", n, vocab);
 }

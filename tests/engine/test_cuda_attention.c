@@ -270,7 +270,7 @@ static void sampling(void **state) {
         int32_t ids[N];
         float logprob[N];
         uint32_t after[2 * WORDS];
-        mull_cuda_sample(gpu, dl, V, dh, N, round % 2 ? db : NULL, ds, di, dp);
+        mull_cuda_sample(gpu, dl, V, dh, N, round % 2 ? db : NULL, ds, WORDS, di, dp);
         gpu_check(mull_cuda_get(gpu, ids, di, sizeof ids, &err), &err);
         gpu_check(mull_cuda_get(gpu, after, ds, sizeof after, &err), &err);
         gpu_read(dp, N, MULL_F32, logprob);
@@ -298,7 +298,7 @@ static void sampling(void **state) {
     how[0].row = 2; /* nothing finite */
     void *di = gpu_bytes(NULL, 4);
     int32_t id;
-    mull_cuda_sample(gpu, dl, V, gpu_bytes(how, sizeof *how), 1, NULL, NULL, di, NULL);
+    mull_cuda_sample(gpu, dl, V, gpu_bytes(how, sizeof *how), 1, NULL, NULL, 0, di, NULL);
     gpu_check(mull_cuda_get(gpu, &id, di, 4, &err), &err);
     assert_int_equal(id, -1);
     gpu_done();
