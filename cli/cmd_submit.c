@@ -33,7 +33,8 @@ static const mull_opt submit_opts[] = {
     SPEC("--team", TEXT, "team", "TEAM", "whose it is (default: default)"),
     SPEC("--priority", INT, "priority", "P", "-100 to 100, larger first"),
     SPEC("--after", TEXT, "after", "afterok:ID",
-         "start when these have ended (afterok, afterany, afterfail); eval: checkpoint:ID:every, each one of a run"),
+         "start when these have ended (afterok, afterany, afterfail, aftercorr); eval: checkpoint:ID:every, each one "
+         "of a run"),
     SPEC("--begin", TEXT, "begin", "TIME", "not before: 2026-01-31T08:00:00Z or now+10m"),
     SPEC("--time", TEXT, "time_limit", "D-HH:MM:SS", "longest run time"),
     SPEC("--gpus", INT, "gpus", "N", "GPUs it needs (0: a CPU slot)"),

@@ -215,13 +215,14 @@ static bool follows(const char *s) {
 
 static void check_after(checker *c, const char *path, const json_t *v) {
     const char *s = json_string_value(v), *colon = s ? strchr(s, ':') : NULL;
-    static const char *const words[] = {"afterok", "afterany", "afterfail", "checkpoint"};
+    static const char *const words[] = {"afterok", "afterany", "afterfail", "aftercorr", "checkpoint"};
     if (c->kind == EVAL && follows(s)) return;
     bool ok = colon != NULL;
     if (ok) {
         size_t n = (size_t)(colon - s);
         ok = (n == 7 && !strncmp(s, "afterok", n)) || (n == 8 && !strncmp(s, "afterany", n)) ||
-             (n == 9 && !strncmp(s, "afterfail", n));
+             (n == 9 && !strncmp(s, "afterfail", n)) ||
+             (n == 9 && !strncmp(s, "aftercorr", n) && !strchr(colon + 1, ':'));
     }
     for (const char *p = colon; ok && p && *p;) {
         size_t n = strspn(p + 1, "0123456789");
@@ -231,8 +232,8 @@ static void check_after(checker *c, const char *path, const json_t *v) {
     char head[32] = "";
     if (s) snprintf(head, sizeof head, "%.*s", colon ? (int)(colon - s) : 31, s);
     if (!ok)
-        COMPLAIN(c, path, s && *head ? mull_nearest(head, words, c->kind == EVAL ? 4 : 3) : NULL,
-                 "must be afterok:ID, afterany:ID or afterfail:ID, more ids after further colons%s",
+        COMPLAIN(c, path, s && *head ? mull_nearest(head, words, c->kind == EVAL ? 5 : 4) : NULL,
+                 "must be afterok:ID, afterany:ID or afterfail:ID, more ids after further colons, or aftercorr:ID%s",
                  c->kind == EVAL ? "; or checkpoint:ID:every, checkpoint:ID:STEPS" : "");
 }
 

@@ -199,6 +199,42 @@ static void a_whole_array_is_held_and_cancelled(void **state) {
     assert_int_equal(mull_sql_int(f.pg, sql), 3);
 }
 
+/* Each task after its partner, whatever the order in which they complete. */
+static void tasks_come_after_their_partners(void **state) {
+    (void)state;
+    by_hand w;
+    worker_hello(&w, &f, "n1", "boot-corr", 3);
+    char after[80];
+    long long first = submit_array("0-2", "");
+    snprintf(after, sizeof after, ",\"after\":\"aftercorr:%lld\"", first);
+    long long second = submit_array("0-3", after);
+    task a[3];
+    for (int i = 0; i < 3; i++) a[i] = next_task(&w, first);
+    assert_null(hear(&w, "start", 800));
+    end_attempt(&w, &a[2].a, "ok", 0);
+    task b = next_task(&w, second);
+    assert_int_equal(b.index, 2);
+    end_attempt(&w, &a[0].a, "ok", 0);
+    task c = next_task(&w, second);
+    assert_int_equal(c.index, 0);
+    end_attempt(&w, &c.a, "ok", 0);
+    assert_null(hear(&w, "start", 800)); /* its last partner runs */
+    end_attempt(&w, &a[1].a, "user", 1);
+    flow_expect(&f, first, "FAILED", 5000);
+    flow_expect(&f, second, "RUNNING", 10000); /* 1 and 3 never come, 2 still runs */
+    end_attempt(&w, &b.a, "ok", 0);
+    flow_expect(&f, second, "CANCELLED", 10000);
+    json_t *j = flow_show(&f, second);
+    assert_int_equal(count_of(j, "completed"), 2);
+    assert_int_equal(count_of(j, "cancelled"), 2);
+    assert_non_null(strstr(text_of(j, "message"), "did not complete"));
+    json_decref(j);
+    /* Of jobs that are no arrays it means afterok. */
+    long long plain = flow_submit(&f, after), bad = submit_array("0-1", ",\"hold\":true");
+    flow_expect(&f, plain, "CANCELLED", 10000);
+    assert_int_equal(flow_act(&f, bad, "cancel"), 200);
+}
+
 static void bad_arrays_are_refused(void **state) {
     (void)state;
     static const char *const bad[] = {"\"0-\"", "\"5-1\"", "\"0-1000000\"", "true", "-1", "\"1,1\""};
@@ -307,6 +343,7 @@ int main(void) {
         cmocka_unit_test(tasks_run_within_their_limit_and_the_array_ends_with_them),
         cmocka_unit_test(single_tasks_are_cancelled_held_and_queued_again),
         cmocka_unit_test(a_whole_array_is_held_and_cancelled),
+        cmocka_unit_test(tasks_come_after_their_partners),
         cmocka_unit_test(bad_arrays_are_refused),
         cmocka_unit_test(moments),
         cmocka_unit_test(schedules_fire_once_also_across_leads),
