@@ -5,7 +5,9 @@
 #include <stdarg.h>
 #include <string.h>
 
-static void put(char *dst, size_t cap, const char *src) { snprintf(dst, cap, "%s", src ? src : ""); }
+static void put(char *dst, size_t cap, const char *src) {
+    snprintf(dst, cap, "%s", src ? src : "");
+}
 
 int mull_fail(mull_error *err, int code, const char *what, const char *where, const char *todo, const char *why_fmt,
               ...) {
@@ -26,26 +28,33 @@ int mull_fail_errno(mull_error *err, int errnum, const char *what, const char *w
     if (errnum == ENOSPC || errnum == EDQUOT) code = MULL_ENOSPACE;
     if (errnum == ENOENT || errnum == ENOTDIR) code = MULL_EMISSING;
     if (errnum == ENOMEM) code = MULL_ENOMEM;
+    /* What the path names is wrong, wherever and however often it is tried. */
+    if (errnum == EACCES || errnum == EPERM || errnum == EISDIR || errnum == ELOOP || errnum == ENAMETOOLONG)
+        code = MULL_EARG;
     return mull_fail(err, code, what, where, todo, "%s", strerror(errnum));
 }
 
 const char *mull_status_name(int code) {
     switch (code) {
 #define X(name, value, text)                                                                                           \
-    case value: return #name;
+    case value:                                                                                                        \
+        return #name;
         MULL_STATUS_LIST(X)
 #undef X
-    default: return code == 0 ? "OK" : "UNKNOWN";
+    default:
+        return code == 0 ? "OK" : "UNKNOWN";
     }
 }
 
 const char *mull_status_text(int code) {
     switch (code) {
 #define X(name, value, text)                                                                                           \
-    case value: return text;
+    case value:                                                                                                        \
+        return text;
         MULL_STATUS_LIST(X)
 #undef X
-    default: return code == 0 ? "success" : "unknown status";
+    default:
+        return code == 0 ? "success" : "unknown status";
     }
 }
 

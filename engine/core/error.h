@@ -29,17 +29,18 @@ typedef enum mull_status {
 enum { MULL_EXIT_OK = 0, MULL_EXIT_FAILED = 1, MULL_EXIT_USAGE = 2, MULL_EXIT_REQUEUE = 75 };
 
 typedef struct mull_error {
-    int code;         /* a mull_status, 0 when nothing failed */
-    char what[160];   /* "cannot load checkpoint" */
-    char where[512];  /* file, tensor, key, line */
-    char why[6144];   /* the cause */
-    char todo[320];   /* what the user can do, may be empty */
+    int code;        /* a mull_status, 0 when nothing failed */
+    char what[160];  /* "cannot load checkpoint" */
+    char where[512]; /* file, tensor, key, line */
+    char why[6144];  /* the cause */
+    char todo[320];  /* what the user can do, may be empty */
 } mull_error;
 
 /* Fills err (which may be NULL) and returns code. what/where/todo may be NULL. */
 int mull_fail(mull_error *err, int code, const char *what, const char *where, const char *todo, const char *why_fmt,
               ...) __attribute__((format(printf, 6, 7)));
-/* The same from errno: ENOSPC/EDQUOT become MULL_ENOSPACE, ENOENT MULL_EMISSING, ENOMEM MULL_ENOMEM, else MULL_EIO. */
+/* The same from errno: ENOSPC/EDQUOT become MULL_ENOSPACE, ENOENT MULL_EMISSING, ENOMEM MULL_ENOMEM, what
+ * is wrong about a path (EACCES, EISDIR, ELOOP ...) MULL_EARG, else MULL_EIO. */
 int mull_fail_errno(mull_error *err, int errnum, const char *what, const char *where, const char *todo);
 /* The symbol's name ("FORMAT") and its one-sentence meaning. */
 const char *mull_status_name(int code);
