@@ -527,7 +527,7 @@ static int32_t state_of(mull_regex *r, const int32_t *set, int32_t n) {
         free(copy);
         return -1;
     }
-    memcpy(copy, set, (size_t)n * sizeof *copy);
+    if (n) memcpy(copy, set, (size_t)n * sizeof *copy);
     *d = (dstate){.set = copy, .n = n, .ends = true};
     memset(d->to, 0xff, sizeof d->to);
     for (int32_t i = 0; i < n; i++) {
@@ -604,7 +604,7 @@ int mull_regex_create(const char *text, size_t len, mull_regex **out, mull_error
     *out = NULL;
     if (len > MULL_REGEX_BYTES)
         return mull_fail(err, MULL_ELIMIT, WHAT, "", "make it smaller", "it has more than %d bytes", MULL_REGEX_BYTES);
-    if (!mull_utf8_valid(text, len) || memchr(text, 0, len))
+    if (len && (!mull_utf8_valid(text, len) || memchr(text, 0, len)))
         return mull_fail(err, MULL_EARG, WHAT, "", "", "it is no UTF-8 text");
     if (len && *text == '^') p.at++;
     node *tree = alternatives(&p);
