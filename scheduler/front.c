@@ -107,6 +107,18 @@ static void list_jobs(mull_front *f, mull_req *req) {
     mull__answer(f, req, "SELECT mull_job_list($1, $2, $3::bigint, $4::bigint, $5::int)", 5, params);
 }
 
+static void usage(mull_front *f, mull_req *req) {
+    int64_t days;
+    char d[24];
+    if (mull_query_int(mull_req_query(req, "days"), 1, 3650, 30, &days) != 0) {
+        mull_reply_error(req, 400, "bad_query", "days is a number from 1 to 3650");
+        return;
+    }
+    snprintf(d, sizeof d, "%" PRId64, days);
+    const char *params[] = {mull_req_who(req)->team, d};
+    mull__answer(f, req, "SELECT mull_usage($1, $2::int)", 2, params);
+}
+
 static void job_metrics(mull_front *f, mull_req *req, const char *id) {
     const char *key = mull_req_query(req, "key");
     int64_t after, limit;
@@ -300,6 +312,9 @@ static void route(mull_front *f, mull_req *req) {
         break;
     case MULL_ROUTE_MAINTENANCE_RM:
         mull__maintenance_rm(f, req);
+        break;
+    case MULL_ROUTE_USAGE:
+        usage(f, req);
         break;
     case MULL_ROUTE_TEAMS:
         mull__answer(f, req, "SELECT mull_teams($1)", 1, params + 1);

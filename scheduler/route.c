@@ -28,6 +28,7 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_MAINTENANCE_ADD] = {"POST", "/v1/maintenance", "", "Plan a window: starts, ends, nodes (none: all), reason. Nothing starts that may still run when it begins.", JSON_TYPE, 200, false, true, true},
     [MULL_ROUTE_MAINTENANCE_RM] = {"DELETE", "/v1/maintenance/{id}", "", "Remove a window, planned or begun.", JSON_TYPE, 200, false, true, true},
     [MULL_ROUTE_TEAMS] = {"GET", "/v1/teams", "", "Teams: weight, quota, decayed use, what runs; a token of one team sees that team.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_USAGE] = {"GET", "/v1/usage", "days", "Tokens and device hours of each team's jobs that ended in the last days (30).", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_TEAM_SET] = {"PUT", "/v1/teams/{name}", "", "Create a team or change the given of weight, nominal, borrow, lend, parent; null takes one away.", JSON_TYPE, 200, false, true, true},
     [MULL_ROUTE_CRON] = {"GET", "/v1/cron", "", "Schedules that submit jobs, with their next time and last job.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_CRON_SET] = {"PUT", "/v1/cron/{name}", "", "Make or change a schedule: schedule, tz, no_overlap and the spec of the job that it submits.", JSON_TYPE, 200, false, true},

@@ -345,7 +345,9 @@ static void a_batch_through_its_life(void **state) {
                  path);
         say_of(&w, &a, "engine", members);
     }
-    say_of(&w, &a, "engine", "\"rank\":0,\"line\":{\"ev\":\"result\",\"result\":{\"rows\":10,\"ok\":8,\"errors\":2}}");
+    say_of(&w, &a, "engine",
+           "\"rank\":0,\"line\":{\"ev\":\"result\",\"result\":{\"rows\":10,\"ok\":8,\"errors\":2,"
+           "\"prompt_tokens\":1234,\"output_tokens\":56}}");
     end_attempt(&w, &a, "ok", 0);
     expect_status(id, "completed");
     assert_int_equal(count_of(id, "completed"), 8);
@@ -361,6 +363,13 @@ static void a_batch_through_its_life(void **state) {
     assert_int_equal(json_array_size(json_object_get(list, "data")), 2);
     json_decref(list);
     json_decref(o);
+    json_t *use = flow_get(&f, "/v1/usage?days=7"), *mine = json_array_get(json_object_get(use, "teams"), 0);
+    assert_string_equal(text_of(mine, "team"), "default");
+    assert_int_equal(json_integer_value(json_object_get(mine, "prompt_tokens")), 1234);
+    assert_int_equal(json_integer_value(json_object_get(mine, "output_tokens")), 56);
+    assert_int_equal(json_integer_value(json_object_get(mine, "jobs")), 1);
+    json_decref(use);
+    assert_int_equal(mull_http_do(f.sock, "GET", "/v1/usage?days=0", NULL, NULL, NULL), 400);
     assert_int_equal(act("POST", "/v1/batches/", id, "/cancel"), 200); /* nothing to do is no error */
     expect_status(id, "completed");
     assert_int_equal(act("DELETE", "/v1/files/", file, ""), 200);
