@@ -17,7 +17,7 @@
 enum { POINTS_STEPS = 256, POINTS_MS = 1000 }; /* of a metrics line: most steps, longest wait */
 enum { TICK_MS = 250, HEARTBEAT_MS = 2000, LOST_GRACE_MS = 15000, LINES_EVERY_MS = 5000 };
 
-static volatile sig_atomic_t signalled;
+static atomic_bool signalled; /* lock-free, so a handler may set it; other threads read it */
 
 struct mull_events {
     int fd;
@@ -34,7 +34,7 @@ struct mull_events {
 
 static void on_signal(int sig) {
     (void)sig;
-    signalled = 1;
+    atomic_store(&signalled, true);
 }
 
 static int64_t now_ms(void) {
@@ -51,7 +51,7 @@ static void put(mull_events *e, const char *s, size_t n) {
         if (w >= 0) {
             s += w;
             n -= (size_t)w;
-        } else if (errno != EINTR || signalled) {
+        } else if (errno != EINTR || atomic_load(&signalled)) {
             atomic_store(&e->lost, true);
         }
     }
@@ -143,7 +143,7 @@ int mull_events_create(int fd, bool human, mull_events **out, mull_error *err) {
     e->terminal = human && isatty(STDERR_FILENO);
     atomic_store(&e->loading, true);
     pthread_mutex_init(&e->lock, NULL);
-    signalled = 0;
+    atomic_store(&signalled, false);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     struct sigaction sa = {.sa_handler = on_signal}; /* no SA_RESTART: a blocked write has to return */
@@ -178,7 +178,7 @@ void mull_events_beat(mull_events *e) {
 }
 
 bool mull_events_stopped(const mull_events *e) {
-    return signalled || atomic_load(&e->lost);
+    return atomic_load(&signalled) || atomic_load(&e->lost);
 }
 
 void mull_events_emit(mull_events *e, const char *type, json_t *fields) {
