@@ -16,6 +16,7 @@ int mull_bench_train(int argc, char **argv);
 int mull_bench_preprocess(int argc, char **argv);
 int mull_bench_score(int argc, char **argv);
 int mull_bench_cuda(int argc, char **argv);
+int mull_bench_rollout(int argc, char **argv);
 
 /* One measurement's JSON line: {"bench","dtype","threads","isa","achieved","roof","ratio","unit"} and what more holds
  * (an object whose reference is taken, or NULL). */

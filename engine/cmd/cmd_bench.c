@@ -16,7 +16,8 @@ static const char USAGE[] = "usage: mull-engine bench [NAME] [flags]\n\n"
                             "  train       a training step of a model, against multiply-adds on registers alone\n"
                             "  preprocess  decoding and resizing of images and videos\n"
                             "  score       an evaluation task's scorer\n"
-                            "  cuda        a GPU: copies, products, attention, and with --model a model\n\n"
+                            "  cuda        a GPU: copies, products, attention, and with --model a model\n"
+                            "  rollout     a group of completions of one prompt, the prompt shared or not\n\n"
                             "Without NAME: gemm, then attn. bench NAME --help says more.\n";
 
 static const struct {
@@ -30,7 +31,8 @@ static const struct {
                {"train", mull_bench_train},
                {"preprocess", mull_bench_preprocess},
                {"score", mull_bench_score},
-               {"cuda", mull_bench_cuda}};
+               {"cuda", mull_bench_cuda},
+               {"rollout", mull_bench_rollout}};
 
 void mull_bench_emit(const mull_bench_line *line) {
     json_t *out =
