@@ -133,8 +133,8 @@ static const char *tail(mull_buf *b) {
     return s;
 }
 
-static int parse(const mull_reward_command *c, const char *out, size_t len, double *scores, size_t n, mull_buf *said,
-                 mull_error *err) {
+int mull_reward_command_parse(const char *command, const char *out, size_t len, double *scores, size_t n,
+                              const char *said, mull_error *err) {
     const char *hint = "write one finite number, or {\"score\": number}, for every line read";
     size_t k = 0;
     for (size_t at = 0; at < len;) {
@@ -145,18 +145,17 @@ static int parse(const mull_reward_command *c, const char *out, size_t len, doub
         double x = json_is_number(score) ? json_number_value(score) : (double)NAN;
         json_decref(v);
         if (k == n)
-            return mull_fail(err, MULL_EFORMAT, WHAT, c->command, hint, "it wrote more than the %zu lines it was given",
+            return mull_fail(err, MULL_EFORMAT, WHAT, command, hint, "it wrote more than the %zu lines it was given",
                              n);
         if (!isfinite(x))
-            return mull_fail(err, MULL_EFORMAT, WHAT, c->command, hint, "line %zu is no finite score: %.*s", k + 1,
+            return mull_fail(err, MULL_EFORMAT, WHAT, command, hint, "line %zu is no finite score: %.*s", k + 1,
                              size < 120 ? (int)size : 120, out + at);
         scores[k++] = x;
         at += size + (end != NULL);
     }
     if (k == n) return MULL_OK;
-    const char *why = tail(said);
-    return mull_fail(err, MULL_EFORMAT, WHAT, c->command, hint, "it wrote %zu scores for %zu lines%s%s", k, n,
-                     *why ? "; standard error ends: " : "", why);
+    return mull_fail(err, MULL_EFORMAT, WHAT, command, hint, "it wrote %zu scores for %zu lines%s%s", k, n,
+                     said && *said ? "; standard error ends: " : "", said ? said : "");
 }
 
 static int converse(const mull_reward_command *c, child *k, const char *in, size_t len, mull_buf *out, mull_buf *said,
@@ -200,7 +199,8 @@ int mull_reward_command_run(const mull_reward_command *c, const char *in, size_t
             rc = mull_fail(err, MULL_EFORMAT, WHAT, c->command, "try it by hand with a line of OUT/rollouts",
                            "exit status %d%s%s", WEXITSTATUS(status), *why ? "; standard error ends: " : "", why);
         }
-        if (!rc) rc = parse(c, out.data ? out.data : "", out.len, scores, n, &said, err);
+        if (!rc)
+            rc = mull_reward_command_parse(c->command, out.data ? out.data : "", out.len, scores, n, tail(&said), err);
     }
     shut(&k.in), shut(&k.out), shut(&k.err);
     sigaction(SIGPIPE, &before, NULL);

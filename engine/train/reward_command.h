@@ -25,5 +25,8 @@ typedef struct mull_reward_command {
  * MULL_ECANCELLED: stopped. */
 int mull_reward_command_run(const mull_reward_command *c, const char *in, size_t len, double *scores, size_t n,
                             mull_error *err);
+/* What a command answered, as scores [n]; said (or NULL) is the end of its standard error, for the message. */
+int mull_reward_command_parse(const char *command, const char *out, size_t len, double *scores, size_t n,
+                              const char *said, mull_error *err);
 
 #endif

@@ -100,12 +100,12 @@ static int plan(session *s) {
     if (!rc) rc = mull_trainer_plan(r, &c, rows_of(r), world, &p, s->err);
     mull_config_fini(&c);
     if (rc) return rc;
-    json_t *j =
-        json_pack("{s:o,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:i}", "recipe", mull_recipe_json(r), "parameters",
-                  (json_int_t)p.parameters, "trainable", (json_int_t)p.trained, "steps", (json_int_t)s->steps, "memory",
-                  "weights", (json_int_t)p.weights, "gradients", (json_int_t)p.gradients, "moments",
-                  (json_int_t)p.moments, "activations", (json_int_t)p.activations, "vision_tower", (json_int_t)p.tower,
-                  "total", (json_int_t)p.total, "batch_tokens", (json_int_t)rows_of(r), "ranks", world);
+    json_t *j = json_pack(
+        "{s:o,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:i}", "recipe", mull_recipe_json(r), "parameters",
+        (json_int_t)p.parameters, "trainable", (json_int_t)p.trained, "steps", (json_int_t)s->steps, "memory",
+        "weights", (json_int_t)p.weights, "gradients", (json_int_t)p.gradients, "moments", (json_int_t)p.moments,
+        "activations", (json_int_t)p.activations, "vision_tower", (json_int_t)p.tower, "rollouts",
+        (json_int_t)p.rollouts, "total", (json_int_t)p.total, "batch_tokens", (json_int_t)rows_of(r), "ranks", world);
     if (j && s->h->start && mull_comm_rank(s->comm) == 0) s->h->start(s->h->run.ctx, j);
     json_decref(j);
     int64_t have = memory_bytes();

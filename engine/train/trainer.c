@@ -393,6 +393,11 @@ int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, 
     out->gradients = (zero > 1 ? own + one : trained) * 4;
     out->moments = own * 8;
     out->activations = mull_net_plan(c, (mull_recompute)r->recompute, rows, rows);
-    out->total = out->weights + out->gradients + out->moments + out->activations + out->tower;
+    if (r->kind == MULL_GRPO) {
+        bool kl = !r->no_ref_model && r->beta != 0 && !r->basic_reinforce_mode;
+        out->rollouts = (size_t)language * (r->bf16 ? 2 : 4);
+        if (kl && !r->lora_rank) out->rollouts += trained * (r->bf16 ? 6 : 4);
+    }
+    out->total = out->weights + out->gradients + out->moments + out->activations + out->tower + out->rollouts;
     return MULL_OK;
 }

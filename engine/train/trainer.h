@@ -72,7 +72,7 @@ int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *so
 /* What each of world ranks would need, in bytes, for batches of rows tokens. */
 typedef struct mull_train_plan {
     int64_t parameters, trained;
-    size_t weights, gradients, moments, activations, tower, total;
+    size_t weights, gradients, moments, activations, tower, rollouts, total; /* rollouts: packed weights, reference */
 } mull_train_plan;
 int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, int world, mull_train_plan *out,
                       mull_error *err);
