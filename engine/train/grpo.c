@@ -12,6 +12,9 @@ int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *e
     if (mull_comm_world(t->params.comm) > 1)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "ranks", "start it with one rank",
                          "GRPO runs on one rank with all its threads");
+    if (!r->freeze_vision)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: True",
+                         "GRPO runs with a frozen vision tower");
     if (!o->tokenizer)
         return mull_fail(err, MULL_EARG, WHAT, "tokenizer", NULL, "completions cannot be read without one");
     if (!(r->temperature > 0))
