@@ -19,7 +19,8 @@ typedef struct mull_stage {
 #define MULL_STAGE_COPY "COPY pg_temp.metric_stage (i, key, step, value) FROM STDIN (FORMAT binary)"
 
 /* When e is an engine event with a metrics line, moves its points here under the number i and leaves {"ev":"metrics",
- * "staged":i} in it. What does not fit the line's shape is left out. */
+ * "staged":i} in it, without "staged" when there was no point. What does not fit the line's shape is left out. No other
+ * engine line keeps a "staged". */
 void mull_stage_event(mull_stage *s, json_t *e, int i);
 /* COPY's end mark; the data is then whole. Gives data away (NULL when there is no row). */
 char *mull_stage_take(mull_stage *s, size_t *len);

@@ -256,6 +256,23 @@ static void metrics(const attempt *a, long long seq, int from, int n, double add
     free(m);
 }
 
+/* Words that only the recorder may use, and lines without a point, alone in their batches. */
+static void lines_that_pretend(void **state) {
+    (void)state;
+    attempt a = begin("pretends");
+    line(&a, "{\"ev\":\"metrics\",\"keys\":[],\"steps\":[],\"values\":[],\"staged\":0}");
+    mull_sleep_ms(300);
+    line(&a, "{\"ev\":\"heartbeat\",\"staged\":\"0\"}");
+    line(&a, "{\"ev\":\"progress\",\"done\":3,\"total\":9,\"staged\":1}");
+    metrics(&a, 0, 1, 3, 0);
+    end_attempt(&w, &a, "ok", 0);
+    flow_expect(&f, a.job, "COMPLETED", 20000);
+    json_t *r = run_of(a.job);
+    assert_int_equal(json_object_size(json_object_get(r, "metrics")), 2);
+    assert_true(number(r, "progress", "done") == 3);
+    json_decref(r);
+}
+
 /* Points in bulk: each once, whatever comes twice; the first of a step stands, also over attempts; what is malformed or
  * belongs to nobody is left out and stops nothing. */
 static void points_in_bulk(void **state) {
@@ -307,6 +324,7 @@ int main(void) {
         cmocka_unit_test(what_is_needed_stays),
         cmocka_unit_test(metrics_in_pages),
         cmocka_unit_test(points_in_bulk),
+        cmocka_unit_test(lines_that_pretend),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
