@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_COUNT = 500, BLOCK_MS = 1000, RETRY_MS = 300, BATCH_BYTES = 16 << 20, STAGE_BYTES = 64 << 20 };
+enum { READ_COUNT = 500, BLOCK_MS = 1000, RETRY_MS = 300, BATCH_BYTES = 16 << 20, STAGE_ROWS = 20000 };
 
 static void read_events(mull_leader *l);
 static void read_ready(mull_leader *l);
@@ -267,8 +267,8 @@ static batch *batch_of(mull_leader *l, const redisReply *reply) {
     mull_stage stage = {0};
     size_t bytes = 0;
     json_t *list = json_array();
-    /* What is left of a read of very long lines is read again. */
-    for (size_t i = 0; b && list && i < entries->elements && bytes < BATCH_BYTES && stage.len < STAGE_BYTES; i++) {
+    /* What is left of a read of very long lines is read again: the ends of jobs wait behind a batch. */
+    for (size_t i = 0; b && list && i < entries->elements && bytes < BATCH_BYTES && stage.rows < STAGE_ROWS; i++) {
         const redisReply *entry = entries->element[i];
         if (entry->type != REDIS_REPLY_ARRAY || entry->elements < 2) continue;
         snprintf(b->cursor, sizeof b->cursor, "%s", entry->element[0]->str);

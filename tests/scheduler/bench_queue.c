@@ -118,6 +118,23 @@ static void join(nodes *w, flow *f, int n) {
     drain(w, n);
 }
 
+/* A node that gives no sign of life for 15 s is down: on a slow machine the measurements take longer. */
+static void beat(nodes *w) {
+    static double last;
+    if (now() - last < 2) return;
+    last = now();
+    for (int i = 0; i < w->n; i++) {
+        char m[300];
+        snprintf(m, sizeof m,
+                 "{\"v\":1,\"type\":\"node_heartbeat\",\"node\":\"bench-%d\",\"boot\":\"bench-%d\",\"seq\":0,"
+                 "\"at\":1790000000000,\"attempts\":[]}",
+                 i, i);
+        const char *argv[] = {"XADD", "mull:events", "*", "m", m};
+        redisAppendCommandArgv(w->out, 5, argv, NULL);
+    }
+    drain(w, w->n);
+}
+
 /* Every start is answered by started and ended at once, until jobs starts have been seen. when (may be NULL) gets the
  * moment of each by its order. Returns the moment of the last. */
 static double work(nodes *w, size_t jobs, double *when) {
@@ -129,6 +146,7 @@ static double work(nodes *w, size_t jobs, double *when) {
         argv[6 + w->n + n] = w->last[n];
     }
     while (seen < jobs) {
+        beat(w);
         redisReply *r = redisCommandArgv(w->in, 6 + 2 * w->n, argv, NULL);
         int sent = 0;
         t = now();
@@ -226,6 +244,7 @@ static void points(nodes *w, flow *f) {
     }
     double from = 0;
     for (bool done = false; !done;) {
+        beat(w);
         redisReply *r = redisCommandArgv(w->in, 6 + 2 * w->n, argv, NULL);
         for (size_t k = 0; r && r->type == REDIS_REPLY_ARRAY && k < r->elements; k++) {
             int at = atoi(strrchr(r->element[k]->element[0]->str, '-') + 1);
