@@ -134,6 +134,21 @@ static void job_metrics(mull_front *f, mull_req *req, const char *id) {
     mull__answer(f, req, "SELECT mull_job_metrics($1::bigint, $2, $3, $4::bigint, $5::int)", 5, params);
 }
 
+static void job_samples(mull_front *f, mull_req *req, const char *id) {
+    const char *task = mull_req_query(req, "task");
+    int64_t after, limit;
+    if (mull_query_int(mull_req_query(req, "after"), 0, INT64_MAX, -1, &after) != 0 ||
+        mull_query_int(mull_req_query(req, "limit"), 1, 10000, 1000, &limit) != 0) {
+        mull_reply_error(req, 400, "bad_query", "after and limit are numbers, limit from 1 to 10000");
+        return;
+    }
+    char a[24], l[24];
+    snprintf(a, sizeof a, "%" PRId64, after);
+    snprintf(l, sizeof l, "%" PRId64, limit);
+    const char *params[] = {id, mull_req_who(req)->team, task ? task : "", a, l};
+    mull__answer(f, req, "SELECT mull_job_samples($1::bigint, $2, $3, $4::bigint, $5::int)", 5, params);
+}
+
 /* ---- cancel, hold, release, requeue ---- */
 
 static const char *op_of(int route) {
@@ -293,6 +308,9 @@ static void route(mull_front *f, mull_req *req) {
         break;
     case MULL_ROUTE_METRICS_OF_JOB:
         job_metrics(f, req, id);
+        break;
+    case MULL_ROUTE_SAMPLES_OF_JOB:
+        job_samples(f, req, id);
         break;
     case MULL_ROUTE_NODES:
         mull__answer(f, req, "SELECT mull_nodes()", 0, NULL);

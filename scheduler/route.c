@@ -19,6 +19,7 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_REQUEUE] = {"POST", "/v1/jobs/{id}/requeue", "", "Queue an ended job again.", JSON_TYPE, 200, false, true},
     [MULL_ROUTE_LOGS] = {"GET", "/v1/jobs/{id}/logs", "follow,attempt,after,limit", "Log lines; follow=1 streams server-sent events until the job has ended.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_METRICS_OF_JOB] = {"GET", "/v1/jobs/{id}/metrics", "key,after,limit", "Metric points of a job in order of step.", JSON_TYPE, 200, false, false},
+    [MULL_ROUTE_SAMPLES_OF_JOB] = {"GET", "/v1/jobs/{id}/samples", "task,after,limit", "Scores of an evaluation's rows, in order of task and row; name a task to go on behind row after.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_WHY] = {"GET", "/v1/jobs/{id}/why", "", "Why a job is where it is: who is ahead, what is missing, estimated start.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_NODES] = {"GET", "/v1/nodes", "", "Nodes with their devices.", JSON_TYPE, 200, false, false},
     [MULL_ROUTE_NODE_DRAIN] = {"POST", "/v1/nodes/{name}/drain", "", "Give a node no new jobs; what runs there goes on.", JSON_TYPE, 200, false, true, true},

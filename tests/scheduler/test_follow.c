@@ -89,6 +89,27 @@ static long long child(long long follower, size_t k) {
     return id;
 }
 
+/* The rows of an evaluation over HTTP. */
+static void expect_samples(long long job) {
+    char target[80];
+    int status;
+    snprintf(target, sizeof target, "/v1/jobs/%lld/samples?task=erqa", job);
+    json_t *j = flow_get(&f, target), *list = json_object_get(j, "samples");
+    assert_int_equal(json_array_size(list), 1);
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(list, 0), "id")), 3);
+    assert_true(json_number_value(json_object_get(json_array_get(list, 0), "score")) == 0.5);
+    json_decref(j);
+    snprintf(target, sizeof target, "/v1/jobs/%lld/samples?task=erqa&after=3", job);
+    j = flow_get(&f, target);
+    assert_int_equal(json_array_size(json_object_get(j, "samples")), 0);
+    json_decref(j);
+    snprintf(target, sizeof target, "/v1/jobs/%lld/samples?limit=0", job);
+    json_decref(mull_http_json(f.sock, "GET", target, NULL, &status));
+    assert_int_equal(status, 400);
+    json_decref(mull_http_json(f.sock, "GET", "/v1/jobs/999999/samples?task=erqa", NULL, &status));
+    assert_int_equal(status, 404);
+}
+
 static void one_job_a_checkpoint(void **state) {
     (void)state;
     worker_hello(&w, &f, "n1", "boot-1", 1);
@@ -130,9 +151,11 @@ static void one_job_a_checkpoint(void **state) {
     json_decref(why);
     end_attempt(&w, &a, "ok", 0);
     flow_expect(&f, source, "COMPLETED", 15000);
+    long long evaluated = 0;
     for (int i = 0; i < 5; i++) {
         a = begin_next(&w);
         assert_true(a.job != all && a.job != even);
+        if (i == 1) evaluated = a.job;
         if (i == 1) {
             say_of(
                 &w, &a, "engine",
@@ -152,6 +175,7 @@ static void one_job_a_checkpoint(void **state) {
              "'eval/erqa/m' AND m.value = 0.25",
              source);
     assert_int_equal(mull_sql_int(f.pg, sql), 1);
+    expect_samples(evaluated);
     assert_int_equal(
         mull_sql_int(f.pg, "SELECT count(*) FROM eval_result WHERE sample = 3 AND result->>'score' = '0.5'"), 1);
 }
