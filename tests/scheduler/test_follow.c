@@ -2,6 +2,8 @@
  * twice or rolled back, hold and release, cancel, and what becomes of the follower in the end. */
 #include "tests/scheduler/flow.h"
 
+#include <sys/wait.h>
+
 static flow f;
 static by_hand w;
 static char recipe[96], data[96];
@@ -209,6 +211,33 @@ static void hold_release_and_cancel(void **state) {
     json_decref(j);
 }
 
+/* A checkpoint that is published while its follower is being submitted: neither transaction sees the other's rows. */
+static void in_the_same_moment(void **state) {
+    (void)state;
+    worker_hello(&w, &f, "n1", "boot-5", 1);
+    long long source = train();
+    attempt a = begin_next(&w);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        char sql[400];
+        snprintf(sql, sizeof sql,
+                 "BEGIN; INSERT INTO checkpoint (job, attempt, path, step) VALUES (%lld, 1, '%s/z', 3); "
+                 "SELECT pg_sleep(2); COMMIT",
+                 source, f.model);
+        free(mull_sql(f.pg, sql));
+        _exit(0);
+    }
+    mull_sleep_ms(700);
+    long long follower = follow(source, "every", "", 201);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    expect_made(follower, 1);
+    end_attempt(&w, &a, "ok", 0);
+    a = begin_next(&w);
+    end_attempt(&w, &a, "ok", 0);
+    flow_expect(&f, follower, "COMPLETED", 15000);
+}
+
 /* A checkpoint that retention takes away before its turn is not waited for and not held against the follower. */
 static void removed_before_its_turn(void **state) {
     (void)state;
@@ -258,7 +287,7 @@ static void nothing_to_follow(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(one_job_a_checkpoint),
-                                       cmocka_unit_test(hold_release_and_cancel),
+                                       cmocka_unit_test(hold_release_and_cancel), cmocka_unit_test(in_the_same_moment),
                                        cmocka_unit_test(removed_before_its_turn), cmocka_unit_test(nothing_to_follow)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
