@@ -42,14 +42,14 @@ static int reserve(mull_pack *p, const mull_config *c, const mull_batch *b) {
     if (!rc) rc = grow((void **)&p->latent, &cap, rows, sizeof *p->latent);
     if (!rc && rows > p->row_cap) p->row_cap = rows;
     if (!rc) rc = grow((void **)&p->latent_cu, &p->seq_cap, b->nseq + 1, sizeof *p->latent_cu);
-    if (!rc) rc = grow((void **)&p->vision, &p->vision_cap, units * c->hidden, sizeof *p->vision);
+    if (!rc) rc = grow((void **)&p->vision, &p->vision_cap, units * c->hidden + 1, sizeof *p->vision);
     if (!rc) rc = grow((void **)&p->first, &p->first_cap, (int64_t)b->nmedia + 1, sizeof *p->first);
     cap = p->media_cap;
     if (!rc) rc = grow((void **)&p->starts, &cap, (int64_t)b->nmedia + 1, sizeof *p->starts);
     if (!rc) rc = grow((void **)&p->d_starts, &p->media_cap, (int64_t)b->nmedia + 1, sizeof *p->d_starts);
     if (rc || !p->vision_gradient) return rc;
     rc = grow((void **)&p->d_features, &p->d_row_cap, rows, sizeof *p->d_features);
-    return rc ? rc : grow((void **)&p->d_vision, &p->d_vision_cap, units * c->hidden, sizeof *p->d_vision);
+    return rc ? rc : grow((void **)&p->d_vision, &p->d_vision_cap, units * c->hidden + 1, sizeof *p->d_vision);
 }
 
 /* Features of medium i at out, which may be those of an earlier one with the same patches. */
