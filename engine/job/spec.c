@@ -66,7 +66,7 @@ static const field FIELDS[] = {
     {"priority", T_SKIP, 0, 0, 0},
     {"time_limit", T_SKIP, 0, 0, 0},
     {"time_limit_s", T_SKIP, 0, 0, 0},
-    {"gpus", T_SKIP, 0, 0, 0},
+    {"gpus", T_INT, AT(gpus), 0, 4096},
     {"ranks", T_SKIP, 0, 0, 0}, /* the worker starts them */
     {"slots", T_SKIP, 0, 0, 0},
     {"labels", T_SKIP, 0, 0, 0},

@@ -27,7 +27,7 @@ typedef struct mull_job {
     const json_t *messages, *images, *videos, *media_roots;
     const char *config; /* train: the recipe, "key=value" over it */
     const json_t *set;
-    int64_t max_steps;
+    int64_t max_steps, gpus; /* gpus > 0: the model runs on the first visible one */
     /* eval; temperature negative and max_new_tokens 0: the task's */
     const json_t *tasks; /* names */
     const char *data, *prompt_style, *compat, *replies;

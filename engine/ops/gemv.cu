@@ -63,7 +63,10 @@ __global__ void __launch_bounds__(WARPS * 32) gemv_kernel(const W *x, int64_t ld
     int lane = (int)threadIdx.x % 32;
     int64_t n0 = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * R;
     if (n0 >= n) return;
+    [[maybe_unused]] constexpr int AHEAD =
+        M <= 2 ? 4 : 2; /* loads of several turns are under way at once; the order of sums stays */
     float sum[R][M] = {};
+#pragma unroll AHEAD
     for (int64_t at = lane * P::N; at < k; at += 32 * P::N) {
         load lw[R];
 #pragma unroll
@@ -103,7 +106,9 @@ __global__ void __launch_bounds__(WARPS * 32)
     int lane = (int)threadIdx.x % 32;
     int64_t n0 = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * R;
     if (n0 >= n) return;
+    [[maybe_unused]] constexpr int AHEAD = M <= 2 ? 4 : 2;
     int sum[R][M] = {};
+#pragma unroll AHEAD
     for (int64_t at = lane * 16; at < k; at += 32 * 16) {
         uint4 lw[R];
 #pragma unroll

@@ -28,6 +28,7 @@ for d in "$cuda/lib64" "$cuda/targets/x86_64-linux/lib" \
     [ -e "$d/libcublasLt.so.13" ] || [ -e "$d/libcublasLt.so.12" ] || continue
     libs=$libs:$d
 done
+own_libs=${LD_LIBRARY_PATH:-} # for programs that are not ours
 LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export LD_LIBRARY_PATH
 command -v nvidia-smi >/dev/null ||
