@@ -12,7 +12,7 @@
  * started find each other through a folder, and the loss of a peer is an error at once. MPI was weighed and not taken:
  * it wants to start the processes itself (mpirun, PMIx), while here the worker does, and by default the loss of a rank
  * kills the others before they can say why. Gloo's own reductions add in the order of a ring, so only its transport is
- * used. On GPUs NCCL takes this place (comm/nccl.c). */
+ * used. NCCL for GPUs would stand beside it and is not there yet. */
 #ifndef MULL_ENGINE_COMM_COMM_H
 #define MULL_ENGINE_COMM_COMM_H
 
