@@ -166,6 +166,7 @@ size_t mull_matrix_bytes(const mull_matrix *w) {
 }
 
 /* ---- products */
+enum { FEW_ROWS = 16 };
 enum { SLAB = 600 }; /* most rows packed at a time, whole blocks of 12, 4 and 3: bounds the scratch */
 
 typedef struct job {
@@ -173,12 +174,37 @@ typedef struct job {
     const mull_matrix *w;
     const float *x, *bias;
     float *y;
-    int64_t m, ldx, ldy, chunk;
+    int64_t m, ldx, ldy;
+    int64_t first, firsts, chunk; /* panels of each of the first takings, how many of these, panels of the others */
     bool accumulate;
     void *a;       /* packed activations of the slab, [kb][block][KC][mr], for dot products [..][KC/2][mr][2] in bf16 */
     uint8_t *q;    /* int8: [m][kp] */
     float *xscale; /* int8: [m] */
 } job;
+
+/* How threads share the panels. Many rows: equal takings, several a thread to even out a late one. Few rows, where each
+ * taking is a new stream from memory: a long one for each thread, then short ones, so that all end together. An even
+ * number, because bf16 reads two at a time. */
+static void plan_takings(job *j, int threads, int64_t m) {
+    int64_t panels = j->w->panels;
+    if (m > FEW_ROWS || panels < 8 * threads) {
+        j->first = j->firsts = 0;
+        j->chunk = panels / (threads * 8);
+        if (j->chunk < 1) j->chunk = 1;
+        return;
+    }
+    j->firsts = threads;
+    j->first = panels * 3 / 4 / threads / 2 * 2;
+    int64_t rest = panels - j->first * threads;
+    j->chunk = rest / (threads * 4) / 2 * 2;
+    if (j->chunk < 2) j->chunk = 2;
+}
+
+static void panels_of(const job *j, int part, int64_t *p0, int64_t *p1) {
+    int64_t panels = j->w->panels, size = part < j->firsts ? j->first : j->chunk;
+    *p0 = part < j->firsts ? part * j->first : j->firsts * j->first + (part - j->firsts) * j->chunk;
+    *p1 = *p0 + size < panels ? *p0 + size : panels;
+}
 
 /* Rows of block b of the slab. */
 static int block_rows(const job *j, int64_t b, int mr) {
@@ -264,7 +290,8 @@ static void float_task(void *ctx, int part, int parts) {
     const mull_kernels *kn = j->kn;
     int mr = kn->mr;
     bool f32 = w->type == MULL_WEIGHT_F32, dot = dots(j), widen = !f32 && !dot && j->m > (WIDEN_BLOCKS - 1) * mr;
-    int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
+    int64_t p0, p1;
+    panels_of(j, part, &p0, &p1);
     _Alignas(64) float tile[SLAB * MULL_NR], wide[MULL_KC * MULL_NR];
     if (!f32 && !dot && j->m <= kn->pair)
         for (; p0 + 2 <= p1; p0 += 2) pair_panels(j, p0, tile);
@@ -306,7 +333,8 @@ static void int8_task(void *ctx, int part, int parts) {
     const mull_matrix *w = j->w;
     int mr = j->kn->mr_i8;
     int64_t lda = w->kp;
-    int64_t p0 = part * j->chunk, p1 = p0 + j->chunk < w->panels ? p0 + j->chunk : w->panels;
+    int64_t p0, p1;
+    panels_of(j, part, &p0, &p1);
     _Alignas(64) int32_t acc[MULL_MR_MAX * MULL_NR];
     _Alignas(64) float tile[MULL_MR_MAX * MULL_NR];
     for (int64_t p = p0; p < p1; p++) {
@@ -345,11 +373,8 @@ void mull_matmul(mull_pool *pool, const float *x, int64_t m, int64_t ldx, const 
                  float *y, int64_t ldy, bool accumulate) {
     job j = {.kn = mull_kernels_get(), .w = w, .bias = bias, .ldx = ldx, .ldy = ldy, .accumulate = accumulate};
     int threads = mull_pool_threads(pool);
-    /* Several takings a thread even out a late one; fewer for few rows, where each is a new stream from memory. A panel
-     * is the least. */
-    j.chunk = w->panels / (threads * (m <= 16 ? 4 : 8));
-    if (j.chunk < 1) j.chunk = 1;
-    int parts = (int)((w->panels + j.chunk - 1) / j.chunk);
+    plan_takings(&j, threads, m);
+    int parts = (int)(j.firsts + (w->panels - j.firsts * j.first + j.chunk - 1) / j.chunk);
     /* Slabs of even height: a last one of a few rows would read all weights again for little. */
     int64_t slabs = (m + SLAB - 1) / SLAB, slab = slabs > 1 ? ((m + slabs - 1) / slabs + 11) / 12 * 12 : SLAB;
     for (int64_t r = 0; r < m; r += slab) {
