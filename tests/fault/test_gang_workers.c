@@ -8,7 +8,7 @@ static flow f;
 static pid_t workers[2];
 
 static pid_t start_worker(int i, int nth) {
-    char node[8], state[128], engine[128], log[128];
+    char node[16], state[128], engine[128], log[128];
     snprintf(node, sizeof node, "n%d", i);
     snprintf(state, sizeof state, "%s/worker%d.%d", f.s.dir, i, nth);
     snprintf(engine, sizeof engine, "%s/engine", f.s.dir);
