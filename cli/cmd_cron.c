@@ -27,10 +27,7 @@ static int list(bool json) {
         {"JOB", .right = true}, {"NOTE", .shrink = 8}};
     json_t *r, *o;
     size_t i;
-    mull_client *c = mull_client_or_complain();
-    if (!c) return MULL_EXIT_FAILED;
-    int rc = mull_client_get(c, "GET", "/v1/cron", NULL, &r);
-    mull_client_close(c);
+    int rc = mull_ask("GET", "/v1/cron", NULL, &r);
     if (rc) return rc;
     mull_table t;
     mull_table_init(&t, columns, 8);

@@ -17,21 +17,13 @@ static const mull_opt maintenance_opts[] = {
     {"--reason", 0, MULL_OPT_TEXT, offsetof(opts, reason), NULL, "TEXT", "add: what people are told"},
     {0}};
 
-static int ask(const char *method, const char *path, const json_t *body, json_t **out) {
-    mull_client *c = mull_client_or_complain();
-    if (!c) return MULL_EXIT_FAILED;
-    int rc = mull_client_get(c, method, path, body, out);
-    mull_client_close(c);
-    return rc;
-}
-
 static int list(bool json) {
     static const mull_column columns[] = {{"ID", .right = true},  {"STATE"}, {"FROM"}, {"TO"}, {"NODES", .shrink = 8},
                                           {"REASON", .shrink = 8}};
     json_t *r, *w;
     const json_t *v;
     size_t i, k;
-    int rc = ask("GET", "/v1/maintenance", NULL, &r);
+    int rc = mull_ask("GET", "/v1/maintenance", NULL, &r);
     if (rc) return rc;
     mull_table t;
     mull_table_init(&t, columns, 6);
@@ -61,7 +53,7 @@ static int add(const mull_cmd *cmd, char *const *nodes, int n, const opts *o) {
     for (int i = 0; i < n; i++) json_array_append_new(list, json_string(nodes[i]));
     json_t *body = json_pack("{s:o, s:s, s:s, s:s}", "nodes", list, "starts", o->starts ? o->starts : "now", "ends",
                              o->ends, "reason", o->reason ? o->reason : "");
-    int rc = ask("POST", "/v1/maintenance", body, &r);
+    int rc = mull_ask("POST", "/v1/maintenance", body, &r);
     json_decref(body);
     if (rc) return rc;
     if (o->json)
@@ -78,7 +70,7 @@ static int rm(const mull_cmd *cmd, const char *id, const opts *o) {
     if (strspn(id, "0123456789") != strlen(id) || strlen(id) > 18)
         return mull_usage(cmd->name, "'%s' is no number of a window; mull maintenance ls lists them", id);
     snprintf(path, sizeof path, "/v1/maintenance/%s", id);
-    int rc = ask("DELETE", path, NULL, &r);
+    int rc = mull_ask("DELETE", path, NULL, &r);
     if (rc) return rc;
     if (o->json)
         mull_emit(json_incref(r));

@@ -363,12 +363,9 @@ static int show_nodes(mull_client *c, const look *o) {
 static int change_node(const char *verb, const char *node, bool json) {
     char name[400], path[440];
     json_t *r;
-    mull_client *c = mull_client_or_complain();
-    if (!c) return MULL_EXIT_FAILED;
     mull_query_encode(node, name, sizeof name);
     snprintf(path, sizeof path, "/v1/nodes/%s/%s", name, verb);
-    int rc = mull_client_get(c, "POST", path, NULL, &r);
-    mull_client_close(c);
+    int rc = mull_ask("POST", path, NULL, &r);
     if (rc) return rc;
     if (json)
         mull_emit(json_incref(r));
@@ -394,9 +391,7 @@ static int label_node(const mull_cmd *cmd, const char *node, char *const *words,
     char name[400], path[440];
     mull_query_encode(node, name, sizeof name);
     snprintf(path, sizeof path, "/v1/nodes/%s/labels", name);
-    mull_client *c = rc ? NULL : mull_client_or_complain();
-    if (!rc) rc = c ? mull_client_get(c, "POST", path, body, &r) : MULL_EXIT_FAILED;
-    if (c) mull_client_close(c);
+    if (!rc) rc = mull_ask("POST", path, body, &r);
     json_decref(body);
     if (rc) return rc;
     if (json) {

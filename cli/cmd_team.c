@@ -47,10 +47,7 @@ static int look(view v, bool json) {
                                           {"name", "weight", "used_share", "running", "nominal", "borrowed"}};
     json_t *r, *team;
     size_t i;
-    mull_client *c = mull_client_or_complain();
-    if (!c) return MULL_EXIT_FAILED;
-    int rc = mull_client_get(c, "GET", "/v1/teams", NULL, &r);
-    mull_client_close(c);
+    int rc = mull_ask("GET", "/v1/teams", NULL, &r);
     if (rc) return rc;
     mull_table t;
     mull_table_init(&t, v == TEAMS ? teams : v == QUOTA ? quota : share, 6);
@@ -121,20 +118,14 @@ static int run_team(const mull_cmd *cmd, int argc, char **argv) {
         json_object_set_new(set, "parent", strcmp(o.parent, "none") == 0 ? json_null() : json_string(o.parent));
     if (!rc && !strcmp(verb, "set") && json_object_size(set) == 0)
         rc = mull_usage(cmd->name, "what is to be set? give --weight, --nominal, --borrow, --lend or --parent");
-    mull_client *c = rc ? NULL : mull_client_or_complain();
-    if (c) {
-        char name[400], path[440];
-        mull_query_encode(argv[2], name, sizeof name);
-        snprintf(path, sizeof path, "/v1/teams/%s", name);
-        rc = mull_client_get(c, "PUT", path, set, &r);
-        if (!rc && o.json) mull_emit(json_incref(r));
-        if (!rc && !o.json)
-            fprintf(stderr, "team %s %s\n", argv[2], json_is_true(json_object_get(r, "created")) ? "added" : "changed");
-        if (!rc) json_decref(r);
-        mull_client_close(c);
-    } else if (!rc) {
-        rc = MULL_EXIT_FAILED;
-    }
+    char name[400], path[440];
+    mull_query_encode(argv[2], name, sizeof name);
+    snprintf(path, sizeof path, "/v1/teams/%s", name);
+    if (!rc) rc = mull_ask("PUT", path, set, &r);
+    if (!rc && o.json) mull_emit(json_incref(r));
+    if (!rc && !o.json)
+        fprintf(stderr, "team %s %s\n", argv[2], json_is_true(json_object_get(r, "created")) ? "added" : "changed");
+    if (!rc) json_decref(r);
     json_decref(set);
     return rc;
 }

@@ -23,14 +23,6 @@ static const mull_opt token_opts[] = {
 static const mull_opt user_opts[] = {
     {"--json", 0, MULL_OPT_FLAG, offsetof(opts, json), NULL, NULL, "one JSON object a line"}, {0}};
 
-static int ask(const char *method, const char *path, const json_t *body, json_t **out) {
-    mull_client *c = mull_client_or_complain();
-    if (!c) return MULL_EXIT_FAILED;
-    int rc = mull_client_get(c, method, path, body, out);
-    mull_client_close(c);
-    return rc;
-}
-
 /* The members named by keys of each object of the list key in r, under columns; with json the objects themselves. */
 static void show(json_t *r, const char *key, const mull_column *columns, const char *const *keys, size_t n, bool json) {
     mull_table t;
@@ -60,7 +52,7 @@ static int list_tokens(bool json) {
         {"ID", .right = true}, {"USER"}, {"TEAM"}, {"ROLE"}, {"STATE"}, {"MADE"}, {"ENDS"}, {"NOTE", .shrink = 8}};
     static const char *const keys[] = {"id", "user", "team", "role", "state", "created_at", "expires_at", "note"};
     json_t *r;
-    int rc = ask("GET", "/v1/tokens", NULL, &r);
+    int rc = mull_ask("GET", "/v1/tokens", NULL, &r);
     if (rc) return rc;
     show(r, "tokens", columns, keys, 8, json);
     json_decref(r);
@@ -74,7 +66,7 @@ static int create(const mull_cmd *cmd, const opts *o) {
         *body = json_pack("{s:s, s:s, s:s, s:s, s:I}", "user", o->user, "team", o->team ? o->team : "default", "role",
                           o->role ? o->role : "member", "note", o->note ? o->note : "", "days", (json_int_t)o->days);
     if (!body) return mull_usage(cmd->name, "the flags hold what is no UTF-8");
-    int rc = ask("POST", "/v1/tokens", body, &r);
+    int rc = mull_ask("POST", "/v1/tokens", body, &r);
     json_decref(body);
     if (rc) return rc;
     if (o->json) {
@@ -93,7 +85,7 @@ static int revoke(const mull_cmd *cmd, const char *id, const opts *o) {
     if (!*id || strspn(id, "0123456789") != strlen(id) || strlen(id) > 18)
         return mull_usage(cmd->name, "'%s' is no number of a token; mull token ls lists them", id);
     snprintf(path, sizeof path, "/v1/tokens/%s", id);
-    int rc = ask("DELETE", path, NULL, &r);
+    int rc = mull_ask("DELETE", path, NULL, &r);
     if (rc) return rc;
     if (o->json)
         mull_emit(json_incref(r));
@@ -126,7 +118,7 @@ static int run_user(const mull_cmd *cmd, int argc, char **argv) {
     MULL_PARSE(cmd, argc, argv, &o, &words);
     if (words > 1 || (words && strcmp(argv[1], "ls") != 0))
         return mull_usage(cmd->name, "'%s' is no action; there is ls (mull token create makes a user)", argv[words]);
-    int rc = ask("GET", "/v1/users", NULL, &r);
+    int rc = mull_ask("GET", "/v1/users", NULL, &r);
     if (rc) return rc;
     show(r, "users", columns, keys, 5, o.json);
     json_decref(r);

@@ -40,6 +40,14 @@ mull_client *mull_client_or_complain(void) {
     return c;
 }
 
+int mull_ask(const char *method, const char *path, const json_t *body, json_t **out) {
+    mull_client *c = mull_client_or_complain();
+    if (!c) return MULL_EXIT_FAILED;
+    int rc = mull_client_get(c, method, path, body, out);
+    mull_client_close(c);
+    return rc;
+}
+
 void mull_query_encode(const char *text, char *out, size_t cap) {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~";
     size_t n = 0;

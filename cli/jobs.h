@@ -20,6 +20,8 @@ int mull_output_failed(void);
 int mull_id_check(const char *cmd, const char *text);
 /* Opens the client or prints why not (NULL). */
 mull_client *mull_client_or_complain(void);
+/* One call of mull_client_get with a client of its own; everything that goes wrong has been said. */
+int mull_ask(const char *method, const char *path, const json_t *body, json_t **out);
 
 /* Waits until the job has ended; *job is its last state, a new reference. It outlasts restarts of the queue: only a
  * queue that was never reached is an error. timeout_s <= 0: for ever. Exit status: 0, MULL_EXIT_FAILED with the words

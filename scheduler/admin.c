@@ -10,20 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct call {
-    mull_front *front;
-    mull_req *req;
-} call;
-
-static call *call_new(mull_front *f, mull_req *req) {
-    call *c = malloc(sizeof *c);
-    if (c)
-        *c = (call){f, req};
-    else
-        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
-    return c;
-}
-
 /* ---- teams ---- */
 
 static bool number_within(const json_t *v, double low, double high) {
@@ -63,7 +49,7 @@ static bool check_members(mull_req *req, json_t *set) {
 }
 
 static void on_team(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     if (!PQgetisnull(r->res, 0, 0)) {
@@ -78,24 +64,17 @@ static void on_team(const mull_pg_reply *r, void *arg) {
 
 void mull__team_set(mull_front *f, mull_req *req) {
     const char *name = mull_req_route(req)->name;
-    size_t len;
-    const char *body = mull_req_body(req, &len);
-    int status;
-    char why[256];
     if (strlen(name) > 63 || mull_utf8_check(name) != 0) {
         mull_reply_error(req, 400, "bad_team", "the name of a team is a text of 1 to 63 bytes");
         return;
     }
-    json_t *set = mull_body_parse(body, len, &status, why, sizeof why);
-    if (!set) {
-        mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
-        return;
-    }
+    json_t *set = mull__body(req);
+    if (!set) return;
     char *text = check_members(req, set) ? json_dumps(set, JSON_COMPACT) : NULL;
     json_decref(set);
     if (!text) return;
     const char *params[] = {name, text, mull_req_who(req)->user};
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, "SELECT * FROM mull_team_set($1, $2::jsonb, $3)", 3, params, on_team, c);
     free(text);
 }
@@ -103,7 +82,7 @@ void mull__team_set(mull_front *f, mull_req *req) {
 /* ---- nodes ---- */
 
 static void on_node(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     const char *name = mull_req_route(c.req)->name;
@@ -122,7 +101,7 @@ void mull__node_action(mull_front *f, mull_req *req) {
         return;
     }
     const char *params[] = {r->name, r->id == MULL_ROUTE_NODE_DRAIN ? "drain" : "resume", mull_req_who(req)->user};
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, "SELECT mull_node_action($1, $2, $3)", 3, params, on_node, c);
 }
 
@@ -166,31 +145,18 @@ static bool node_name_ok(const char *s) {
 
 /* The body as an object with no other keys than these (NULL ends). NULL after a reply. */
 static json_t *read_body(mull_req *req, const char *const *keys) {
-    size_t len, n = 0;
-    const char *body = mull_req_body(req, &len), *key;
-    int status;
-    char why[256];
-    json_t *json = mull_body_parse(body, len, &status, why, sizeof why), *v;
-    if (!json) {
-        mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
-        return NULL;
-    }
+    size_t n = 0;
+    json_t *json = mull__body(req);
     while (keys[n]) n++;
-    json_object_foreach(json, key, v) {
-        size_t k = 0;
-        while (k < n && strcmp(key, keys[k]) != 0) k++;
-        if (k < n) continue;
-        const char *near = mull_nearest(key, keys, n);
-        mull_reply_error(req, 400, "bad_body", "unknown key %.60s%s%s", key, near ? "; did you mean " : "",
-                         near ? near : "");
+    if (json && !mull__known_keys(req, json, keys, n, "bad_body")) {
         json_decref(json);
-        return NULL;
+        json = NULL;
     }
     return json;
 }
 
 static void on_labels(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     if (PQntuples(r->res) < 1 || PQgetisnull(r->res, 0, 0)) {
@@ -215,7 +181,7 @@ void mull__node_labels(mull_front *f, mull_req *req) {
     json_decref(body);
     if (unset) {
         const char *params[] = {name, set, unset, mull_req_who(req)->user};
-        call *c = call_new(f, req);
+        mull_call *c = mull__call_new(f, req);
         if (c)
             mull_pg_query(f->cfg.pg, "SELECT mull_node_label($1, $2::text[], $3::text[], $4)", 4, params, on_labels, c);
     }
@@ -224,7 +190,7 @@ void mull__node_labels(mull_front *f, mull_req *req) {
 }
 
 static void on_window(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     if (!PQgetisnull(r->res, 0, 0)) {
@@ -254,7 +220,7 @@ void mull__maintenance_add(mull_front *f, mull_req *req) {
         mull_reply_error(req, 400, "bad_maintenance", "reason is a text of at most 500 bytes");
     else
         nodes = text_array(req, body, "nodes", node_name_ok);
-    call *c = nodes ? call_new(f, req) : NULL;
+    mull_call *c = nodes ? mull__call_new(f, req) : NULL;
     if (c) {
         char a[24], b[24];
         snprintf(a, sizeof a, "%lld", (long long)from);
@@ -268,7 +234,7 @@ void mull__maintenance_add(mull_front *f, mull_req *req) {
 }
 
 static void on_window_gone(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     if (PQgetvalue(r->res, 0, 0)[0] != 't') {
@@ -283,6 +249,6 @@ void mull__maintenance_rm(mull_front *f, mull_req *req) {
     char id[24];
     snprintf(id, sizeof id, "%lld", (long long)mull_req_route(req)->job);
     const char *params[] = {id, mull_req_who(req)->user};
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, "SELECT mull_maintenance_rm($1::bigint, $2)", 2, params, on_window_gone, c);
 }

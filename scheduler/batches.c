@@ -189,19 +189,12 @@ static const char *wrong(creation *c) {
 }
 
 void mull__batch_create(mull_front *f, mull_req *req) {
-    size_t len;
-    int status;
-    char why[256];
-    const char *bytes = mull_req_body(req, &len);
     if (!f->cfg.files) {
         mull_reply_error(req, 501, "not_available", "this server keeps no files; start it with --files DIR");
         return;
     }
-    json_t *body = mull_body_parse(bytes, len, &status, why, sizeof why);
-    if (!body) {
-        mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
-        return;
-    }
+    json_t *body = mull__body(req);
+    if (!body) return;
     creation *c = calloc(1, sizeof *c);
     if (!c) {
         json_decref(body);

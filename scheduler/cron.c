@@ -9,20 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct call {
-    mull_front *front;
-    mull_req *req;
-} call;
-
-static call *call_new(mull_front *f, mull_req *req) {
-    call *c = malloc(sizeof *c);
-    if (c)
-        *c = (call){f, req};
-    else
-        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
-    return c;
-}
-
 static bool name_ok(mull_req *req) {
     const char *name = mull_req_route(req)->name;
     size_t n = strlen(name);
@@ -35,7 +21,7 @@ static bool name_ok(mull_req *req) {
 /* ---- making one ---- */
 
 static void on_set(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     if (!PQgetisnull(r->res, 0, 0)) {
@@ -47,20 +33,9 @@ static void on_set(const mull_pg_reply *r, void *arg) {
                               PQgetvalue(r->res, 0, 1)[0] == 't', "next_at", PQgetvalue(r->res, 0, 2)));
 }
 
-/* The body once more: it was read whole for its spec. NULL after a reply. */
-static json_t *read_body(mull_req *req) {
-    size_t len;
-    const char *body = mull_req_body(req, &len);
-    int status;
-    char why[256];
-    json_t *json = mull_body_parse(body, len, &status, why, sizeof why);
-    if (!json) mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
-    return json;
-}
-
 static void on_item(mull_front *f, mull_req *req, const json_t *item) {
     char why[256] = "schedule is missing";
-    json_t *body = read_body(req);
+    json_t *body = mull__body(req); /* once more: it was read whole for its spec */
     if (!body) return;
     const char *schedule = json_string_value(json_object_get(body, "schedule"));
     const json_t *zone = json_object_get(body, "tz");
@@ -80,7 +55,7 @@ static void on_item(mull_front *f, mull_req *req, const json_t *item) {
                                 fields_text,
                                 item_text,
                                 json_is_true(json_object_get(body, "no_overlap")) ? "t" : "f"};
-        call *c = call_new(f, req);
+        mull_call *c = mull__call_new(f, req);
         if (c)
             mull_pg_query(f->cfg.pg,
                           "SELECT * FROM mull_cron_set($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8::boolean)", 8,
@@ -96,7 +71,7 @@ static void on_item(mull_front *f, mull_req *req, const json_t *item) {
 
 void mull__cron_set(mull_front *f, mull_req *req) {
     if (!name_ok(req)) return;
-    json_t *body = read_body(req);
+    json_t *body = mull__body(req); /* once more: it was read whole for its spec */
     if (!body) return;
     bool has_spec = json_object_get(body, "spec") || json_object_get(body, "spec_text");
     json_decref(body);
@@ -109,7 +84,7 @@ void mull__cron_set(mull_front *f, mull_req *req) {
 /* ---- removing one ---- */
 
 static void on_rm(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     const char *name = mull_req_route(c.req)->name;
@@ -135,6 +110,6 @@ void mull__cron_rm(mull_front *f, mull_req *req) {
         mull_reply_error(req, 400, "bad_query", "team is no valid text");
         return;
     }
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, "SELECT mull_cron_rm($1, $2, $3)", 3, params, on_rm, c);
 }

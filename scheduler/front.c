@@ -12,11 +12,6 @@
 
 enum { FOLLOW_POLL_MS = 500 };
 
-typedef struct call {
-    mull_front *front;
-    mull_req *req;
-} call;
-
 bool mull__front_failed(mull_req *req, const mull_pg_reply *r) {
     if (r->status == MULL_PG_OK) return false;
     if (r->status == MULL_PG_LOST) {
@@ -38,19 +33,10 @@ void mull__poke(mull_front *f, const char *op, int64_t job) {
     mull_redis_command(f->cfg.redis, 8, argv, NULL, NULL, NULL);
 }
 
-static call *call_new(mull_front *f, mull_req *req) {
-    call *c = malloc(sizeof *c);
-    if (c)
-        *c = (call){f, req};
-    else
-        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
-    return c;
-}
-
 /* ---- the database's JSON as it is ---- */
 
 static void on_json(const mull_pg_reply *r, void *arg) {
-    call *c = arg;
+    mull_call *c = arg;
     mull_req *req = c->req;
     free(c);
     if (mull__front_failed(req, r)) return;
@@ -74,7 +60,7 @@ static void on_json(const mull_pg_reply *r, void *arg) {
 }
 
 void mull__answer(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params) {
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, sql, n, params, on_json, c);
 }
 
@@ -165,7 +151,7 @@ static const char *op_of(int route) {
 }
 
 static void on_action(const mull_pg_reply *r, void *arg) {
-    call *c = arg;
+    mull_call *c = arg;
     mull_req *req = c->req;
     mull_front *f = c->front;
     free(c);
@@ -197,7 +183,7 @@ static void action(mull_front *f, mull_req *req, const char *id) {
     char index[16];
     snprintf(index, sizeof index, "%d", (int)r->task);
     const char *params[] = {id, op_of(r->id), who->user, who->team, index};
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c && r->task >= 0)
         mull_pg_query(f->cfg.pg, "SELECT * FROM mull_task_action($1::bigint, $5::int, $2, $3, $4)", 5, params,
                       on_action, c);
@@ -210,7 +196,7 @@ static void action(mull_front *f, mull_req *req, const char *id) {
 static void route(mull_front *f, mull_req *req);
 
 static void on_task(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     if (PQgetisnull(r->res, 0, 0)) {
@@ -230,14 +216,14 @@ static void find_task(mull_front *f, mull_req *req) {
     snprintf(id, sizeof id, "%" PRId64, r->job);
     snprintf(index, sizeof index, "%d", (int)r->task);
     const char *params[] = {id, index, mull_req_who(req)->team};
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, "SELECT mull_task_id($1::bigint, $2::int, $3)", 3, params, on_task, c);
 }
 
 /* ---- health ---- */
 
 static void on_ready_row(const mull_pg_reply *r, void *arg) {
-    call *c = arg;
+    mull_call *c = arg;
     mull_req *req = c->req;
     bool redis = mull_redis_connected(c->front->cfg.redis);
     free(c);
@@ -249,7 +235,7 @@ static void on_ready_row(const mull_pg_reply *r, void *arg) {
 }
 
 static void readyz(mull_front *f, mull_req *req) {
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c)
         mull_pg_query(f->cfg.pg, "SELECT expires_at > clock_timestamp() FROM leader WHERE id = 1", 0, NULL,
                       on_ready_row, c);
@@ -272,10 +258,6 @@ bool mull__may(mull_req *req) {
 static void route(mull_front *f, mull_req *req) {
     const mull_route *r = mull_req_route(req);
     const mull_identity *who = mull_req_who(req);
-    if (mull_route_get(r->id)->status == 501) {
-        mull_reply_error(req, 501, "not_available", "%s", mull_route_get(r->id)->summary);
-        return;
-    }
     if (!mull__may(req)) return;
     if (r->task >= 0 && !mull_route_get(r->id)->writes) {
         find_task(f, req);

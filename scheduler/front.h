@@ -42,6 +42,27 @@ struct mull_front {
 
 int64_t mull__unix_ms(void); /* leader.c */
 
+/* request.c. A request whose statement is under way: what its callback is given, and frees. NULL without memory,
+ * replied. */
+typedef struct mull_call {
+    mull_front *front;
+    mull_req *req;
+} mull_call;
+mull_call *mull__call_new(mull_front *f, mull_req *req);
+/* The request's body as a JSON object; NULL: refused, replied. */
+json_t *mull__body(mull_req *req);
+/* Whether body has no other keys than these n; false: refused with code and the nearest, replied. */
+bool mull__known_keys(mull_req *req, json_t *body, const char *const *keys, size_t n, const char *code);
+/* The query's cursor and limit (1 to MULL_HTTP_MAX_PAGE, 100 when absent) as texts of parameters; false: replied. */
+typedef struct mull_page {
+    char cursor[24], limit[24];
+} mull_page;
+bool mull__page(mull_req *req, mull_page *page);
+/* n bytes as 2 n hexadecimal digits and a 0. */
+void mull__hex(const unsigned char *bytes, size_t n, char *out);
+/* A token's SHA-256 as the database keeps it; false without memory. */
+bool mull__secret_sum(const char *secret, char out[65]);
+
 /* front.c: replies for a failed statement; true when it failed. */
 bool mull__front_failed(mull_req *req, const mull_pg_reply *r);
 /* Replies with the statement's one JSON value, or 404 where it is NULL. */

@@ -2,9 +2,7 @@
  * its SHA-256 is kept. Members and viewers see and revoke their own tokens; admins make them and see all. */
 #include "scheduler/front.h"
 
-#include "schema/jobspec.h"
-
-#include <openssl/evp.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,10 +23,6 @@ static call *call_new(mull_front *f, mull_req *req) {
     else
         mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
     return c;
-}
-
-static void hex(const unsigned char *bytes, size_t n, char *out) {
-    for (size_t i = 0; i < n; i++) snprintf(out + 2 * i, 3, "%02x", bytes[i]);
 }
 
 static void on_created(const mull_pg_reply *r, void *arg) {
@@ -58,25 +52,10 @@ static const char *text_of(mull_req *req, const json_t *body, const char *key, c
     return json_string_value(v);
 }
 
-static bool known_keys(mull_req *req, json_t *body) {
-    static const char *const keys[] = {"user", "team", "role", "days", "note"};
-    const char *key;
-    json_t *v;
-    json_object_foreach(body, key, v) {
-        size_t k = 0;
-        while (k < 5 && strcmp(key, keys[k]) != 0) k++;
-        if (k < 5) continue;
-        const char *near = mull_nearest(key, keys, 5);
-        mull_reply_error(req, 400, "bad_token", "unknown key %.60s%s%s", key, near ? "; did you mean " : "",
-                         near ? near : "");
-        return false;
-    }
-    return true;
-}
-
 static void create(mull_front *f, mull_req *req, json_t *body) {
+    static const char *const keys[] = {"user", "team", "role", "days", "note"};
     const char *user, *team, *role, *note;
-    if (!known_keys(req, body) || !(user = text_of(req, body, "user", NULL, 63)) ||
+    if (!mull__known_keys(req, body, keys, 5, "bad_token") || !(user = text_of(req, body, "user", NULL, 63)) ||
         !(team = text_of(req, body, "team", "default", 63)) || !(role = text_of(req, body, "role", "member", 63)) ||
         !(note = text_of(req, body, "note", "", 200)))
         return;
@@ -89,20 +68,18 @@ static void create(mull_front *f, mull_req *req, json_t *body) {
         mull_reply_error(req, 400, "bad_token", "days is a whole number from 0 (no end) to %d", DAYS_MAX);
         return;
     }
-    unsigned char random[SECRET_BYTES], digest[EVP_MAX_MD_SIZE];
+    unsigned char random[SECRET_BYTES];
     char hash[65], days[16];
-    unsigned int n = 0;
     call *c = call_new(f, req);
     if (!c) return;
     if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) abort(); /* never for so few bytes */
     memcpy(c->secret, "mull_", 5);
-    hex(random, sizeof random, c->secret + 5);
-    if (EVP_Digest(c->secret, strlen(c->secret), digest, &n, EVP_sha256(), NULL) != 1 || n != 32) {
+    mull__hex(random, sizeof random, c->secret + 5);
+    if (!mull__secret_sum(c->secret, hash)) {
         free(c);
         mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
         return;
     }
-    hex(digest, n, hash);
     snprintf(days, sizeof days, "%d", d ? (int)json_integer_value(d) : 0);
     const char *params[] = {hash, user, team, role, days, note, mull_req_who(req)->user};
     mull_pg_query(f->cfg.pg, "SELECT * FROM mull_token_create($1, $2, $3, $4, $5::int, $6, $7)", 7, params, on_created,
@@ -110,15 +87,8 @@ static void create(mull_front *f, mull_req *req, json_t *body) {
 }
 
 void mull__token_create(mull_front *f, mull_req *req) {
-    size_t len;
-    const char *text = mull_req_body(req, &len);
-    int status;
-    char why[256];
-    json_t *body = mull_body_parse(text, len, &status, why, sizeof why);
-    if (body)
-        create(f, req, body);
-    else
-        mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
+    json_t *body = mull__body(req);
+    if (body) create(f, req, body);
     json_decref(body);
 }
 
@@ -133,7 +103,7 @@ void mull__tokens(mull_front *f, mull_req *req) {
 }
 
 static void on_revoked(const mull_pg_reply *r, void *arg) {
-    call c = *(call *)arg;
+    mull_call c = *(mull_call *)arg;
     free(arg);
     if (mull__front_failed(c.req, r)) return;
     long long id = mull_req_route(c.req)->job;
@@ -152,7 +122,7 @@ void mull__token_revoke(mull_front *f, mull_req *req) {
     char id[24];
     snprintf(id, sizeof id, "%lld", (long long)mull_req_route(req)->job);
     const char *params[] = {id, whose(req), mull_req_who(req)->user};
-    call *c = call_new(f, req);
+    mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, "SELECT mull_token_revoke($1::bigint, $2, $3)", 3, params, on_revoked, c);
 }
 
@@ -164,15 +134,8 @@ void mull__whoami(mull_req *req) {
 }
 
 void mull__audit(mull_front *f, mull_req *req) {
-    int64_t cursor, limit;
-    if (mull_query_int(mull_req_query(req, "cursor"), 0, INT64_MAX, 0, &cursor) != 0 ||
-        mull_query_int(mull_req_query(req, "limit"), 1, MULL_HTTP_MAX_PAGE, 100, &limit) != 0) {
-        mull_reply_error(req, 400, "bad_query", "cursor and limit are numbers, limit from 1 to %d", MULL_HTTP_MAX_PAGE);
-        return;
-    }
-    char c[24], l[24];
-    snprintf(c, sizeof c, "%lld", (long long)cursor);
-    snprintf(l, sizeof l, "%lld", (long long)limit);
-    const char *params[] = {c, l};
+    mull_page p;
+    if (!mull__page(req, &p)) return;
+    const char *params[] = {p.cursor, p.limit};
     mull__answer(f, req, "SELECT mull_audit($1::bigint, $2::int)", 2, params);
 }

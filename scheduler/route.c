@@ -126,7 +126,6 @@ mull_route mull_route_match(const char *method, const char *path) {
             continue;
         }
         r.id = i;
-        if (ROUTES[i].status == 501) return r; /* its ids have a form of their own */
         if (strstr(ROUTES[i].path, "{name}")) {
             memcpy(r.name, id, sizeof r.name);
             if (!id[0]) r.id = MULL_ROUTE_UNKNOWN;
@@ -255,7 +254,6 @@ static json_t *operation(const mull_route_def *d) {
                       "the job}}.");
         json_object_set_new(op, "requestBody", body);
     }
-    if (op && d->status == 501) json_object_set_new(op, "x-not-available", json_true());
     if (op && d->open) json_object_set_new(op, "security", json_array());
     return op;
 }

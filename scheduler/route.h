@@ -80,7 +80,7 @@ typedef struct mull_route_def {
     const char *query;    /* comma-separated names of query parameters, "" for none */
     const char *summary;  /* one sentence */
     const char *produces; /* content type of a good answer */
-    int status;           /* of a good answer; 501 for what this build does not have */
+    int status;           /* of a good answer */
     bool open;            /* needs no token */
     bool writes;          /* refused for the role viewer */
     bool admin;           /* refused for all but the role admin */

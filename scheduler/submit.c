@@ -220,13 +220,8 @@ static json_t *read_spec(mull_req *req, json_t **lines) {
     if (is_yaml(mull_req_header(req, "Content-Type"))) {
         spec = mull_jobspec_parse_lines(body, len, MULL_SPEC_YAML, &diags, lines);
     } else {
-        int status;
-        char why[256];
-        json_t *json = mull_body_parse(body, len, &status, why, sizeof why);
-        if (!json) {
-            mull_reply_error(req, status, status == 413 ? "too_large" : "bad_json", "%s", why);
-            return NULL;
-        }
+        json_t *json = mull__body(req);
+        if (!json) return NULL;
         const json_t *given = json_object_get(json, "spec"), *text = json_object_get(json, "spec_text");
         const char *format = json_string_value(json_object_get(json, "format"));
         if (given) {

@@ -48,23 +48,6 @@ static void on_json(const mull_pg_reply *r, void *arg) {
     mull_reply(c.req, 200, "application/json", body, len);
 }
 
-/* cursor and limit as texts; replies and returns false when one is wrong. */
-typedef struct page {
-    char cursor[24], limit[24];
-} page;
-
-static bool read_page(mull_req *req, page *p) {
-    int64_t cursor, limit;
-    if (mull_query_int(mull_req_query(req, "cursor"), 0, INT64_MAX, 0, &cursor) != 0 ||
-        mull_query_int(mull_req_query(req, "limit"), 1, MULL_HTTP_MAX_PAGE, 100, &limit) != 0) {
-        mull_reply_error(req, 400, "bad_query", "cursor and limit are numbers, limit from 1 to %d", MULL_HTTP_MAX_PAGE);
-        return false;
-    }
-    snprintf(p->cursor, sizeof p->cursor, "%" PRId64, cursor);
-    snprintf(p->limit, sizeof p->limit, "%" PRId64, limit);
-    return true;
-}
-
 /* The team to look at: the token's own, else the one asked for. NULL after a reply. */
 static const char *team_of(mull_req *req) {
     const char *team = mull_req_query(req, "team");
@@ -94,8 +77,8 @@ static bool known_word(mull_req *req, const char *key, const char *text, const c
 void mull__runs(mull_front *f, mull_req *req) {
     static const char *const kinds[] = {"train", "rollout", "eval", "annotate", "generate"};
     const char *kind = query_text(req, "kind"), *team = team_of(req);
-    page p;
-    if (!team || !known_word(req, "kind", kind, kinds, 5) || !read_page(req, &p)) return;
+    mull_page p;
+    if (!team || !known_word(req, "kind", kind, kinds, 5) || !mull__page(req, &p)) return;
     const char *params[] = {team, kind, query_text(req, "name"), p.cursor, p.limit};
     ask(f, req, "run", "SELECT mull_runs($1, $2, $3, $4::bigint, $5::int)", 5, params, on_json);
 }
@@ -111,8 +94,8 @@ void mull__checkpoints(mull_front *f, mull_req *req) {
     static const char *const states[] = {"PUBLISHED", "REMOVED"};
     const char *state = query_text(req, "state"), *team = team_of(req);
     int64_t job;
-    page p;
-    if (!team || !known_word(req, "state", state, states, 2) || !read_page(req, &p)) return;
+    mull_page p;
+    if (!team || !known_word(req, "state", state, states, 2) || !mull__page(req, &p)) return;
     if (mull_query_int(mull_req_query(req, "job"), 1, INT64_MAX, 0, &job) != 0) {
         mull_reply_error(req, 400, "bad_query", "job is the id of a job");
         return;
