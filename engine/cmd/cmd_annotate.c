@@ -1,6 +1,7 @@
 /* mull-engine annotate: what `run` does for a job of kind annotate, from flags, with progress on stderr. */
 #include "engine/annotate/annotate.h"
 #include "engine/cmd/cmd.h"
+#include "engine/cmd/spec_flags.h"
 
 #include <getopt.h>
 #include <limits.h>
@@ -56,17 +57,12 @@ typedef struct flags {
     X("top-p", 'F', "top_p")                                                                                           \
     X("repetition-penalty", 'F', "repetition_penalty")
 
-static const struct {
-    const char *flag;
-    char kind;
-    const char *key;
-} TABLE[] = {
+static const mull_spec_flag TABLE[] = {
 #define X(flag, kind, key) {flag, kind, key},
     FLAGS(X)
 #undef X
 };
 enum {
-    NTABLE = sizeof TABLE / sizeof *TABLE,
     O_STOP = 256,
     O_EOS,
     O_ROOT,
@@ -101,51 +97,15 @@ static const struct option LONG[] = {
     {"help", 0, 0, O_HELP},
     {0, 0, 0, 0}};
 
-/* An absolute path as JSON, for the spec knows no working folder. */
-static json_t *absolute(const char *path) {
-    char whole[PATH_MAX * 2], *here = path[0] == '/' ? NULL : realpath(".", NULL);
-    snprintf(whole, sizeof whole, "%s%s%s", here ? here : "", here ? "/" : "", path);
-    free(here);
-    return json_string(whole);
-}
-
-static int take_table(flags *f, int i, const char *v) {
-    static const char *const C = "annotate";
-    json_t *o = TABLE[i].kind < 'a' ? f->sampling : f->spec, *value = NULL;
-    char flag[40];
-    long long n;
-    double x;
-    int rc = 0;
-    snprintf(flag, sizeof flag, "--%s", TABLE[i].flag);
-    switch (TABLE[i].kind | 32) {
-    case 'i':
-        if (!(rc = mull_cmd_int(C, flag, v, 0, INT64_MAX, &n))) value = json_integer(n);
-        break;
-    case 'f':
-        if (!(rc = mull_cmd_double(C, flag, v, 0, 1e12, &x))) value = json_real(x);
-        break;
-    case 'p':
-        value = absolute(v);
-        break;
-    default:
-        value = json_string(v);
-        break;
-    }
-    if (rc) return rc;
-    if (!value) return mull_cmd_usage(C, "%s is no UTF-8", flag);
-    json_object_set_new(o, TABLE[i].key, value);
-    return 0;
-}
-
 static int take(flags *f, int opt, int index, const char *v) {
     static const char *const C = "annotate";
     switch (opt) {
     case 1:
-        return take_table(f, index, v);
+        return mull_spec_take(C, &TABLE[index], v, f->spec, f->sampling);
     case O_STOP:
         return json_array_append_new(f->stop, json_string(v)) ? mull_cmd_usage(C, "--stop is no UTF-8") : 0;
     case O_ROOT:
-        return json_array_append_new(f->roots, absolute(v)) ? mull_cmd_usage(C, "--media-root is no UTF-8") : 0;
+        return json_array_append_new(f->roots, mull_spec_path(v)) ? mull_cmd_usage(C, "--media-root is no UTF-8") : 0;
     case O_CHOICE:
         if (!json_object_get(f->sampling, "choices")) json_object_set_new(f->sampling, "choices", json_array());
         return json_array_append_new(json_object_get(f->sampling, "choices"), json_string(v))

@@ -1,5 +1,6 @@
 /* mull-engine serve: what `run` does for a job of kind serve, from flags, with words on stderr. */
 #include "engine/cmd/cmd.h"
+#include "engine/cmd/spec_flags.h"
 #include "engine/serve/serve.h"
 
 #include <getopt.h>
@@ -40,16 +41,12 @@ static const char USAGE[] =
     X("top-p", 'F', "top_p")                                                                                           \
     X("repetition-penalty", 'F', "repetition_penalty")
 
-static const struct {
-    const char *flag;
-    char kind;
-    const char *key;
-} TABLE[] = {
+static const mull_spec_flag TABLE[] = {
 #define X(flag, kind, key) {flag, kind, key},
     FLAGS(X)
 #undef X
 };
-enum { NTABLE = sizeof TABLE / sizeof *TABLE, O_ROOT = 256, O_THREADS, O_HELP };
+enum { O_ROOT = 256, O_THREADS, O_HELP };
 
 static const struct option LONG[] = {
 #define X(flag, kind, key) {flag, 1, 0, 1},
@@ -59,40 +56,6 @@ static const struct option LONG[] = {
     {"threads", 1, 0, O_THREADS},
     {"help", 0, 0, O_HELP},
     {0, 0, 0, 0}};
-
-static json_t *absolute(const char *path) {
-    char whole[PATH_MAX * 2], *here = path[0] == '/' ? NULL : realpath(".", NULL);
-    snprintf(whole, sizeof whole, "%s%s%s", here ? here : "", here ? "/" : "", path);
-    free(here);
-    return json_string(whole);
-}
-
-static int take(json_t *spec, json_t *sampling, int i, const char *v) {
-    char flag[40];
-    long long n;
-    double x;
-    json_t *value = NULL;
-    int rc = 0;
-    snprintf(flag, sizeof flag, "--%s", TABLE[i].flag);
-    switch (TABLE[i].kind | 32) {
-    case 'i':
-        if (!(rc = mull_cmd_int("serve", flag, v, 0, INT64_MAX, &n))) value = json_integer(n);
-        break;
-    case 'f':
-        if (!(rc = mull_cmd_double("serve", flag, v, 0, 1e12, &x))) value = json_real(x);
-        break;
-    case 'p':
-        value = absolute(v);
-        break;
-    default:
-        value = json_string(v);
-        break;
-    }
-    if (rc) return rc;
-    if (!value) return mull_cmd_usage("serve", "%s is no UTF-8", flag);
-    json_object_set_new(TABLE[i].kind < 'a' ? sampling : spec, TABLE[i].key, value);
-    return 0;
-}
 
 static int serve(json_t *spec, int threads) {
     mull_job job;
@@ -126,12 +89,13 @@ int mull_cmd_serve(int argc, char **argv) {
         if (opt == O_HELP)
             fputs(USAGE, stdout);
         else if (opt == 1)
-            rc = take(spec, sampling, index, optarg);
+            rc = mull_spec_take("serve", &TABLE[index], optarg, spec, sampling);
         else if (opt == O_THREADS)
             rc = mull_cmd_int("serve", "--threads", optarg, 0, 4096, &threads);
         else if (opt == O_ROOT)
-            rc = json_array_append_new(roots, absolute(optarg)) ? mull_cmd_usage("serve", "--media-root is no UTF-8")
-                                                                : 0;
+            rc = json_array_append_new(roots, mull_spec_path(optarg))
+                     ? mull_cmd_usage("serve", "--media-root is no UTF-8")
+                     : 0;
         else
             rc = mull_cmd_usage("serve", "unknown flag or missing value: '%s'", argv[optind - 1]);
         if (opt == O_HELP) break;
