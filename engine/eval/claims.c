@@ -1,11 +1,8 @@
 /* See claims.h. */
 #include "engine/eval/claims.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 static const char *const WHAT = "cannot share the rows of a task";
@@ -64,16 +61,13 @@ int mull__claims_look(mull__claims *c, mull_error *err) {
 
 /* *out NULL: another process has it, or it has become complete. */
 static int claim(mull__claims *c, int64_t shard, mull__claim **out, mull_error *err) {
-    char name[48];
     *out = NULL;
     mull__claim *x = calloc(1, sizeof *x);
     if (!x) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
-    snprintf(name, sizeof name, "shard-%08lld.lock", (long long)shard);
-    x->lock = openat(c->work, name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    int rc = x->lock < 0 ? mull__io_fail(err, errno, WHAT, name) : MULL_OK;
-    bool got = !rc && flock(x->lock, LOCK_EX | LOCK_NB) == 0;
-    if (!rc && !got && errno != EWOULDBLOCK && errno != EINTR) rc = mull__io_fail(err, errno, WHAT, name);
-    if (!rc && got && (rc = note_complete(c, shard, err)) > 0) { /* between our look and the lock */
+    int rc = mull__shard_claim(c->work, shard, &x->lock, err);
+    bool got = rc > 0;
+    if (got) rc = MULL_OK;
+    if (got && (rc = note_complete(c, shard, err)) > 0) { /* between our look and the lock */
         got = false;
         rc = MULL_OK;
     }
