@@ -50,7 +50,8 @@ struct mull_loader {
 };
 
 /* ---- one sample */
-static int note(slot *s, const mull_draw *d, bool bad, const mull_error *why) {
+static int note(void *ctx, const mull_draw *d, bool bad, const mull_error *why) {
+    slot *s = ctx;
     left_out *p = realloc(s->notes, (s->nnotes + 1) * sizeof *p);
     if (!p) return MULL_ENOMEM;
     s->notes = p;
@@ -58,31 +59,33 @@ static int note(slot *s, const mull_draw *d, bool bad, const mull_error *why) {
     return MULL_OK;
 }
 
-static void build(mull_loader *l, int64_t n, slot *s) {
-    int64_t step = n / l->per_rank, k = n % l->per_rank;
-    mull_draw d = mull_mix_draw(l->mix, step * l->global + l->o.rank * l->per_rank + k);
-    mull_dataset *set = mull_mix_set(l->mix, d.set);
+int mull_sample_at(mull_mix *mix, const mull_builder *b, int64_t place, mull_left_out_fn tell, void *ctx,
+                   mull_sample *out, mull_error *err) {
+    mull_draw d = mull_mix_draw(mix, place);
+    mull_dataset *set = mull_mix_set(mix, d.set);
     int64_t rows = mull_dataset_rows(set), tries = rows < TRIES_MAX ? rows : TRIES_MAX;
     for (int64_t t = 0; t < tries; t++) {
         mull_example e;
-        mull_error err = {0};
-        int rc = mull_dataset_get(set, d.index, d.key, &e, &err);
+        int rc = mull_dataset_get(set, d.index, d.key, &e, err);
         if (!rc) {
-            rc = mull_sample_build(l->b, &e, &s->sample, &err);
+            rc = mull_sample_build(b, &e, out, err);
             mull_example_fini(&e);
         }
-        s->rc = rc;
-        if (!rc) return;
-        s->err = err;
+        if (!rc) return MULL_OK;
         /* What the row cannot help ends the run; the row's own faults leave it out. */
-        if (rc == MULL_ENOMEM || rc == MULL_EUNSUPPORTED || rc == MULL_EINTERNAL || note(s, &d, rc != MULL_SKIP, &err))
-            return;
+        if (rc == MULL_ENOMEM || rc == MULL_EUNSUPPORTED || rc == MULL_EINTERNAL) return rc;
+        if (tell && tell(ctx, &d, rc != MULL_SKIP, err)) return rc;
         d.index = (d.index + 1) % rows;
     }
-    mull_error last = s->err;
-    s->rc = mull_fail(
-        &s->err, MULL_EFORMAT, "no sample can be used", mull_set_name(d.set), "look at it with mull-engine data",
+    mull_error last = *err;
+    return mull_fail(
+        err, MULL_EFORMAT, "no sample can be used", mull_set_name(d.set), "look at it with mull-engine data",
         "%lld rows in a row were left out, the last one (%.200s): %.300s", (long long)tries, last.where, last.why);
+}
+
+static void build(mull_loader *l, int64_t n, slot *s) {
+    int64_t step = n / l->per_rank, k = n % l->per_rank;
+    s->rc = mull_sample_at(l->mix, l->b, step * l->global + l->o.rank * l->per_rank + k, note, s, &s->sample, &s->err);
 }
 
 /* ---- threads */

@@ -60,4 +60,11 @@ int mull_loader_next(mull_loader *l, mull_batch *out, mull_error *err);
 mull_position mull_loader_position(const mull_loader *l);
 void mull_batch_fini(mull_batch *b);
 
+/* The sample at a place of the run (mix.h), as the loader makes it: a row that its dataset's rules or its own faults
+ * leave out is replaced by the next one of that dataset. tell (may be NULL) hears of each; not 0 ends the search.
+ * Thread-safe. */
+typedef int (*mull_left_out_fn)(void *ctx, const mull_draw *draw, bool bad, const mull_error *why);
+int mull_sample_at(mull_mix *mix, const mull_builder *b, int64_t place, mull_left_out_fn tell, void *ctx,
+                   mull_sample *out, mull_error *err);
+
 #endif

@@ -38,6 +38,7 @@ int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *e
     mull_infer_opts io = {.max_batch = (int)r->rollout_batch};
     mull_infer_callbacks cb = {.ctx = g, .on_done = mull__grpo_done};
     if (!rc) rc = mull_infer_create(t->tower, g->tokenizer, &io, &cb, &g->engine, err);
+    if (!rc) g->features = mull_infer_features(g->engine);
     if (!rc && t->state.step > 0) rc = mull__grpo_keep_reference(g, err);
     return rc;
 }
@@ -47,7 +48,7 @@ void mull__grpo_destroy(struct mull__grpo *g) {
     mull__round_fini(g, NULL);
     mull_infer_destroy(g->engine);
     mull__reference_fini(&g->ref);
-    free(g->merged);
+    free(g->merged.data);
     free(g->entropy);
     free(g->logp);
     free(g->klt);

@@ -28,6 +28,7 @@ typedef struct mull__group {
     int64_t step;              /* of the loader */
     int place;                 /* in that step */
     int part;                  /* which of the step's batches: bnpo's local batch */
+    int64_t version;           /* optimiser steps that the weights had seen which answered */
     mull__completion *c;       /* [G] */
     bool flat;                 /* no spread in its rewards */
 } mull__group;
@@ -51,7 +52,7 @@ typedef struct mull__round {
     int64_t flat;     /* rows there */
     int64_t resampled, tokens, prompt_tokens, cached_tokens;
     double seconds, refresh_seconds;
-    int64_t version; /* optimiser steps that the weights had seen which answered */
+    int64_t version; /* optimiser steps that this process's weights have seen */
 } mull__round;
 
 /* The frozen copy of what is trained: pointers by parameter, into the policy's own memory where nothing is trained. */
@@ -62,10 +63,17 @@ typedef struct mull__reference {
     size_t bytes;
 } mull__reference;
 
+/* Working memory for a matrix with its adapter. */
+typedef struct mull__merged {
+    float *data;
+    int64_t cap;
+} mull__merged;
+
 struct mull__grpo {
     mull_trainer *t;
     const mull_tokenizer *tokenizer;
     mull_infer *engine;
+    struct mull_features *features; /* of media: the engine's */
     mull__round round;
     mull__reference ref; /* memory NULL: the policy is still the reference itself */
     bool kl;             /* a reference is wanted */
@@ -73,9 +81,8 @@ struct mull__grpo {
     bool stopped;        /* by the hook, during rollouts */
     const mull_train_hooks *hooks;
     mull_error *err;
-    float *merged; /* working memory: a matrix with its adapter */
-    int64_t merged_cap;
-    double *entropy; /* [loss rows] working memory */
+    mull__merged merged; /* working memory: a matrix with its adapter */
+    double *entropy;     /* [loss rows] working memory */
     int64_t entropy_cap;
     float *logp, *klt; /* outputs by token of a pack */
     int64_t out_cap;
@@ -87,6 +94,19 @@ static inline int64_t mull__completion_rows(const mull_recipe *r, const mull__gr
 }
 
 /* ---- weights (grpo_weights.c) */
+/* A matrix w [out, in] and its adapter: w + alpha / rank b [out, rank] a [rank, in]. */
+typedef struct mull__adapter {
+    const void *w;
+    mull_dtype type;
+    int64_t out, in;
+    const float *a, *b;
+    int64_t rank;
+    double alpha;
+} mull__adapter;
+/* The sum, in the working memory; NULL on no memory. The same bits wherever it is formed. */
+float *mull__adapted(const mull__adapter *a, mull_pool *pool, mull__merged *m);
+/* A mull_weight_source (model/adopt.h): a tensor as rollouts see it. ctx: the struct mull__grpo. */
+const void *mull__grpo_weight(void *ctx, const char *name, mull_dtype *type);
 /* The engine's weights become the trainer's; *seconds grows by the time it took. */
 int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err);
 /* Makes the reference from the model that the run began with, unless it is there or adapters make it needless. */
@@ -100,8 +120,13 @@ void mull__reference_fini(mull__reference *r);
 int mull__grpo_collect(struct mull__grpo *g, const mull_train_source *src, mull_error *err);
 void mull__grpo_done(void *ctx, const mull_result *r); /* the engine's callback */
 void mull__round_fini(struct mull__grpo *g, const mull_train_source *src);
-/* Rewards and advantages of the groups from first on. */
-int mull__grpo_score(struct mull__grpo *g, size_t first, mull_error *err);
+/* The engine answers the groups from first on. MULL_ECANCELLED: stopped. */
+int mull__grpo_answer(struct mull__grpo *g, size_t first, mull_error *err);
+/* What the completions of the groups from first on earn (accuracy, format, the command's score), then what that makes
+ * of them (penalty, reward, advantage). */
+int mull__grpo_reward(struct mull__grpo *g, size_t first, mull_error *err);
+int mull__grpo_advantages(struct mull__grpo *g, size_t first, mull_error *err);
+void mull__group_fini(mull__group *x, int64_t generations);
 /* scale_rewards: batch: divides the advantages of groups [from, to) by the deviation of all their rewards. */
 void mull__grpo_scale(struct mull__grpo *g, size_t from, size_t to);
 /* Log-probs of the weights before the round's first step, and of the reference. */

@@ -36,7 +36,8 @@ static int add_groups(struct mull__grpo *g, const mull_batch *b, int part, int *
     }
     for (int s = 0; s < b->nseq; s++) {
         mull__group *x = &o->groups[o->ngroups];
-        *x = (mull__group){.sample = &b->samples[s], .step = b->step, .place = (*place)++, .part = part};
+        *x = (mull__group){
+            .sample = &b->samples[s], .step = b->step, .place = (*place)++, .part = part, .version = o->version};
         x->c = calloc((size_t)G, sizeof *x->c);
         if (!x->c) return nomem(err);
         o->ngroups++;
@@ -87,7 +88,7 @@ static int hold(struct mull__grpo *g, size_t first, mull_error *err) {
             double ms = 0;
             mull__held *h = &o->held[o->nheld];
             int rc = mull_media_key(&s->media[k], &c->vision, &key, err);
-            if (!rc) rc = mull_features_get(mull_infer_features(g->engine), &s->media[k], &key, &h->feature, &ms, err);
+            if (!rc) rc = mull_features_get(g->features, &s->media[k], &key, &h->feature, &ms, err);
             if (rc) return rc;
             h->patches = s->media[k].patches;
             o->nheld++;
@@ -169,7 +170,7 @@ static void cancel_all(struct mull__grpo *g, size_t first) {
         ;
 }
 
-static int answer(struct mull__grpo *g, size_t first, mull_error *err) {
+int mull__grpo_answer(struct mull__grpo *g, size_t first, mull_error *err) {
     mull__round *o = &g->round;
     double start = mull__train_now();
     int rc = MULL_OK;
@@ -190,14 +191,23 @@ static int answer(struct mull__grpo *g, size_t first, mull_error *err) {
     return rc;
 }
 
-static void group_fini(const struct mull__grpo *g, mull__group *x) {
-    for (int64_t k = 0; x->c && k < g->t->r->num_generations; k++) {
+void mull__group_fini(mull__group *x, int64_t generations) {
+    for (int64_t k = 0; x->c && k < generations; k++) {
         free(x->c[k].ids);
         free(x->c[k].logp);
         free(x->c[k].text);
     }
     free(x->c);
     x->c = NULL;
+}
+
+/* The groups of one loader step, which begin at first, with completions and advantages. */
+static int draw(struct mull__grpo *g, const mull_train_source *src, size_t first, mull_error *err) {
+    int rc = take_step(g, src, err);
+    if (!rc) rc = hold(g, first, err);
+    if (!rc) rc = mull__grpo_answer(g, first, err);
+    if (!rc) rc = mull__grpo_reward(g, first, err);
+    return rc ? rc : mull__grpo_advantages(g, first, err);
 }
 
 /* DAPO: groups that teach nothing make room for those of further prompts that do, in order. */
@@ -209,10 +219,7 @@ static int resample(struct mull__grpo *g, const mull_train_source *src, size_t b
         size_t flat = 0, first = o->ngroups;
         for (size_t i = begin; i < end; i++) flat += o->groups[i].flat;
         if (!flat) break;
-        rc = take_step(g, src, err);
-        if (!rc) rc = hold(g, first, err);
-        if (!rc) rc = answer(g, first, err);
-        if (!rc) rc = mull__grpo_score(g, first, err);
+        rc = draw(g, src, first, err);
         size_t to = begin;
         for (size_t from = first; !rc && from < o->ngroups; from++) {
             if (o->groups[from].flat) continue;
@@ -224,7 +231,7 @@ static int resample(struct mull__grpo *g, const mull_train_source *src, size_t b
             o->groups[to].part = x.part;
             o->resampled++;
         }
-        while (o->ngroups > end) group_fini(g, &o->groups[--o->ngroups]);
+        while (o->ngroups > end) mull__group_fini(&o->groups[--o->ngroups], g->t->r->num_generations);
     }
     return rc;
 }
@@ -264,10 +271,7 @@ int mull__grpo_collect(struct mull__grpo *g, const mull_train_source *src, mull_
     if (!rc && !o->window) rc = nomem(err);
     for (int64_t w = 0; w < r->steps_per_generation && !rc; w++) {
         size_t begin = o->ngroups;
-        rc = take_step(g, src, err);
-        if (!rc) rc = hold(g, begin, err);
-        if (!rc) rc = answer(g, begin, err);
-        if (!rc) rc = mull__grpo_score(g, begin, err);
+        rc = draw(g, src, begin, err);
         if (!rc && r->dynamic_sampling) rc = resample(g, src, begin, err);
         o->window[w + 1] = o->ngroups;
         o->windows++;
@@ -277,8 +281,8 @@ int mull__grpo_collect(struct mull__grpo *g, const mull_train_source *src, mull_
 
 void mull__round_fini(struct mull__grpo *g, const mull_train_source *src) {
     mull__round *o = &g->round;
-    for (size_t i = 0; i < o->ngroups; i++) group_fini(g, &o->groups[i]);
-    for (size_t i = 0; i < o->nheld; i++) mull_features_release(mull_infer_features(g->engine), o->held[i].feature);
+    for (size_t i = 0; i < o->ngroups; i++) mull__group_fini(&o->groups[i], g->t->r->num_generations);
+    for (size_t i = 0; i < o->nheld; i++) mull_features_release(g->features, o->held[i].feature);
     for (size_t i = 0; src && i < o->nbatches; i++) src->release(src->ctx, &o->batches[i]);
     free(o->batches);
     free(o->groups);

@@ -99,18 +99,24 @@ static int advantages(const mull_recipe *r, mull__group *x, mull_error *err) {
     return rc;
 }
 
-int mull__grpo_score(struct mull__grpo *g, size_t first, mull_error *err) {
+int mull__grpo_reward(struct mull__grpo *g, size_t first, mull_error *err) {
     const mull_recipe *r = g->t->r;
     mull__round *o = &g->round;
     int rc = MULL_OK;
-    for (size_t i = first; i < o->ngroups && !rc; i++)
-        for (int64_t k = 0; k < r->num_generations && !rc; k++) {
-            mull__completion *c = &o->groups[i].c[k];
-            if (r->reward_builtin) rc = builtin(r, o->groups[i].sample, c, err);
-            c->penalty = overlong(r, c->n);
-        }
-    if (!rc) rc = external(g, first, err);
-    for (size_t i = first; i < o->ngroups && !rc; i++) rc = advantages(r, &o->groups[i], err);
+    for (size_t i = first; r->reward_builtin && i < o->ngroups && !rc; i++)
+        for (int64_t k = 0; k < r->num_generations && !rc; k++)
+            rc = builtin(r, o->groups[i].sample, &o->groups[i].c[k], err);
+    return rc ? rc : external(g, first, err);
+}
+
+int mull__grpo_advantages(struct mull__grpo *g, size_t first, mull_error *err) {
+    const mull_recipe *r = g->t->r;
+    mull__round *o = &g->round;
+    int rc = MULL_OK;
+    for (size_t i = first; i < o->ngroups && !rc; i++) {
+        for (int64_t k = 0; k < r->num_generations; k++) o->groups[i].c[k].penalty = overlong(r, o->groups[i].c[k].n);
+        rc = advantages(r, &o->groups[i], err);
+    }
     return rc;
 }
 

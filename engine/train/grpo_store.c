@@ -23,20 +23,20 @@ static json_t *numbers(const mull__completion *c, bool logp) {
     return a;
 }
 
-static int line(const struct mull__grpo *g, const mull__group *x, int64_t k, mull_buf *to) {
+static int line(const mull__group *x, int64_t k, mull_buf *to) {
     const mull_sample *s = x->sample;
     const mull__completion *c = &x->c[k];
     char seed[24];
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)c->seed); /* 64 bits are no JSON integer everywhere */
-    json_t *j = json_pack("{s:I,s:i,s:I,s:s,s:I,s:s,s:o,s:o,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:b,s:s,s:I,s:o,s:o}", "step",
-                          (json_int_t)x->step, "prompt", x->place, "sample", (json_int_t)k, "dataset",
-                          mull_set_name(s->set), "index", (json_int_t)s->index, "problem_type", s->problem_type,
-                          "question", mull_json_text(s->text, strlen(s->text)), "solution",
-                          mull_json_text(s->solution, strlen(s->solution)), "completion",
-                          mull_json_text(c->text, c->text_len), "reward", (double)c->reward, "accuracy", c->accuracy,
-                          "format", c->format, "external", c->external, "penalty", c->penalty, "advantage",
-                          (double)c->advantage, "truncated", (int)c->truncated, "seed", seed, "version",
-                          (json_int_t)g->round.version, "ids", numbers(c, false), "logprobs", numbers(c, true));
+    json_t *j =
+        json_pack("{s:I,s:i,s:I,s:s,s:I,s:s,s:o,s:o,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:b,s:s,s:I,s:o,s:o}", "step",
+                  (json_int_t)x->step, "prompt", x->place, "sample", (json_int_t)k, "dataset", mull_set_name(s->set),
+                  "index", (json_int_t)s->index, "problem_type", s->problem_type, "question",
+                  mull_json_text(s->text, strlen(s->text)), "solution",
+                  mull_json_text(s->solution, strlen(s->solution)), "completion", mull_json_text(c->text, c->text_len),
+                  "reward", (double)c->reward, "accuracy", c->accuracy, "format", c->format, "external", c->external,
+                  "penalty", c->penalty, "advantage", (double)c->advantage, "truncated", (int)c->truncated, "seed",
+                  seed, "version", (json_int_t)x->version, "ids", numbers(c, false), "logprobs", numbers(c, true));
     char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     int rc = text && !mull_buf_puts(to, text) ? mull_buf_puts(to, "\n") : MULL_ENOMEM;
     free(text);
@@ -68,7 +68,7 @@ int mull__grpo_store(struct mull__grpo *g, mull_error *err) {
     mull_buf text = {0};
     int rc = MULL_OK;
     for (size_t i = 0; i < o->ngroups && !rc; i++)
-        for (int64_t k = 0; k < g->t->r->num_generations && !rc; k++) rc = line(g, &o->groups[i], k, &text);
+        for (int64_t k = 0; k < g->t->r->num_generations && !rc; k++) rc = line(&o->groups[i], k, &text);
     size_t cap = ZSTD_compressBound(text.len), n = 0;
     void *packed = rc ? NULL : malloc(cap);
     if (packed) n = ZSTD_compress(packed, cap, text.data ? text.data : "", text.len, 3);

@@ -15,28 +15,36 @@
 
 static const char *const WHAT = "cannot train with rollouts";
 
-/* The tensor with its adapter added, in the working memory. NULL on no memory. */
-static const float *merge(struct mull__grpo *g, const mull_param *w, const mull_param *a, const mull_param *b) {
-    const mull_trainer *t = g->t;
-    int64_t out = w->shape[0], in = w->shape[1], rank = a->shape[0], need = w->count + b->count;
-    if (need > g->merged_cap) {
-        float *m = realloc(g->merged, (size_t)need * sizeof *m);
-        if (!m) return NULL;
-        g->merged = m;
-        g->merged_cap = need;
+float *mull__adapted(const mull__adapter *a, mull_pool *pool, mull__merged *m) {
+    int64_t count = a->out * a->in, need = count + a->out * a->rank;
+    if (need > m->cap) {
+        float *p = realloc(m->data, (size_t)need * sizeof *p);
+        if (!p) return NULL;
+        m->data = p;
+        m->cap = need;
     }
-    float *scaled = g->merged + w->count;
-    if (w->half)
-        mull_to_f32(w->half, MULL_BF16, (size_t)w->count, g->merged);
-    else
-        memcpy(g->merged, w->w, (size_t)w->count * sizeof *g->merged);
-    memcpy(scaled, b->w, (size_t)b->count * sizeof *scaled);
-    mull_kernels_get()->scale_row(scaled, b->count, (float)(t->r->lora_alpha / (double)rank));
-    mull_linear_dx(mull_model_pool(t->tower), scaled, out, rank, a->w, MULL_F32, in, rank, g->merged, in, true);
-    return g->merged;
+    float *scaled = m->data + count;
+    mull_to_f32(a->w, a->type, (size_t)count, m->data);
+    memcpy(scaled, a->b, (size_t)(a->out * a->rank) * sizeof *scaled);
+    mull_kernels_get()->scale_row(scaled, a->out * a->rank, (float)(a->alpha / (double)a->rank));
+    mull_linear_dx(pool, scaled, a->out, a->rank, a->a, MULL_F32, a->in, a->rank, m->data, a->in, true);
+    return m->data;
 }
 
-static const void *weights(void *ctx, const char *name, mull_dtype *type) {
+/* The tensor with its adapter added, in the working memory. NULL on no memory. */
+static const float *merge(struct mull__grpo *g, const mull_param *w, const mull_param *a, const mull_param *b) {
+    mull__adapter x = {.w = w->half ? (const void *)w->half : w->w,
+                       .type = w->half ? MULL_BF16 : MULL_F32,
+                       .out = w->shape[0],
+                       .in = w->shape[1],
+                       .a = a->w,
+                       .b = b->w,
+                       .rank = a->shape[0],
+                       .alpha = g->t->r->lora_alpha};
+    return mull__adapted(&x, mull_model_pool(g->t->tower), &g->merged);
+}
+
+const void *mull__grpo_weight(void *ctx, const char *name, mull_dtype *type) {
     struct mull__grpo *g = ctx;
     const mull_params *p = &g->t->params;
     const mull_param *w = mull_params_find(p, name);
@@ -61,7 +69,7 @@ static const void *weights(void *ctx, const char *name, mull_dtype *type) {
 int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
     double start = mull__train_now();
     int rc = g->engine ? mull_infer_forget(g->engine, err) : MULL_OK;
-    if (!rc) rc = mull_model_adopt(g->t->tower, weights, g, err);
+    if (!rc) rc = mull_model_adopt(g->t->tower, mull__grpo_weight, g, err);
     if (!rc) g->stale = false;
     *seconds += mull__train_now() - start;
     return rc;
