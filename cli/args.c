@@ -1,6 +1,8 @@
 /* See args.h. */
 #include "cli/args.h"
 
+#include "cli/term.h"
+
 #include "schema/jobspec.h"
 
 #include <errno.h>
@@ -161,27 +163,54 @@ static int store(const mull_cmd *cmd, const mull_opt *o, const char *text, void 
     return 0;
 }
 
-static bool takes_value(const mull_opt *o) {
-    return o->type != MULL_OPT_FLAG && o->type != MULL_OPT_SPEC_FLAG;
+/* What every command with --json takes; see mull_args_opt. */
+static const mull_opt output_opt = {"--output", 'o', MULL_OPT_TEXT, 0, NULL, "table|wide|json", "form (default table)"};
+
+const mull_opt *mull_args_opt(const mull_cmd *cmd, size_t i) {
+    bool json = false, own = false;
+    size_t n = 0;
+    for (const mull_opt *o = cmd->opts; o && o->type != MULL_OPT_END; o++, n++) {
+        if (n == i) return o;
+        json = json || !strcmp(o->name, "--json");
+        own = own || !strcmp(o->name, output_opt.name) || o->letter == output_opt.letter;
+    }
+    return i == n && json && !own ? &output_opt : NULL;
 }
 
 static const mull_opt *find(const mull_cmd *cmd, const char *name, size_t len) {
-    for (const mull_opt *o = cmd->opts; o && o->type != MULL_OPT_END; o++)
+    const mull_opt *o;
+    for (size_t i = 0; (o = mull_args_opt(cmd, i)); i++)
         if (strlen(o->name) == len && !strncmp(o->name, name, len)) return o;
     return NULL;
 }
 
 static const mull_opt *find_letter(const mull_cmd *cmd, char letter) {
-    for (const mull_opt *o = cmd->opts; o && o->type != MULL_OPT_END; o++)
+    const mull_opt *o;
+    for (size_t i = 0; (o = mull_args_opt(cmd, i)); i++)
         if (o->letter == letter) return o;
     return NULL;
+}
+
+static int store_output(const mull_cmd *cmd, const char *form, void *out) {
+    static const char *const forms[] = {"table", "wide", "json"};
+    if (!strcmp(form, "json")) return store(cmd, find(cmd, "--json", 6), NULL, out);
+    if (!strcmp(form, "wide")) mull_term_uncut();
+    if (!strcmp(form, "wide") || !strcmp(form, "table")) return 0;
+    const char *near = mull_nearest(form, forms, 3);
+    return mull_usage(cmd->name, "--output takes table, wide or json, not '%s'%s%s%s", form,
+                      near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
+static bool takes_value(const mull_opt *o) {
+    return o->type != MULL_OPT_FLAG && o->type != MULL_OPT_SPEC_FLAG;
 }
 
 static int unknown(const mull_cmd *cmd, const char *name) {
     const char *names[OPTS_MAX];
     size_t n = 0;
     names[n++] = "--help";
-    for (const mull_opt *o = cmd->opts; o && o->type != MULL_OPT_END && n < OPTS_MAX; o++) names[n++] = o->name;
+    const mull_opt *o;
+    for (size_t i = 0; (o = mull_args_opt(cmd, i)) && n < OPTS_MAX; i++) names[n++] = o->name;
     const char *near = mull_nearest(name, names, n);
     if (near) return mull_usage(cmd->name, "unknown flag '%s'; did you mean %s?", name, near);
     return mull_usage(cmd->name, "unknown flag '%s'", name);
@@ -216,6 +245,7 @@ static int one(const mull_cmd *cmd, int argc, char **argv, int *i, void *out) {
         if (*i + 1 >= argc) return mull_usage(cmd->name, "%s needs a value: %s %s", o->name, o->name, o->word);
         value = argv[++*i];
     }
+    if (o == &output_opt) return store_output(cmd, value, out);
     int rc = store(cmd, o, value, out);
     while (!rc && many && *i + 1 < argc && argv[*i + 1][0] != '-') rc = store(cmd, o, argv[++*i], out);
     return rc;
@@ -245,8 +275,9 @@ int mull_args_parse(const mull_cmd *cmd, int argc, char **argv, void *out, int *
 
 void mull_cmd_help(const mull_cmd *cmd) {
     printf("usage: mull %s%s%s\n\n%s\n", cmd->name, *cmd->args ? " " : "", cmd->args, cmd->summary);
-    if (cmd->opts && cmd->opts->type != MULL_OPT_END) printf("\n");
-    for (const mull_opt *o = cmd->opts; o && o->type != MULL_OPT_END; o++) {
+    const mull_opt *o;
+    for (size_t i = 0; (o = mull_args_opt(cmd, i)); i++) {
+        if (i == 0) printf("\n");
         char left[80];
         snprintf(left, sizeof left, "%s%c%s%s%s%s", o->letter ? "-" : " ", o->letter ? o->letter : ' ',
                  o->letter ? ", " : "  ", o->name, o->word ? " " : "", o->word ? o->word : "");

@@ -56,6 +56,10 @@ int mull_args_parse(const mull_cmd *cmd, int argc, char **argv, void *out, int *
         if (mull_parse_rc) return mull_parse_rc < 0 ? MULL_EXIT_OK : MULL_EXIT_USAGE;                                  \
     } while (0)
 
+/* Option i of a command, NULL behind the last. A command with --json also takes -o, --output table|wide|json, without
+ * having it in its table: json is --json, wide is a table of which nothing is cut. */
+const mull_opt *mull_args_opt(const mull_cmd *cmd, size_t i);
+
 /* error: wrong usage (mull CMD): …; see mull CMD --help. Returns MULL_EXIT_USAGE. */
 int mull_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* error: WHAT (WHERE): WHY; TODO on stderr. Returns MULL_EXIT_FAILED. where may be NULL. */

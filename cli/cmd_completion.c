@@ -17,13 +17,14 @@ static const char bash_script[] =
     "    COMPREPLY=($(compgen -W \"$(mull complete -- \"${COMP_WORDS[@]:1:COMP_CWORD}\" 2>/dev/null)\" -- \"$cur\"))\n"
     "}\n"
     "complete -o default -F _mull mull\n";
+/* As a file _mull in fpath it is the body of the function itself; sourced, it defines and registers it. */
 static const char zsh_script[] =
     "#compdef mull\n"
     "_mull() {\n"
     "    local -a words_=(${(f)\"$(mull complete -- \"${(@)words[2,CURRENT]}\" 2>/dev/null)\"})\n"
     "    if (( ${#words_} )); then compadd -a words_; else _files; fi\n"
     "}\n"
-    "compdef _mull mull\n";
+    "if [ \"${funcstack[1]}\" = _mull ]; then _mull \"$@\"; else compdef _mull mull; fi\n";
 static const char fish_script[] =
     "complete -c mull -a '(mull complete -- (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null)'\n";
 
@@ -66,6 +67,37 @@ static void offer_ids(void) {
     mull_client_close(c);
 }
 
+/* The words in lower case that a command's usage line has: its actions, kinds, shells. Capitals stand for something
+ * else, and what is in brackets is a flag or its value. False when there are none. */
+static bool offer_words(const char *args) {
+    bool any = false;
+    int depth = 0;
+    while (*args) {
+        size_t n = strspn(args, "abcdefghijklmnopqrstuvwxyz-");
+        size_t m = strcspn(args, " |[]");
+        if (n && n == m && !depth) {
+            printf("%.*s\n", (int)n, args);
+            any = true;
+        }
+        args += m;
+        for (; *args && strchr(" |[]", *args); args++) depth += (*args == '[') - (*args == ']');
+    }
+    return any;
+}
+
+static bool offer_values(const mull_cmd *cmd, const char *option) {
+    const mull_opt *o;
+    for (size_t i = 0; (o = mull_args_opt(cmd, i)); i++)
+        if (o->word && (!strcmp(o->name, option) || (option[0] == '-' && option[1] == o->letter && !option[2]))) break;
+    if (o && !strcmp(o->word, "STATE")) {
+#define X(name, terminal, meaning) puts(#name);
+        MULL_JOB_STATES(X)
+#undef X
+        return true;
+    }
+    return o && offer_words(o->word); /* table|wide|json; of DIR and the like the shell knows more */
+}
+
 static int run_complete(const mull_cmd *self, int argc, char **argv) {
     (void)self;
     char **word = argv + 1;
@@ -81,25 +113,14 @@ static int run_complete(const mull_cmd *self, int argc, char **argv) {
     if (!cmd) return MULL_EXIT_OK;
     const char *last = word[n - 1], *before = word[n - 2];
     if (last[0] == '-') {
+        const mull_opt *o;
         puts("--help");
-        for (const mull_opt *o = cmd->opts; o && o->type != MULL_OPT_END; o++) puts(o->name);
-    } else if (!strcmp(before, "--state") && !strcmp(cmd->name, "ps")) {
-#define X(name, terminal, meaning) puts(#name);
-        MULL_JOB_STATES(X)
-#undef X
-    } else if (!strcmp(cmd->name, "submit") && n == 2) {
-        puts("generate\nannotate");
-    } else if (!strcmp(cmd->name, "completion")) {
-        puts("bash\nzsh\nfish");
-    } else if (!strcmp(cmd->name, "ckpt") && n == 2) {
-        puts("ls\nshow\nverify\nrm\npin\nunpin\nprune");
-    } else if (!strcmp(cmd->name, "node")) {
-        puts("ls\ndrain\nresume");
-    } else if (!strcmp(cmd->name, "team")) {
-        puts("ls\nadd\nset");
-    } else if (strstr(cmd->args, "ID")) {
-        offer_ids();
+        for (size_t i = 0; (o = mull_args_opt(cmd, i)); i++) puts(o->name);
+        return MULL_EXIT_OK;
     }
+    if (before[0] == '-' && offer_values(cmd, before)) return MULL_EXIT_OK;
+    if (n == 2 && offer_words(cmd->args)) return MULL_EXIT_OK;
+    if (strstr(cmd->args, "ID")) offer_ids();
     return MULL_EXIT_OK;
 }
 

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const mull_cmd mull_cmd_complete; /* hidden: for completion scripts */
+extern const mull_cmd mull_cmd_complete, mull_cmd_man; /* hidden: for completion scripts and the build */
 
 static void help(FILE *f) {
     fprintf(f,
@@ -70,6 +70,7 @@ int main(int argc, char **argv) {
     }
     const char *name = wants_help ? argv[2] : word;
     if (!strcmp(name, mull_cmd_complete.name)) return mull_cmd_complete.run(&mull_cmd_complete, argc - 1, argv + 1);
+    if (!strcmp(name, mull_cmd_man.name)) return written(mull_cmd_man.run(&mull_cmd_man, argc - 1, argv + 1));
     for (int i = 0; mull_commands[i]; i++) {
         if (strcmp(name, mull_commands[i]->name) != 0) continue;
         if (wants_help) {

@@ -11,9 +11,15 @@
 #include <unistd.h>
 #include <wchar.h>
 
+static bool uncut;
+
+void mull_term_uncut(void) {
+    uncut = true;
+}
+
 int mull_term_width(FILE *f) {
     struct winsize w;
-    if (!isatty(fileno(f))) return 0;
+    if (uncut || !isatty(fileno(f))) return 0;
     const char *env = getenv("COLUMNS");
     int columns = env ? atoi(env) : 0;
     if (columns > 0) return columns;

@@ -11,6 +11,8 @@
 
 /* Columns of the terminal at f, $COLUMNS first; 0 when it is none (a pipe: nothing is cut). */
 int mull_term_width(FILE *f);
+/* From now on nothing is cut: the width is 0 everywhere (-o wide). */
+void mull_term_uncut(void);
 /* Colours wanted: a terminal, no NO_COLOR, TERM not dumb. */
 bool mull_term_color(FILE *f);
 /* The escape for a job state's colour and back, "" without colours. */
