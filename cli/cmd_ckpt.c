@@ -13,9 +13,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct opts {
-    bool json, force, all, dry_run;
+    bool json, force, all, dry_run, yes;
     long limit, keep_last, keep_best;
     const char *metric;
 } opts;
@@ -30,7 +31,8 @@ static const mull_opt ckpt_opts[] = {
     {"--keep-best", 0, MULL_OPT_INT, offsetof(opts, keep_best), NULL, "N", "prune: keep the best N by --metric too"},
     {"--metric", 0, MULL_OPT_TEXT, offsetof(opts, metric), NULL, "KEY",
      "prune: what best is measured by (default loss_mean)"},
-    {"--dry-run", 0, MULL_OPT_FLAG, offsetof(opts, dry_run), NULL, NULL, "prune: only say what would go"},
+    {"--dry-run", 0, MULL_OPT_FLAG, offsetof(opts, dry_run), NULL, NULL, "rm, prune: only say what would go"},
+    {"--yes", 'y', MULL_OPT_FLAG, offsetof(opts, yes), NULL, NULL, "rm, prune: do not ask on a terminal"},
     {0}};
 
 void mull_checkpoint_table(const json_t *list) {
@@ -205,10 +207,43 @@ static int verify(mull_client *c, const char *id, const opts *o) {
     return rc;
 }
 
+/* Copies a checkpoint to a folder of the user's. */
+static int fetch(mull_client *c, const char *id, const char *word, const opts *o) {
+    json_t *j;
+    char why[700], *dir = mull_absolute(word);
+    int rc = get(c, id, &j);
+    if (rc || !dir) {
+        free(dir);
+        return rc ? rc : MULL_EXIT_FAILED;
+    }
+    const json_t *files = json_object_get(j, "files");
+    const char *path = mull_text(j, "path");
+    if (!json_array_size(files))
+        rc = mull_complain("cannot copy checkpoint", id, "copy its folder by hand", "no sums were recorded for it");
+    else if (access(path, R_OK | X_OK))
+        rc = mull_complain("cannot copy checkpoint", path, "run this on a machine that sees the folder",
+                           "this machine does not have it");
+    else if (mull_checkpoint_copy(path, files, mull_text(j, "sha256"), dir, why, sizeof why))
+        rc = mull_complain("cannot copy checkpoint", dir, "see mull ckpt verify, and the disk's room", "%s", why);
+    else if (o->json)
+        mull_emit(json_pack("{s:s, s:s, s:I}", "id", id, "path", dir, "files", (json_int_t)json_array_size(files)));
+    else
+        printf("%s\n", dir);
+    free(dir);
+    json_decref(j);
+    return rc;
+}
+
 /* rm, pin, unpin. */
 static int act(mull_client *c, const char *id, const char *op, const opts *o) {
     char path[96], why[400];
     json_t *r;
+    if (!strcmp(op, "remove") && o->dry_run) {
+        printf("would remove checkpoint %s\n", id);
+        return MULL_EXIT_OK;
+    }
+    if (!strcmp(op, "remove") && !mull_confirm(o->yes, "remove checkpoint %s and its files?", id))
+        return MULL_EXIT_FAILED;
     snprintf(path, sizeof path, "/v1/checkpoints/%.20s/%s%s", id, op, o->force ? "?force=1" : "");
     int rc = mull_client_get(c, "POST", path, NULL, &r);
     if (rc) return rc;
@@ -285,19 +320,20 @@ static int prune(mull_client *c, const char *job, const opts *o) {
 }
 
 static int run_ckpt(const mull_cmd *cmd, int argc, char **argv) {
-    static const char *const verbs[] = {"ls", "show", "verify", "rm", "pin", "unpin", "prune"};
+    static const char *const verbs[] = {"ls", "show", "verify", "rm", "pin", "unpin", "prune", "get"};
     opts o = {.limit = 100, .keep_last = 1};
     int words, worst = MULL_EXIT_OK;
     MULL_PARSE(cmd, argc, argv, &o, &words);
     const char *verb = words ? argv[1] : "ls";
     size_t v = 0;
-    while (v < 7 && strcmp(verb, verbs[v]) != 0) v++;
-    if (v == 7) {
-        const char *near = mull_nearest(verb, verbs, 7);
+    while (v < 8 && strcmp(verb, verbs[v]) != 0) v++;
+    if (v == 8) {
+        const char *near = mull_nearest(verb, verbs, 8);
         return mull_usage(cmd->name, "unknown action '%s'%s%s%s", verb, near ? "; did you mean " : "", near ? near : "",
                           near ? "?" : "");
     }
-    for (int i = 2; i <= words; i++)
+    if (v == 7 && words != 3) return mull_usage(cmd->name, "get takes the id of a checkpoint and a folder to make");
+    for (int i = 2; i <= (v == 7 ? 2 : words); i++)
         if (mull_id_check(cmd->name, argv[i])) return MULL_EXIT_USAGE;
     if (v == 0 && words > 2) return mull_usage(cmd->name, "ls takes one job");
     if (v == 6 && words != 2) return mull_usage(cmd->name, "prune takes one job");
@@ -308,6 +344,7 @@ static int run_ckpt(const mull_cmd *cmd, int argc, char **argv) {
     if (!c) return MULL_EXIT_FAILED;
     if (v == 0) worst = ls(c, words > 1 ? argv[2] : NULL, &o);
     if (v == 6) worst = prune(c, argv[2], &o);
+    if (v == 7) worst = fetch(c, argv[2], argv[3], &o);
     for (int i = 2; v > 0 && v < 6 && i <= words; i++) {
         int rc = v == 1   ? show(c, argv[i], &o)
                  : v == 2 ? verify(c, argv[i], &o)
@@ -320,10 +357,10 @@ static int run_ckpt(const mull_cmd *cmd, int argc, char **argv) {
 
 const mull_cmd mull_cmd_ckpt = {
     "ckpt",
-    "ls [JOB] | show|verify|rm|pin|unpin ID... | prune JOB",
-    "checkpoints of jobs: list, look, check their sums, keep, remove",
+    "ls [JOB] | show|verify|rm|pin|unpin ID... | get ID DIR | prune JOB",
+    "checkpoints of jobs: list, look, check their sums, copy, keep, remove",
     "rm and prune remove the folder where this machine has it, and refuse what something needs.\n"
-    "examples:\n  mull ckpt ls 17\n  mull ckpt verify 42\n  mull ckpt rm 41\n"
+    "examples:\n  mull ckpt ls 17\n  mull ckpt verify 42; mull ckpt get 42 ./best\n  mull ckpt rm 41\n"
     "  mull ckpt prune 17 --keep-last 2 --keep-best 1 --dry-run\n",
     ckpt_opts,
     run_ckpt};

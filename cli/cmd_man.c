@@ -65,7 +65,7 @@ static int run_man(const mull_cmd *cmd, int argc, char **argv) {
         "looks and administers. It talks to the scheduler alone: over the socket in the state folder of\n"
         "\\fBmull up\\fR, or at \\fBMULL_SERVER\\fR.\n"
         "Tables are for people; with \\fB\\-\\-json\\fR each object is a line of JSON on standard output, and words\n"
-        "are on standard error.\n"
+        "are on standard error. Each command answers \\fB\\-\\-help\\fR.\n"
         ".SH COMMANDS\n",
         MULL_VERSION);
     for (int i = 0; mull_commands[i]; i++) put_command(mull_commands[i]);

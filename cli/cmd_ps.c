@@ -1,4 +1,4 @@
-/* mull ps, queue, top, node: what is there now. -w shows it again every two seconds. */
+/* mull ps, queue, node: what is there now. -w shows it again every two seconds. */
 #include "cli/args.h"
 #include "cli/jobs.h"
 #include "cli/spec.h"
@@ -274,32 +274,6 @@ const mull_cmd mull_cmd_queue = {
     "examples:\n  mull queue\n  mull queue --simulate job.yaml\n",
     queue_opts,
     run_queue};
-
-static int show_top(mull_client *c, const look *o) {
-    int rc = show_queue(c, o);
-    if (rc || o->json) return rc;
-    json_t *jobs = json_array();
-    rc = read_jobs(c, "RUNNING", NULL, NULL, 40, jobs);
-    if (!rc) rc = read_jobs(c, "PENDING", NULL, NULL, 20, jobs);
-    if (!rc && json_array_size(jobs)) {
-        putchar('\n');
-        mull_jobs_table(jobs, false);
-    }
-    json_decref(jobs);
-    return rc;
-}
-
-static int run_top(const mull_cmd *cmd, int argc, char **argv) {
-    look o = {0};
-    int words;
-    MULL_PARSE(cmd, argc, argv, &o, &words);
-    if (words) return mull_usage(cmd->name, "unexpected word '%s'", argv[1]);
-    if (isatty(STDOUT_FILENO)) o.watch = true;
-    return watching(&o, show_top);
-}
-
-const mull_cmd mull_cmd_top = {"top", "[flags]", "the queue and what runs, refreshed on a terminal",
-                               NULL,  look_opts, run_top};
 
 static void devices_text(const json_t *devices, char *out, size_t cap) {
     static const char *const kinds[] = {"cpu", "cuda"};

@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 void mull_emit(json_t *json) {
     int rc = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
@@ -58,6 +60,19 @@ void mull_query_encode(const char *text, char *out, size_t cap) {
             n += (size_t)snprintf(out + n, 4, "%%%02X", (unsigned char)*text);
     }
     out[n] = 0;
+}
+
+bool mull_confirm(bool yes, const char *fmt, ...) {
+    char answer[16];
+    if (yes || !isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) return true;
+    va_list ap;
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputs(" [y/N] ", stderr);
+    bool agreed = fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+    if (!agreed) fputs("nothing was changed\n", stderr);
+    return agreed;
 }
 
 void mull_pause(double seconds) {
@@ -174,7 +189,7 @@ static void task_id(const json_t *job, char *out, size_t cap) {
         snprintf(out, cap, "%s", mull_text(job, "id"));
 }
 
-void mull_jobs_table(const json_t *jobs, bool wide) {
+void mull_jobs_write(const json_t *jobs, bool wide, FILE *f, int width, bool color) {
     static const mull_column narrow[] = {{"ID", .right = true},    {"NAME", .shrink = 6},   {"KIND"},
                                          {"STATE", .state = true}, {"REASON", .shrink = 4}, {"PROGRESS", .right = true},
                                          {"TIME", .right = true},  {"EXIT", .right = true}, {"NODE", .shrink = 4}};
@@ -226,6 +241,10 @@ void mull_jobs_table(const json_t *jobs, bool wide) {
                                mull_text(j, "submitted_at")};
         mull_table_row(&t, cells);
     }
-    mull_table_print(&t, stdout, mull_term_width(stdout), mull_term_color(stdout));
+    mull_table_print(&t, f, width, color);
     mull_table_fini(&t);
+}
+
+void mull_jobs_table(const json_t *jobs, bool wide) {
+    mull_jobs_write(jobs, wide, stdout, mull_term_width(stdout), mull_term_color(stdout));
 }

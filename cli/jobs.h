@@ -45,8 +45,11 @@ void mull_compare_table(const json_t *compared, FILE *f);
 void mull_follow_table(const json_t *follow, FILE *f);
 /* Percent-encodes into out. */
 void mull_query_encode(const char *text, char *out, size_t cap);
-/* The table of ps. */
+/* The table of ps, on standard output as wide as it is; or anywhere, of that width (0: nothing is cut). */
 void mull_jobs_table(const json_t *jobs, bool wide);
+void mull_jobs_write(const json_t *jobs, bool wide, FILE *f, int width, bool color);
+/* Asks on a terminal and is true for yes; true at once with yes (-y), and where nobody is there to answer. */
+bool mull_confirm(bool yes, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Sleeps; returns early on a signal. */
 void mull_pause(double seconds);
 

@@ -180,6 +180,15 @@ static void checkpoints_checked_and_removed(void **state) {
     fputc(c ^ 1, f);
     fclose(f);
     expect(RUN("ckpt", "verify", checkpoint_at(a, 4)), 1, "its content has changed");
+    char copy[700], file[800];
+    snprintf(copy, sizeof copy, "%s/copy", folder);
+    expect(RUN("ckpt", "get", checkpoint_at(a, 4), copy), 1, "its content has changed");
+    assert_int_not_equal(access(copy, F_OK), 0); /* whole or not at all */
+    expect(RUN("ckpt", "get", checkpoint_at(a, 6), copy), 0, copy);
+    snprintf(file, sizeof file, "%s/model.safetensors", copy);
+    assert_int_equal(access(file, F_OK), 0);
+    expect(RUN("ckpt", "get", checkpoint_at(a, 6), copy), 1, "is there already");
+    expect(RUN("ckpt", "rm", checkpoint_at(a, 4), "--dry-run"), 0, "would remove");
     expect(RUN("ckpt", "verify", checkpoint_at(a, 4), "--json"), 1, "\"ok\":false");
     expect(RUN("ckpt", "rm", checkpoint_at(a, 4)), 0, "removed");
     snprintf(path, sizeof path, "%s/checkpoint-4", a_out);
