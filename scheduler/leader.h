@@ -21,10 +21,10 @@ typedef struct mull_leader mull_leader;
 
 typedef struct mull_leader_config {
     uv_loop_t *loop;
-    mull_pg *pg;            /* shared, outlives the leader */
-    mull_redis *redis;      /* commands */
-    const char *redis_addr; /* for the two connections that block on streams */
-    const char *holder;     /* unique among live schedulers, the same after a restart */
+    mull_pg *pg;                           /* shared, outlives the leader */
+    mull_redis *redis;                     /* commands */
+    const mull_redis_server *redis_server; /* for the two connections that block on streams */
+    const char *holder;                    /* unique among live schedulers, the same after a restart */
     /* Told after new log lines or an end of this job were committed. */
     void (*on_job_news)(int64_t job, void *arg);
     void *arg;

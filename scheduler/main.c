@@ -14,12 +14,20 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const char USAGE[] =
     "usage: mull-scheduler migrate --pg CONNINFO\n"
-    "       mull-scheduler serve --pg CONNINFO --redis unix:PATH|tcp:HOST:PORT --listen unix:PATH|tcp:HOST:PORT\n"
+    "       mull-scheduler serve --pg CONNINFO --redis ADDRESS --listen unix:PATH|tcp:HOST:PORT\n"
     "                            [--listen tls:HOST:PORT --tls-cert PEM --tls-key PEM] [--name HOLDER] [--files DIR "
     "[--max-upload MIB]] [--models DIR]\n"
+    "                            [--redis-password-file FILE] [--redis-ca PEM]\n"
     "\n"
     "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
     "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n"
+    "         --pg: a connection string of libpq; of several hosts (host=a,b target_session_attrs=read-write) the one\n"
+    "         that takes writes is used, also after a failover; a password comes from PGPASSFILE\n"
+    "         --redis: unix:PATH, tcp:HOST:PORT, redis://[USER@]HOST:PORT[,HOST:PORT], or rediss://... for TLS; of "
+    "several\n"
+    "         hosts the primary is used. The password is the first line of --redis-password-file, or "
+    "MULL_REDIS_PASSWORD;\n"
+    "         --redis-ca (MULL_REDIS_CACERT): certificates to trust instead of the system's\n"
     "         --files: where POST /v1/files keeps what it is sent (512 MiB a file, or --max-upload)\n"
     "         --models: folder of checkpoints that batches may name without a path\n";
 
@@ -42,7 +50,8 @@ int main(int argc, char **argv) {
         {"files", required_argument, NULL, 'f'},      {"models", required_argument, NULL, 'm'},
         {"tls-cert", required_argument, NULL, 'c'},   {"tls-key", required_argument, NULL, 'k'},
         {"max-upload", required_argument, NULL, 'u'}, {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},          {0}};
+        {"version", no_argument, NULL, 'V'},          {"redis-password-file", required_argument, NULL, 'P'},
+        {"redis-ca", required_argument, NULL, 'C'},   {0}};
     mull_serve_config c = {.max_upload = 512ull << 20};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
@@ -68,6 +77,12 @@ int main(int argc, char **argv) {
             c.max_upload <<= 20;
             break;
         }
+        case 'P':
+            c.redis_password_file = optarg;
+            break;
+        case 'C':
+            c.redis_ca = optarg;
+            break;
         case 'c':
             c.tls_cert = optarg;
             break;

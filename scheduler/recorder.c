@@ -450,8 +450,8 @@ void mull__recorder_init(mull_leader *l) {
     uv_timer_init(l->cfg.loop, &l->retry);
     l->retry.data = l;
     l->open_handles++;
-    l->events_conn = mull_redis_create(l->cfg.loop, l->cfg.redis_addr, on_connected, l);
-    l->ready_conn = mull_redis_create(l->cfg.loop, l->cfg.redis_addr, NULL, NULL);
+    l->events_conn = mull_redis_create(l->cfg.loop, l->cfg.redis_server, on_connected, l);
+    l->ready_conn = mull_redis_create(l->cfg.loop, l->cfg.redis_server, NULL, NULL);
 }
 
 void mull__recorder_reset(mull_leader *l) {

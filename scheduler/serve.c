@@ -20,6 +20,7 @@ enum { DRAIN_MS = 2000, DRAIN_STEP_MS = 20, FRONT_CONNECTIONS = 4, LEAD_CONNECTI
 typedef struct server {
     uv_loop_t loop;
     mull_pg *pg, *lead_pg;
+    mull_redis_server redis_server;
     mull_redis *redis;
     mull_http *http;
     mull_front *front;
@@ -105,12 +106,12 @@ static int open_listeners(const mull_serve_config *c, opened *list) {
 static int create_parts(server *s, const mull_serve_config *c, const opened *fds) {
     s->pg = mull_pg_create(&s->loop, c->pg, FRONT_CONNECTIONS);
     s->lead_pg = mull_pg_create(&s->loop, c->pg, LEAD_CONNECTIONS);
-    s->redis = mull_redis_create(&s->loop, c->redis, NULL, NULL);
+    s->redis = mull_redis_create(&s->loop, &s->redis_server, NULL, NULL);
     if (!s->pg || !s->lead_pg || !s->redis) return -1;
     s->leader = mull_leader_create(&(mull_leader_config){.loop = &s->loop,
                                                          .pg = s->lead_pg,
                                                          .redis = s->redis,
-                                                         .redis_addr = c->redis,
+                                                         .redis_server = &s->redis_server,
                                                          .holder = s->name,
                                                          .on_job_news = on_news,
                                                          .arg = s});
@@ -149,6 +150,10 @@ int mull_serve(const mull_serve_config *c) {
     opened fds[MULL_MAX_LISTEN];
     raise_descriptor_limit();
     mull_err err;
+    if (mull_redis_server_open(&s.redis_server, c->redis, c->redis_password_file, c->redis_ca, &err) != 0) {
+        mull_err_print(stderr, &err);
+        return 1;
+    }
     if (c->tls_cert && c->tls_key && mull_tls_load(c->tls_cert, c->tls_key, &s.tls, &err) != 0) {
         mull_err_print(stderr, &err);
         mull_tls_free(&s.tls);
@@ -172,6 +177,7 @@ int mull_serve(const mull_serve_config *c) {
     mull_pg_destroy(s.pg);
     mull_pg_destroy(s.lead_pg);
     mull_redis_destroy(s.redis);
+    mull_redis_server_fini(&s.redis_server);
     mull_leader_destroy(s.leader);
     mull_front_destroy(s.front);
     mull_http_destroy(s.http);

@@ -5,8 +5,9 @@
 enum { MULL_MAX_LISTEN = 8 };
 
 typedef struct mull_serve_config {
-    const char *pg;    /* libpq conninfo */
-    const char *redis; /* unix:PATH or tcp:HOST:PORT */
+    const char *pg;                             /* libpq conninfo */
+    const char *redis;                          /* an address (store_redis_server.h) */
+    const char *redis_password_file, *redis_ca; /* paths, NULL: none */
     const char *listen[MULL_MAX_LISTEN];
     int listen_count;
     const char *files, *models; /* folders, NULL: none (mull_front_config) */

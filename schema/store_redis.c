@@ -1,12 +1,14 @@
-/* See store_redis.h. hiredis 0.14 does the protocol; the reading and writing of its socket is done here by uv_poll
- * rather than by its own libuv adapter, which frees its handle's owner while the handle is still closing. */
+/* See store_redis.h. hiredis 0.14 writes and parses the protocol; the bytes travel over a wire of ours (store_wire.h),
+ * since its own async context knows no TLS and frees its libuv handle's owner while the handle is still closing.
+ *
+ * A connection begins with AUTH, where there is a password, and with ROLE, where there are several hosts: a replica is
+ * passed over, and a primary that has become one (its writes are refused with READONLY) is left. Commands are taken
+ * only after that. */
 #include "schema/store_redis.h"
 
 #include "schema/log.h"
+#include "schema/store_wire.h"
 
-#include <fcntl.h>
-#include <hiredis/async.h>
-#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,30 +16,32 @@
  * than any XREAD BLOCK of ours. */
 enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 2000, WATCH_MS = 1000, SILENT_MS = 8000 };
 
-typedef struct poller {
-    uv_poll_t poll; /* outlives the context: freed by its own close callback */
-    redisAsyncContext *ac;
-    int events;
-} poller;
-
 typedef struct command {
     struct command *next;
-    mull_redis *owner;
     mull_redis_cb cb;
     void *arg;
 } command;
 
+typedef struct command_list {
+    command *head, **tail;
+} command_list;
+
 struct mull_redis {
     uv_loop_t *loop;
-    char *addr;
-    redisAsyncContext *ac;
-    bool up, closing, complained;
+    const mull_redis_server *server;
+    int host;  /* of the server's, the one in use or to be tried next */
+    int tried; /* hosts that have failed since the last pause */
+    mull_wire *wire;
+    redisReader *reader;
+    int greeting; /* answers of AUTH and ROLE that are still to come */
+    bool up, closing, complained, feeding;
+    const char *why;   /* NULL, or what the server said against us */
+    char said[200];    /* its text */
     uv_timer_t retry;  /* next attempt, the limit of the one under way, or (up) the look at silence */
-    size_t pending;    /* commands sent and not answered */
+    command_list sent; /* not answered */
     uint64_t heard_ms; /* of the last answer, or of the first unanswered command */
-    struct lookup *lookup;
     uv_timer_t failer; /* calls back the commands that could not be sent */
-    command *failed, **failed_tail;
+    command_list failed;
     int wait_ms;
     void (*on_connect)(void *);
     void *arg;
@@ -45,200 +49,229 @@ struct mull_redis {
 
 static void try_connect(mull_redis *r);
 
-/* ---- hiredis on uv_poll */
-static void on_poll(uv_poll_t *h, int status, int events) {
-    poller *p = h->data;
-    if (!p->ac) return;
-    if (status < 0) events = UV_READABLE | UV_WRITABLE; /* let hiredis see the error itself */
-    redisAsyncContext *ac = p->ac;
-    if (events & UV_READABLE) redisAsyncHandleRead(ac);
-    if (p->ac && (events & UV_WRITABLE)) redisAsyncHandleWrite(ac);
-}
-static void watch(poller *p, int events) {
-    if (events == p->events) return; /* starting anew costs two system calls */
-    p->events = events;
-    if (events)
-        uv_poll_start(&p->poll, events, on_poll);
-    else
-        uv_poll_stop(&p->poll);
-}
-static void add_read(void *data) {
-    poller *p = data;
-    watch(p, p->events | UV_READABLE);
-}
-static void del_read(void *data) {
-    poller *p = data;
-    watch(p, p->events & ~UV_READABLE);
-}
-static void add_write(void *data) {
-    poller *p = data;
-    watch(p, p->events | UV_WRITABLE);
-}
-static void del_write(void *data) {
-    poller *p = data;
-    watch(p, p->events & ~UV_WRITABLE);
-}
-static void poller_closed(uv_handle_t *h) {
-    free(h->data);
-}
-static void cleanup(void *data) {
-    poller *p = data;
-    p->ac = NULL;
-    uv_poll_stop(&p->poll);
-    uv_close((uv_handle_t *)&p->poll, poller_closed);
+/* ---- lists of commands ---- */
+
+static void list_init(command_list *l) {
+    l->head = NULL;
+    l->tail = &l->head;
 }
 
-static bool attach(mull_redis *r, redisAsyncContext *ac) {
-    poller *p = calloc(1, sizeof *p);
-    if (!p || uv_poll_init(r->loop, &p->poll, ac->c.fd)) {
-        free(p);
-        return false;
-    }
-    p->poll.data = p;
-    p->ac = ac;
-    ac->ev.data = p;
-    ac->ev.addRead = add_read;
-    ac->ev.delRead = del_read;
-    ac->ev.addWrite = add_write;
-    ac->ev.delWrite = del_write;
-    ac->ev.cleanup = cleanup;
-    return true;
+static void list_add(command_list *l, command *c) {
+    c->next = NULL;
+    *l->tail = c;
+    l->tail = &c->next;
 }
 
-/* ---- connecting */
-static void retry_later(mull_redis *r);
-static void lost(mull_redis *r);
-
-/* hiredis calls back for a connection that was up, but not for one that is still being made. */
-static void give_up(mull_redis *r) {
-    redisAsyncFree(r->ac);
-    if (r->ac) lost(r);
+static command *list_take(command_list *l) {
+    command *c = l->head;
+    l->head = c->next;
+    if (!l->head) l->tail = &l->head;
+    return c;
 }
+
+static void answer(command *c, const redisReply *reply) {
+    if (c->cb) c->cb(reply, c->arg);
+    free(c);
+}
+
+/* What is added meanwhile is called later. */
+static void fail_list(command_list *l) {
+    command_list now = *l;
+    if (!now.head) return;
+    list_init(l);
+    while (now.head) answer(list_take(&now), NULL);
+}
+
+/* ---- the end of a connection ---- */
 
 static void on_retry(uv_timer_t *t) {
     mull_redis *r = t->data;
-    if (r->closing || r->lookup) return;
-    if (!r->ac)
+    if (r->closing) return;
+    if (!r->wire)
         try_connect(r);
-    else if (!r->up || (r->pending && uv_now(r->loop) - r->heard_ms > SILENT_MS))
-        give_up(r);
+    else if (!r->up || (r->sent.head && uv_now(r->loop) - r->heard_ms > SILENT_MS))
+        mull_redis_reset(r);
 }
 
+/* The next host at once, until all have been tried; then a pause. */
 static void retry_later(mull_redis *r) {
     if (r->closing) return;
+    r->host = (r->host + 1) % r->server->count;
+    if (++r->tried < r->server->count) {
+        uv_timer_start(&r->retry, on_retry, 0, 0);
+        return;
+    }
+    r->tried = 0;
     if (!r->complained && r->wait_ms >= RETRY_MAX_MS) {
-        mull_log(MULL_LOG_WARN, "Redis at %s does not answer; trying again for ever", r->addr);
+        mull_log(MULL_LOG_WARN, "Redis at %s %s%s; trying again for ever", r->server->text,
+                 r->why ? "says: " : "does not answer", r->why ? r->why : "");
         r->complained = true;
     }
     uv_timer_start(&r->retry, on_retry, (uint64_t)r->wait_ms, 0);
     r->wait_ms = r->wait_ms * 2 < RETRY_MAX_MS ? r->wait_ms * 2 : RETRY_MAX_MS;
 }
 
-static void lost(mull_redis *r) {
-    r->ac = NULL;
+/* The wire is closed. Nothing of the connection is left when the callbacks run. */
+static void dropped(mull_redis *r) {
+    r->wire = NULL;
+    if (!r->feeding) redisReaderFree(r->reader); /* else feed does it */
+    r->reader = NULL;
     r->up = false;
+    r->greeting = 0;
     retry_later(r);
+    fail_list(&r->sent);
 }
 
-static void connected(const redisAsyncContext *ac, int status) {
-    mull_redis *r = ac->data;
-    if (status != REDIS_OK) {
-        lost(r);
+static void on_lost(const char *why, void *arg) {
+    mull_redis *r = arg;
+    if (!r->why && !r->up) {
+        snprintf(r->said, sizeof r->said, "%s", why);
+        r->why = r->said;
+    }
+    dropped(r);
+}
+
+void mull_redis_reset(mull_redis *r) {
+    if (!r->wire) return;
+    mull__wire_close(r->wire);
+    dropped(r);
+}
+
+/* ---- commands ---- */
+
+static void send_command(mull_redis *r, int argc, const char *const *argv, const size_t *lens, mull_redis_cb cb,
+                         void *arg) {
+    command *c = calloc(1, sizeof *c);
+    char *text = NULL;
+    if (!c) abort(); /* a callback that never comes would be worse */
+    c->cb = cb;
+    c->arg = arg;
+    int n = r->wire ? redisFormatCommandArgv(&text, argc, (const char **)(uintptr_t)argv, lens) : -1;
+    if (n < 0) {
+        list_add(&r->failed, c);
         return;
     }
+    if (!r->sent.head) r->heard_ms = uv_now(r->loop);
+    list_add(&r->sent, c);
+    mull__wire_send(r->wire, text, (size_t)n);
+    free(text);
+}
+
+static void on_failer(uv_timer_t *t) {
+    mull_redis *r = t->data;
+    fail_list(&r->failed);
+}
+
+void mull_redis_command(mull_redis *r, int argc, const char *const *argv, const size_t *lens, mull_redis_cb cb,
+                        void *arg) {
+    if (r->up) {
+        send_command(r, argc, argv, lens, cb, arg);
+    } else {
+        command *c = calloc(1, sizeof *c);
+        if (!c) abort();
+        c->cb = cb;
+        c->arg = arg;
+        list_add(&r->failed, c);
+    }
+    if (r->failed.head && !r->closing) uv_timer_start(&r->failer, on_failer, 0, 0);
+}
+
+static void on_bytes(const char *data, size_t n, void *arg) {
+    mull_redis *r = arg;
+    redisReader *reader = r->reader;
+    void *reply;
+    r->feeding = true;
+    bool ok = redisReaderFeed(reader, data, n) == REDIS_OK;
+    while (ok && r->reader == reader && (ok = redisReaderGetReply(reader, &reply) == REDIS_OK) && reply) {
+        bool demoted = r->server->count > 1 && ((redisReply *)reply)->type == REDIS_REPLY_ERROR &&
+                       !strncmp(((redisReply *)reply)->str, "READONLY", 8);
+        r->heard_ms = uv_now(r->loop);
+        ok = r->sent.head != NULL; /* nobody asked for this */
+        if (ok) answer(list_take(&r->sent), reply);
+        freeReplyObject(reply);
+        ok = ok && !demoted;
+    }
+    r->feeding = false;
+    if (r->reader != reader)
+        redisReaderFree(reader);
+    else if (!ok)
+        mull_redis_reset(r);
+}
+
+/* ---- connecting ---- */
+
+static void ready(mull_redis *r) {
+    if (r->greeting > 0) return;
     uv_timer_start(&r->retry, on_retry, WATCH_MS, WATCH_MS);
-    if (r->complained) mull_log(MULL_LOG_INFO, "Redis at %s is back", r->addr);
+    if (r->complained) mull_log(MULL_LOG_INFO, "Redis at %s is back", r->server->text);
     r->complained = false;
+    r->why = NULL;
     r->wait_ms = RETRY_MIN_MS;
+    r->tried = 0;
     r->up = true;
     if (r->on_connect) r->on_connect(r->arg);
 }
 
-static void disconnected(const redisAsyncContext *ac, int status) {
-    (void)status;
-    lost(ac->data);
+/* False: this host will not do. */
+static bool greeted(mull_redis *r, const redisReply *reply, bool good, const char *otherwise) {
+    if (!reply) return false; /* the connection broke, which has been dealt with */
+    if (good) {
+        r->greeting--;
+        return true;
+    }
+    snprintf(r->said, sizeof r->said, "%s", reply->type == REDIS_REPLY_ERROR ? reply->str : otherwise);
+    r->why = r->said;
+    mull_redis_reset(r);
+    return false;
 }
 
-static void use(mull_redis *r, redisAsyncContext *ac) {
-    if (!ac || ac->err || !attach(r, ac)) {
-        if (ac) redisAsyncFree(ac);
-        retry_later(r);
-        return;
-    }
-    fcntl(ac->c.fd, F_SETFD, FD_CLOEXEC); /* hiredis leaves it to be inherited by whatever this process starts */
-    ac->data = r;
-    r->ac = ac;
-    r->pending = 0;
-    uv_timer_start(&r->retry, on_retry, CONNECT_MS, 0);
-    redisAsyncSetDisconnectCallback(ac, disconnected);
-    redisAsyncSetConnectCallback(ac, connected);
+static void on_auth(const redisReply *reply, void *arg) {
+    mull_redis *r = arg;
+    if (greeted(r, reply, reply && reply->type == REDIS_REPLY_STATUS, "no answer to AUTH that makes sense")) ready(r);
 }
 
-/* Names are looked up by libuv's threads, never on the loop. */
-typedef struct lookup {
-    uv_getaddrinfo_t req;
-    mull_redis *r; /* NULL once nobody waits for it */
-    int port;
-} lookup;
+static void on_role(const redisReply *reply, void *arg) {
+    mull_redis *r = arg;
+    bool primary = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 && reply->element[0]->str &&
+                   !strcmp(reply->element[0]->str, "master");
+    if (greeted(r, reply, primary, "none of the hosts is the primary")) ready(r);
+}
 
-static void on_lookup(uv_getaddrinfo_t *req, int status, struct addrinfo *list) {
-    lookup *k = req->data;
-    mull_redis *r = k->r;
-    char host[64] = "";
-    if (status == 0 && getnameinfo(list->ai_addr, list->ai_addrlen, host, sizeof host, NULL, 0, NI_NUMERICHOST) != 0)
-        host[0] = 0;
-    uv_freeaddrinfo(list);
-    if (r) {
-        r->lookup = NULL;
-        if (host[0])
-            use(r, redisAsyncConnect(host, k->port));
-        else
-            retry_later(r);
-    }
-    free(k);
+static void on_open(void *arg) {
+    mull_redis *r = arg;
+    const mull_redis_server *s = r->server;
+    const char *auth[] = {"AUTH", s->user[0] ? s->user : "default", s->password}, *role[] = {"ROLE"};
+    r->greeting = (s->password != NULL) + (s->count > 1);
+    if (s->password) send_command(r, 3, auth, NULL, on_auth, r);
+    if (s->count > 1) send_command(r, 1, role, NULL, on_role, r);
+    ready(r);
 }
 
 static void try_connect(mull_redis *r) {
-    if (!strncmp(r->addr, "unix:", 5)) {
-        use(r, redisAsyncConnectUnix(r->addr + 5));
-        return;
-    }
-    const char *colon = strrchr(r->addr, ':'), *from = r->addr + 4, *to = colon;
-    char host[256] = "";
-    if (to > from + 1 && *from == '[' && to[-1] == ']') { /* [V6]:PORT */
-        from++;
-        to--;
-    }
-    if (to > from && (size_t)(to - from) < sizeof host) memcpy(host, from, (size_t)(to - from));
-    lookup *k = host[0] ? calloc(1, sizeof *k) : NULL;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-    if (!k) {
+    static const mull_wire_events events = {on_open, on_bytes, on_lost};
+    r->reader = redisReaderCreate();
+    r->wire = r->reader ? mull__wire_open(r->loop, r->server->at[r->host].host, r->server->at[r->host].port,
+                                          r->server->tls, &events, r)
+                        : NULL;
+    if (!r->wire) {
+        if (r->reader) redisReaderFree(r->reader);
+        r->reader = NULL;
         retry_later(r);
         return;
     }
-    k->req.data = k;
-    k->r = r;
-    k->port = atoi(colon + 1);
-    if (uv_getaddrinfo(r->loop, &k->req, on_lookup, host, NULL, &hints) != 0) {
-        free(k);
-        retry_later(r);
-        return;
-    }
-    r->lookup = k;
+    uv_timer_start(&r->retry, on_retry, CONNECT_MS, 0);
 }
 
-mull_redis *mull_redis_create(uv_loop_t *loop, const char *addr, void (*on_connect)(void *), void *arg) {
-    if (strncmp(addr, "unix:", 5) && strncmp(addr, "tcp:", 4)) return NULL;
+mull_redis *mull_redis_create(uv_loop_t *loop, const mull_redis_server *server, void (*on_connect)(void *), void *arg) {
     mull_redis *r = calloc(1, sizeof *r);
-    if (!r || !(r->addr = strdup(addr))) {
-        free(r);
-        return NULL;
-    }
+    if (!r) return NULL;
     r->loop = loop;
+    r->server = server;
     r->on_connect = on_connect;
     r->arg = arg;
     r->wait_ms = RETRY_MIN_MS;
-    r->failed_tail = &r->failed;
+    list_init(&r->sent);
+    list_init(&r->failed);
     uv_timer_init(loop, &r->retry);
     uv_timer_init(loop, &r->failer);
     r->retry.data = r->failer.data = r;
@@ -246,71 +279,21 @@ mull_redis *mull_redis_create(uv_loop_t *loop, const char *addr, void (*on_conne
     return r;
 }
 
-/* ---- commands */
-static void on_reply(redisAsyncContext *ac, void *reply, void *data) {
-    command *c = data;
-    if (ac) {
-        c->owner->pending--;
-        c->owner->heard_ms = uv_now(c->owner->loop);
-    }
-    if (c->cb) c->cb(reply, c->arg);
-    free(c);
-}
-
-static void fail_pending(mull_redis *r) {
-    while (r->failed) {
-        command *c = r->failed;
-        r->failed = c->next;
-        if (!r->failed) r->failed_tail = &r->failed;
-        on_reply(NULL, NULL, c);
-    }
-}
-
-static void on_failer(uv_timer_t *t) {
-    fail_pending(t->data);
-}
-
-void mull_redis_command(mull_redis *r, int argc, const char *const *argv, const size_t *lens, mull_redis_cb cb,
-                        void *arg) {
-    command *c = calloc(1, sizeof *c);
-    if (!c) abort(); /* a callback that never comes would be worse */
-    c->owner = r;
-    c->cb = cb;
-    c->arg = arg;
-    if (r->up && r->ac &&
-        redisAsyncCommandArgv(r->ac, on_reply, c, argc, (const char **)(uintptr_t)argv, lens) == REDIS_OK) {
-        if (r->pending++ == 0) r->heard_ms = uv_now(r->loop);
-        return;
-    }
-    *r->failed_tail = c;
-    r->failed_tail = &c->next;
-    if (!r->closing) uv_timer_start(&r->failer, on_failer, 0, 0);
-}
-
 bool mull_redis_connected(const mull_redis *r) {
     return r->up;
-}
-
-void mull_redis_reset(mull_redis *r) {
-    if (r->up && r->ac && !r->closing) redisAsyncFree(r->ac);
 }
 
 void mull_redis_close(mull_redis *r) {
     if (r->closing) return;
     r->closing = true;
-    r->up = false;
-    if (r->ac) redisAsyncFree(r->ac); /* pending callbacks get NULL */
-    r->ac = NULL;
-    fail_pending(r);
-    if (r->lookup) r->lookup->r = NULL;
-    r->lookup = NULL;
+    mull_redis_reset(r); /* pending callbacks get NULL */
+    fail_list(&r->failed);
     uv_close((uv_handle_t *)&r->retry, NULL);
     uv_close((uv_handle_t *)&r->failer, NULL);
 }
 
 void mull_redis_destroy(mull_redis *r) {
     if (!r) return;
-    fail_pending(r);
-    free(r->addr);
+    fail_list(&r->failed);
     free(r);
 }

@@ -7,6 +7,8 @@
 #ifndef MULL_SCHEMA_STORE_REDIS_H
 #define MULL_SCHEMA_STORE_REDIS_H
 
+#include "schema/store_redis_server.h"
+
 #include <hiredis/hiredis.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,9 +18,11 @@ typedef struct mull_redis mull_redis;
 /* reply is valid during the call. */
 typedef void (*mull_redis_cb)(const redisReply *reply, void *arg);
 
-/* addr: unix:PATH or tcp:HOST:PORT. Connects at once and for ever again (50 ms doubling to 1 s). on_connect is called
- * after every successful connect and may be NULL. NULL on no memory or a wrong address. */
-mull_redis *mull_redis_create(uv_loop_t *loop, const char *addr, void (*on_connect)(void *arg), void *arg);
+/* Connects at once and for ever again (50 ms doubling to 1 s after all hosts have been tried). on_connect is called
+ * after every successful connect, when the server has taken user and password and, of several hosts, says that it is
+ * the primary; it may be NULL. server must stay. NULL on no memory. */
+mull_redis *mull_redis_create(uv_loop_t *loop, const mull_redis_server *server, void (*on_connect)(void *arg),
+                              void *arg);
 /* lens NULL: argv are NUL-terminated. cb NULL: the answer does not matter. */
 void mull_redis_command(mull_redis *r, int argc, const char *const *argv, const size_t *lens, mull_redis_cb cb,
                         void *arg);

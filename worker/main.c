@@ -14,10 +14,14 @@
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const char USAGE[] =
-    "usage: mull-worker --redis unix:PATH|tcp:HOST:PORT --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
+    "usage: mull-worker --redis ADDRESS --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
     "                   [--root [TEAM=]DIR]... [--hang-seconds N]\n"
+    "                   [--redis-password-file FILE] [--redis-ca PEM]\n"
     "\n"
-    "--redis    where the queue's Redis listens\n"
+    "--redis    where the queue's Redis listens: unix:PATH, tcp:HOST:PORT, redis://[USER@]HOST:PORT[,HOST:PORT], or\n"
+    "           rediss://... for TLS; of several hosts the primary is used\n"
+    "--redis-password-file  its first line is the password (else MULL_REDIS_PASSWORD)\n"
+    "--redis-ca  PEM file of the certificates to trust instead of the system's (else MULL_REDIS_CACERT)\n"
     "--state    a folder for this worker alone: its lock, its event spool, the engines' private folders\n"
     "--node     the node's name (default: the host's)\n"
     "--devices  what is offered: cpu:N slots that share the CPUs, cuda:all, cuda:0,1, or cpu:N+cuda:... (default "
@@ -36,16 +40,6 @@ static int usage(const char *why, const char *what) {
     return EXIT_USAGE;
 }
 
-static bool address_ok(const char *a) {
-    if (!strncmp(a, "unix:", 5)) return a[5] != 0 && strlen(a + 5) < 108;
-    if (strncmp(a, "tcp:", 4) != 0) return false;
-    const char *colon = strrchr(a, ':');
-    if (colon < a + 5 || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) || strlen(colon + 1) > 5)
-        return false;
-    long port = strtol(colon + 1, NULL, 10);
-    return port >= 1 && port <= 65535;
-}
-
 /* Letters, digits, '.', '-', '_': the name travels in JSON, tables and metric labels. */
 static bool name_ok(const char *s) {
     size_t n = strlen(s);
@@ -58,18 +52,24 @@ static bool absolute(const char *path, char *out, size_t cap) {
     return getcwd(cwd, sizeof cwd) && (size_t)snprintf(out, cap, "%s/%s", cwd, path) < cap;
 }
 
-static int parse(int argc, char **argv, mull_worker_config *c, const char **devices, const char **hang, int *done) {
+/* What is parsed further, as it was given. */
+typedef struct texts {
+    const char *devices, *hang, *redis, *redis_password_file, *redis_ca;
+} texts;
+
+static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *done) {
     static const struct option OPTIONS[] = {
-        {"redis", required_argument, NULL, 'r'},  {"state", required_argument, NULL, 's'},
-        {"node", required_argument, NULL, 'n'},   {"devices", required_argument, NULL, 'd'},
-        {"engine", required_argument, NULL, 'e'}, {"hang-seconds", required_argument, NULL, 'g'},
-        {"root", required_argument, NULL, 'R'},   {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},      {0}};
+        {"redis", required_argument, NULL, 'r'},    {"state", required_argument, NULL, 's'},
+        {"node", required_argument, NULL, 'n'},     {"devices", required_argument, NULL, 'd'},
+        {"engine", required_argument, NULL, 'e'},   {"hang-seconds", required_argument, NULL, 'g'},
+        {"root", required_argument, NULL, 'R'},     {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},        {"redis-password-file", required_argument, NULL, 'P'},
+        {"redis-ca", required_argument, NULL, 'C'}, {0}};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
         case 'r':
-            c->redis = optarg;
+            t->redis = optarg;
             break;
         case 's':
             c->state = optarg;
@@ -78,13 +78,19 @@ static int parse(int argc, char **argv, mull_worker_config *c, const char **devi
             c->node = optarg;
             break;
         case 'd':
-            *devices = optarg;
+            t->devices = optarg;
             break;
         case 'e':
             c->engine = optarg;
             break;
         case 'g':
-            *hang = optarg;
+            t->hang = optarg;
+            break;
+        case 'P':
+            t->redis_password_file = optarg;
+            break;
+        case 'C':
+            t->redis_ca = optarg;
             break;
         case 'R': {
             mull_err err;
@@ -109,8 +115,7 @@ static int parse(int argc, char **argv, mull_worker_config *c, const char **devi
         }
     }
     if (optind != argc) return usage("takes no arguments", argv[optind]);
-    if (!c->redis) return usage("it is missing", "--redis");
-    if (!address_ok(c->redis)) return usage("--redis takes unix:PATH or tcp:HOST:PORT", c->redis);
+    if (!t->redis) return usage("it is missing", "--redis");
     if (!c->state || !*c->state) return usage("it is missing", "--state");
     return EXIT_OK;
 }
@@ -128,18 +133,19 @@ static bool seconds(const char *text, int *out) {
 int main(int argc, char **argv) {
     static char self[PATH_MAX], state[PATH_MAX], engine[PATH_MAX], host[256];
     mull_worker_config c = {.self = self};
-    const char *devices = "cpu:1", *hang = getenv("MULL_HANG_SECONDS");
+    texts t = {.devices = "cpu:1", .hang = getenv("MULL_HANG_SECONDS")};
+    mull_redis_server redis;
     mull_err err;
     int done = 0;
     if (argc > 2 && !strcmp(argv[1], "__supervise")) return mull_supervise(argv + 2);
-    int rc = parse(argc, argv, &c, &devices, &hang, &done);
+    int rc = parse(argc, argv, &c, &t, &done);
     if (rc != EXIT_OK || done) return rc;
     if (c.root_count && !mull_sandbox_possible(&err)) {
         mull_err_print(stderr, &err);
         return EXIT_FAILED;
     }
-    if (!seconds(hang, &c.hang_s)) return usage("--hang-seconds and MULL_HANG_SECONDS take 0 to 1000000", hang);
-    if (mull_devices_parse(devices, &c.devices, &err) != 0) {
+    if (!seconds(t.hang, &c.hang_s)) return usage("--hang-seconds and MULL_HANG_SECONDS take 0 to 1000000", t.hang);
+    if (mull_devices_parse(t.devices, &c.devices, &err) != 0) {
         mull_err_print(stderr, &err);
         return EXIT_USAGE;
     }
@@ -161,5 +167,12 @@ int main(int argc, char **argv) {
     c.state = state;
     signal(SIGPIPE, SIG_IGN);
     mull_log_init("worker");
-    return mull_worker_run(&c);
+    if (mull_redis_server_open(&redis, t.redis, t.redis_password_file, t.redis_ca, &err) != 0) {
+        mull_err_print(stderr, &err);
+        return err.code == MULL_ERR_ARG ? EXIT_USAGE : EXIT_FAILED;
+    }
+    c.redis = &redis;
+    rc = mull_worker_run(&c);
+    mull_redis_server_fini(&redis);
+    return rc;
 }

@@ -2,11 +2,12 @@
 #ifndef MULL_WORKER_WORKER_H
 #define MULL_WORKER_WORKER_H
 
+#include "schema/store_redis_server.h"
 #include "worker/devices.h"
 #include "worker/sandbox.h"
 
 typedef struct mull_worker_config {
-    const char *redis;  /* unix:PATH or tcp:HOST:PORT */
+    const mull_redis_server *redis;
     const char *node;   /* the node's name */
     const char *state;  /* folder of this worker alone; made when absent */
     const char *engine; /* path of mull-engine */

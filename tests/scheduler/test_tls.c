@@ -2,46 +2,14 @@
  * client that checks it, by a scheduler of its own. */
 #include "scheduler/tls.h"
 #include "tests/scheduler/flow.h"
+#include "tests/support/certs.h"
 
-#include <openssl/pem.h>
 #include <openssl/ssl.h>
-#include <openssl/x509v3.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 static flow f;
-
-static EVP_PKEY *new_key(const char *path) {
-    EVP_PKEY *key = EVP_EC_gen("P-256");
-    FILE *out = fopen(path, "w");
-    assert_non_null(key);
-    assert_non_null(out);
-    assert_int_equal(PEM_write_PrivateKey(out, key, NULL, NULL, 0, NULL, NULL), 1);
-    fclose(out);
-    return key;
-}
-
-/* Signed by itself, for localhost, good until seconds from now. */
-static void new_cert(const char *path, EVP_PKEY *key, long seconds) {
-    X509 *x = X509_new();
-    X509_set_version(x, 2);
-    ASN1_INTEGER_set(X509_get_serialNumber(x), 1);
-    X509_gmtime_adj(X509_getm_notBefore(x), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(x), seconds);
-    X509_set_pubkey(x, key);
-    X509_NAME *name = X509_get_subject_name(x);
-    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)"localhost", -1, -1, 0);
-    X509_set_issuer_name(x, name);
-    X509_EXTENSION *alt = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "DNS:localhost");
-    X509_add_ext(x, alt, -1);
-    X509_EXTENSION_free(alt);
-    assert_true(X509_sign(x, key, EVP_sha256()) > 0);
-    FILE *out = fopen(path, "w");
-    assert_int_equal(PEM_write_X509(out, x), 1);
-    fclose(out);
-    X509_free(x);
-}
 
 static void refused(const char *cert, const char *key, const char *words) {
     mull_http_tls tls;
@@ -63,9 +31,9 @@ static void what_does_not_fit_is_refused_in_words(void **state) {
     snprintf(other, sizeof other, "%s/other.pem", f.s.dir);
     snprintf(old, sizeof old, "%s/old.pem", f.s.dir);
     snprintf(junk, sizeof junk, "%s/junk.pem", f.s.dir);
-    EVP_PKEY *a = new_key(key), *b = new_key(other);
-    new_cert(cert, a, 86400);
-    new_cert(old, a, -60);
+    EVP_PKEY *a = mull_new_key(key), *b = mull_new_key(other);
+    mull_new_cert(cert, a, "DNS:localhost", 86400);
+    mull_new_cert(old, a, "DNS:localhost", -60);
     FILE *out = fopen(junk, "w");
     fputs("-----BEGIN CERTIFICATE-----\nAAAA\n", out);
     fclose(out);
@@ -115,8 +83,8 @@ static void a_client_that_checks_is_served(void **state) {
     snprintf(cert, sizeof cert, "%s/c.pem", f.s.dir);
     snprintf(key, sizeof key, "%s/k.pem", f.s.dir);
     snprintf(log, sizeof log, "%s/tls.log", f.s.dir);
-    EVP_PKEY *k = new_key(key);
-    new_cert(cert, k, 86400);
+    EVP_PKEY *k = mull_new_key(key);
+    mull_new_cert(cert, k, "DNS:localhost", 86400);
     EVP_PKEY_free(k);
     free(mull_sql(f.pg, "INSERT INTO team (name) VALUES ('red') ON CONFLICT DO NOTHING"));
     free(mull_sql(f.pg, "INSERT INTO app_user (name) VALUES ('ann') ON CONFLICT DO NOTHING"));
