@@ -4,9 +4,8 @@
 #include "schema/store_pg.h"
 
 #include "schema/log.h"
+#include "schema/store_pg_hosts.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,8 @@
 /* STATEMENT_MS: a statement without an answer for so long is given up with its connection (a stopped server, a black
  * hole); every statement of ours is far shorter. */
 enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 5000, STATEMENT_MS = 20000 };
+/* Bytes that nobody acknowledges for so long (a host that has gone) end the connection. */
+#define DEAD_MS "10000"
 
 typedef struct query {
     struct query *next;
@@ -54,12 +55,13 @@ typedef struct conn {
     conn_stage stage;
     PGresult *last, *kept;
     int wait_ms;
+    int turn; /* the host that is tried first */
 } conn;
 
 struct mull_pg {
     uv_loop_t *loop;
     char *conninfo;
-    char *names; /* the conninfo's hosts when at least one must be looked up, else NULL */
+    mull_pg_hosts hosts;
     int size, queued;
     conn conns[MULL_PG_CONNECTIONS_MAX];
     query *head, **tail;
@@ -185,55 +187,38 @@ static void drop(conn *c) {
     c->wait_ms = c->wait_ms * 2 < RETRY_MAX_MS ? c->wait_ms * 2 : RETRY_MAX_MS;
 }
 
-static bool needs_lookup(const char *host) {
-    unsigned char address[16];
-    return *host && *host != '/' && *host != '@' && inet_pton(AF_INET, host, address) != 1 &&
-           inet_pton(AF_INET6, host, address) != 1;
-}
-
-/* The comma-separated hosts of the conninfo when one of them is a name without a hostaddr, else NULL. libpq would look
- * names up itself and block the loop. */
-static char *names_of(const char *conninfo) {
-    PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
-    const char *host = getenv("PGHOST"), *address = getenv("PGHOSTADDR");
-    for (PQconninfoOption *o = options; o && o->keyword; o++) {
-        if (o->val && !strcmp(o->keyword, "host")) host = o->val;
-        if (o->val && !strcmp(o->keyword, "hostaddr")) address = o->val;
+/* The hosts in this connection's order; an address for each where they had to be looked up. */
+static void start(conn *c, const char *found) {
+    const mull_pg_hosts *h = &c->pool->hosts;
+    char *hosts = mull__list_turned(h->hosts, c->turn), *ports = mull__list_turned(h->ports, c->turn),
+         *addresses = mull__list_turned(found ? found : h->addresses, c->turn);
+    /* jit: compiling a statement costs more than running any of ours. Later keywords win over earlier ones: what the
+     * conninfo says of these three counts, but our order of its hosts. */
+    const char *keys[10] = {"options", "tcp_user_timeout", "target_session_attrs", "dbname"};
+    const char *values[10] = {"-c jit=off", DEAD_MS, h->count > 1 ? "read-write" : "any", c->pool->conninfo};
+    int n = 4;
+    if (hosts) {
+        keys[n] = "host";
+        values[n++] = hosts;
     }
-    char *names = NULL, *copy = host && !address ? strdup(host) : NULL;
-    for (char *rest = copy, *one; copy && (one = strsep(&rest, ","));)
-        if (needs_lookup(one) && !names) names = strdup(host);
-    free(copy);
-    PQconninfoFree(options);
-    return names;
+    if (addresses) {
+        keys[n] = "hostaddr";
+        values[n++] = addresses;
+    }
+    if (ports) {
+        keys[n] = "port";
+        values[n++] = ports;
+    }
+    c->pg = PQconnectStartParams(keys, values, 1);
+    free(hosts);
+    free(addresses);
+    free(ports);
+    if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE)) drop(c);
 }
 
-/* One address for each host; a name that is unknown gets one that refuses at once, so that the next host is tried. */
 static void look_up(uv_work_t *work) {
     lookup *k = work->data;
-    FILE *out = NULL;
-    size_t size;
-    if (k->hosts) out = open_memstream(&k->addresses, &size);
-    const char *comma = "";
-    for (char *rest = k->hosts, *one; out && (one = strsep(&rest, ",")); comma = ",") {
-        struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list = NULL;
-        char text[64];
-        snprintf(text, sizeof text, "%s", needs_lookup(one) ? "255.255.255.255" : "");
-        if (needs_lookup(one) && getaddrinfo(one, NULL, &hints, &list) == 0 &&
-            getnameinfo(list->ai_addr, list->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) != 0)
-            snprintf(text, sizeof text, "255.255.255.255");
-        if (list) freeaddrinfo(list);
-        fprintf(out, "%s%s", comma, text);
-    }
-    if (out && fclose(out)) k->addresses = NULL;
-}
-
-static void start(conn *c, const char *addresses) {
-    /* jit: compiling a statement costs more than running any of ours. Later keywords win over earlier ones. */
-    const char *keys[] = {"options", "dbname", addresses ? "hostaddr" : NULL, NULL};
-    const char *values[] = {"-c jit=off", c->pool->conninfo, addresses, NULL};
-    c->pg = PQconnectStartParams(keys, values, 1);
-    if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE)) drop(c);
+    if (k->hosts) k->addresses = mull__pg_look_up(k->hosts);
 }
 
 static void looked_up(uv_work_t *work, int status) {
@@ -254,7 +239,7 @@ static void looked_up(uv_work_t *work, int status) {
 static void begin(conn *c) {
     c->state = CONNECTING;
     uv_timer_start(&c->timer, on_timer, CONNECT_MS, 0);
-    if (!c->pool->names) {
+    if (!c->pool->hosts.names) {
         start(c, NULL);
         return;
     }
@@ -262,7 +247,7 @@ static void begin(conn *c) {
     if (k) {
         k->work.data = k;
         k->conn = c;
-        k->hosts = strdup(c->pool->names);
+        k->hosts = strdup(c->pool->hosts.hosts);
     }
     if (!k || uv_queue_work(c->pool->loop, &k->work, look_up, looked_up) != 0) {
         if (k) free(k->hosts);
@@ -278,8 +263,10 @@ static void on_timer(uv_timer_t *t) {
     if (c->pool->closing) return;
     if (c->state == DOWN)
         begin(c);
-    else if (c->state == CONNECTING || c->now)
-        drop(c); /* took too long */
+    else if (c->state == CONNECTING || c->now) { /* took too long */
+        c->turn = (c->turn + 1) % c->pool->hosts.count;
+        drop(c);
+    }
 }
 
 static void ignore_notice(void *arg, const char *message) {
@@ -363,7 +350,9 @@ static int next_stage(conn *c) {
     return PQsendQuery(c->pg, text) ? 1 : -1;
 }
 
-static void finish(conn *c) {
+/* False: the server takes no writes (any more), and another may. */
+static bool finish(conn *c) {
+    bool demoted = false;
     query *q = c->now;
     PGresult *res = c->last;
     c->now = NULL;
@@ -377,11 +366,13 @@ static void finish(conn *c) {
         r.message = text ? text : PQresultErrorMessage(res);
         /* 57P..: the server is shutting down or starting; 08...: connection; 53300: no slot. */
         bool lost = !state || !strncmp(state, "57P", 3) || !strncmp(state, "08", 2) || !strcmp(state, "53300");
-        r.status = lost ? MULL_PG_LOST : MULL_PG_ERROR;
+        demoted = state && !strcmp(state, "25006");
+        r.status = lost || demoted ? MULL_PG_LOST : MULL_PG_ERROR;
     }
     if (q->cb) q->cb(&r, q->arg);
     PQclear(res);
     query_free(q);
+    return !demoted;
 }
 
 /* Sends what it can and watches for what is left. */
@@ -437,8 +428,12 @@ static void pump(conn *c) {
             uv_timer_start(&c->timer, on_timer, STATEMENT_MS, 0);
             continue;
         }
-        finish(c);
+        bool writable = finish(c);
         if (c->pool->closing || c->state != READY) return;
+        if (!writable) {
+            drop(c);
+            return;
+        }
     }
     PGnotify *n;
     while ((n = PQnotifies(c->pg))) PQfreemem(n);
@@ -507,7 +502,7 @@ mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size) {
         return NULL;
     }
     p->loop = loop;
-    p->names = names_of(conninfo);
+    mull__pg_hosts_init(&p->hosts, conninfo);
     p->size = size < 1 ? 1 : size > MULL_PG_CONNECTIONS_MAX ? MULL_PG_CONNECTIONS_MAX : size;
     p->tail = &p->head;
     p->failed_tail = &p->failed;
@@ -540,6 +535,6 @@ void mull_pg_destroy(mull_pg *p) {
     if (!p) return;
     fail_listed(p);
     free(p->conninfo);
-    free(p->names);
+    mull__pg_hosts_fini(&p->hosts);
     free(p);
 }

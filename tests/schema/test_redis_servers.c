@@ -6,12 +6,10 @@
 #include "tests/support/check.h"
 #include "tests/support/servers.h"
 
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,16 +25,6 @@ static int teardown(void **state) {
     (void)state;
     mull_servers_stop(&s);
     return 0;
-}
-
-static int free_port(void) {
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof sa;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof sa), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
-    close(fd);
-    return ntohs(sa.sin_port);
 }
 
 static const char *in_dir(const char *name, char out[128]) {
@@ -207,7 +195,7 @@ static void tls_and_users(void **state) {
     mull_new_cert(in_dir("other.pem", other), o, "DNS:localhost", 86400);
     EVP_PKEY_free(k);
     EVP_PKEY_free(o);
-    int port = free_port();
+    int port = mull_free_port();
     snprintf(conf, sizeof conf,
              "port 0\ntls-port %d\nbind 127.0.0.1\ntls-cert-file %s\ntls-key-file %s\ntls-ca-cert-file %s\n"
              "tls-auth-clients no\nsave \"\"\ndir %s\nuser default off\n"
@@ -255,7 +243,7 @@ static void tls_and_users(void **state) {
 static void a_replica_that_is_promoted_is_found(void **state) {
     (void)state;
     char conf[600], addr[160];
-    int a = free_port(), b = free_port();
+    int a = mull_free_port(), b = mull_free_port();
     snprintf(conf, sizeof conf, "port %d\nbind 127.0.0.1\nsave \"\"\ndir %s\ndbfilename a.rdb\n", a, s.dir);
     pid_t first = start("a", conf);
     snprintf(conf, sizeof conf,

@@ -232,6 +232,22 @@ static bool pg_answers(void *arg) {
     return ok;
 }
 
+pid_t mull_spawn_pg(const char *log, const char *const *argv) {
+    char program[128];
+    const char *copy[64] = {pg_program(argv[0], program)};
+    if (!copy[0]) {
+        fprintf(stderr, "skipped: PostgreSQL is not installed\n");
+        exit(77);
+    }
+    for (int i = 1; i < 63 && argv[i]; i++) copy[i] = argv[i];
+    return spawn(log, copy, pg_user(), SIGQUIT);
+}
+
+void mull_give_to_pg(const char *path) {
+    const struct passwd *pw = pg_user();
+    if (pw && chown(path, pw->pw_uid, pw->pw_gid)) die("%s: %s", path, strerror(errno));
+}
+
 static void pg_init(const mull_servers *s) {
     char program[128], data[96], log[96];
     const struct passwd *pw = pg_user();
@@ -368,6 +384,16 @@ int mull_dial(const char *path) {
     if (fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0) return fd;
     if (fd >= 0) close(fd);
     return -1;
+}
+
+int mull_free_port(void) {
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof sa;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof sa) || getsockname(fd, (struct sockaddr *)&sa, &len))
+        die("no free port: %s", strerror(errno));
+    close(fd);
+    return ntohs(sa.sin_port);
 }
 
 int mull_dial_tcp(int port) {

@@ -52,6 +52,12 @@ json_t *mull_redis_argv(const mull_servers *s, int argc, const char *const *argv
 
 /* Starts a program of ours (argv[0] a path) that dies with the test; stdout and stderr are appended to log. */
 pid_t mull_spawn(const char *log, const char *const *argv);
+/* The same for a program of PostgreSQL (argv[0] its name), as the user that it runs as. */
+pid_t mull_spawn_pg(const char *log, const char *const *argv);
+/* A file or folder shall belong to that user. */
+void mull_give_to_pg(const char *path);
+/* A port of 127.0.0.1 that nobody listens on. */
+int mull_free_port(void);
 /* Sends a signal (0: none) and waits; the exit status, or 128 + signal. */
 int mull_reap(pid_t pid, int sig);
 /* Sleeps; for loops that wait for something with a bound of their own. */
