@@ -35,11 +35,27 @@ static json_t *id_json(int64_t id) {
     return json_string(text);
 }
 
+/* What the ranks of one attempt know and nobody else: from the boots of its nodes, which only they and the leaders
+ * know, so that every leader says the same. False without memory. */
+static bool gang_secret(const mull_attempt *a, char out[65]) {
+    char *text = NULL;
+    size_t size;
+    FILE *m = open_memstream(&text, &size);
+    if (!m) return false;
+    fprintf(m, "mull gang %lld", (long long)a->fence);
+    for (size_t i = 0; i < a->part_count; i++) fprintf(m, " %s", a->parts[i].boot);
+    bool ok = fclose(m) == 0 && mull__secret_sum(text, out);
+    free(text);
+    return ok;
+}
+
 /* How the ranks of a gang find each other: rank 0 listens at master, on a port that hardly two gangs share. */
 static json_t *gang_json(const mull_leader *l, const mull_attempt *a, size_t part) {
     enum { FIRST_PORT = 20000, PORTS = 10000 };
     const mull_node *head = &l->queue.nodes[a->parts[0].node];
     int first = 0, world = 0;
+    char secret[65] = "";
+    if (!gang_secret(a, secret)) return NULL;
     json_t *nodes = json_array();
     for (size_t i = 0; i < a->part_count; i++) {
         int ranks = (int)(a->parts[i].gpus + a->parts[i].slots);
@@ -47,10 +63,10 @@ static json_t *gang_json(const mull_leader *l, const mull_attempt *a, size_t par
         world += ranks;
         json_array_append_new(nodes, json_string(l->queue.nodes[a->parts[i].node].name));
     }
-    return json_pack("{s:i, s:i, s:i, s:i, s:o, s:s, s:i}", "first_rank", first, "world_size", world, "node_rank",
+    return json_pack("{s:i, s:i, s:i, s:i, s:o, s:s, s:i, s:s}", "first_rank", first, "world_size", world, "node_rank",
                      (int)part, "node_count", (int)a->part_count, "nodes", nodes, "master_addr",
-                     head->address[0] ? head->address : head->name, "master_port",
-                     FIRST_PORT + (int)(a->fence % PORTS));
+                     head->address[0] ? head->address : head->name, "master_port", FIRST_PORT + (int)(a->fence % PORTS),
+                     "secret", secret);
 }
 
 static void send_start_to(mull_leader *l, const mull_attempt *a, uint32_t node, const char *boot, json_t *spec,
@@ -58,7 +74,7 @@ static void send_start_to(mull_leader *l, const mull_attempt *a, uint32_t node, 
     mull__inbox(l, boot,
                 json_pack("{s:i, s:s, s:o, s:i, s:I, s:I, s:i, s:I, s:i, s:o, s:O, s:o*}", "v", 1, "type", "start",
                           "job", id_json(a->job), "attempt", (int)a->attempt, "fence", (json_int_t)a->fence, "term",
-                          (json_int_t)l->term, "lease_s", MULL_ATTEMPT_LEASE_S, "time_limit_s",
+                          (json_int_t)l->term, "lease_s", l->cfg.node_timeout_s * 2 / 3, "time_limit_s",
                           (json_int_t)a->time_limit_s, "grace_s", MULL_GRACE_S, "devices",
                           devices_json(&l->queue, node, a->fence), "spec", spec, "gang", gang));
 }
@@ -72,9 +88,11 @@ void mull__send_start(mull_leader *l, mull_attempt *a, const char *spec_text) {
     json_object_set_new(spec, "attempt", json_integer(a->attempt));
     json_object_set_new(spec, "fence", json_integer(a->fence));
     if (!a->parts) send_start_to(l, a, a->node, a->boot, spec, NULL);
-    for (size_t i = 0; i < a->part_count; i++)
-        if (!a->parts[i].started && !a->parts[i].ended)
-            send_start_to(l, a, a->parts[i].node, a->parts[i].boot, spec, gang_json(l, a, i));
+    for (size_t i = 0; i < a->part_count; i++) {
+        if (a->parts[i].started || a->parts[i].ended) continue;
+        json_t *gang = gang_json(l, a, i); /* without memory it is sent again later */
+        if (gang) send_start_to(l, a, a->parts[i].node, a->parts[i].boot, spec, gang);
+    }
     json_decref(spec);
     a->sent_ms = mull__now(l);
 }

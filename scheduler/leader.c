@@ -180,6 +180,7 @@ mull_leader *mull_leader_create(const mull_leader_config *config) {
     mull_leader *l = calloc(1, sizeof *l);
     if (!l) return NULL;
     l->cfg = *config;
+    if (l->cfg.node_timeout_s <= 0) l->cfg.node_timeout_s = MULL_NODE_TIMEOUT_S;
     l->policy = mull_policy_create();
     if (!l->policy) {
         free(l);

@@ -24,7 +24,8 @@ typedef struct mull_leader_config {
     mull_pg *pg;                           /* shared, outlives the leader */
     mull_redis *redis;                     /* commands */
     const mull_redis_server *redis_server; /* for the two connections that block on streams */
-    const char *holder;                    /* unique among live schedulers, the same after a restart */
+    int node_timeout_s; /* a node silent for so long is down; 0: 15. Leases of attempts are two thirds of it */
+    const char *holder; /* unique among live schedulers, the same after a restart */
     /* Told after new log lines or an end of this job were committed. */
     void (*on_job_news)(int64_t job, void *arg);
     void *arg;

@@ -11,15 +11,14 @@ enum {
     MULL_RENEW_MS = 2000, /* of the lead */
     MULL_TICK_MS = 500,   /* take-over attempts, deadlines, liveness */
     MULL_RECONCILE_MS = 5000,
-    MULL_RESEND_MS = 5000,        /* commands a worker has not acted on */
-    MULL_NODE_TIMEOUT_MS = 15000, /* no sign of life → DOWN */
-    MULL_MISSING_MS = 15000,      /* attempt absent from heartbeats → lost */
-    MULL_UNSTARTED_MS = 60000,    /* the same for one that never started, though its start was sent again and again */
-    MULL_PAUSE_MS = 500,          /* after a dispatch that failed */
-    MULL_PENDING_SLICE = 5000,    /* rows a reconcile step reads */
-    MULL_DISPATCH_BATCH = 512,    /* jobs one statement starts */
-    MULL_DISPATCH_PLACES = 2048,  /* on so many nodes, counted once a job */
-    MULL_ATTEMPT_LEASE_S = 15,
+    MULL_RESEND_MS = 5000,       /* commands a worker has not acted on */
+    MULL_NODE_TIMEOUT_S = 15,    /* by default: no sign of life for so long, DOWN */
+    MULL_MISSING_MS = 15000,     /* attempt absent from heartbeats → lost */
+    MULL_UNSTARTED_MS = 60000,   /* the same for one that never started, though its start was sent again and again */
+    MULL_PAUSE_MS = 500,         /* after a dispatch that failed */
+    MULL_PENDING_SLICE = 5000,   /* rows a reconcile step reads */
+    MULL_DISPATCH_BATCH = 512,   /* jobs one statement starts */
+    MULL_DISPATCH_PLACES = 2048, /* on so many nodes, counted once a job */
     MULL_GRACE_S = 10,
     MULL_HALF_LIFE_S = 7 * 24 * 3600, /* of the use that fair share counts; the front door's figures use it too */
     MULL_SAVE_USAGE_MS = 30000,
@@ -76,6 +75,8 @@ struct mull_leader {
     char cursor[48];
     bool reading_events, reading_ready, recording;
     uint64_t link_since_ms; /* events have flowed without interruption since */
+    uint64_t asked_ms;      /* when the read of events that is under way was sent */
+    uint64_t caught_up_ms;  /* all events that were in the stream at this time have been recorded */
     uint64_t ends_seen;     /* counts changes to the set of live attempts by the recorder */
     uv_timer_t retry;       /* of a batch that could not be recorded */
     struct mull_batch *retry_batch;
@@ -111,6 +112,9 @@ uint64_t mull__now(const mull_leader *l);
 int64_t mull__unix_ms(void);
 /* Sends one message to a worker's inbox; msg is stolen. Best effort: reconcile repeats what matters. */
 void mull__inbox(mull_leader *l, const char *boot, json_t *msg);
+
+/* request.c: SHA-256 of a text as hexadecimal digits; false without memory. */
+bool mull__secret_sum(const char *secret, char out[65]);
 
 /* dispatch.c */
 void mull__kick(mull_leader *l);
@@ -155,6 +159,9 @@ void mull__read_streams(mull_leader *l);
 /* Forgets ended attempts and reads their jobs (and waiting dependents) again. */
 void mull__attempts_ended(mull_leader *l, const int64_t *fences, size_t n);
 void mull__resync_all(mull_leader *l);
+
+/* How far events have been read, in the ms of their ids. */
+uint64_t mull__stream_ms(const mull_leader *l);
 
 /* reconcile.c */
 void mull__load(mull_leader *l);

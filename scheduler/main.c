@@ -17,7 +17,7 @@ static const char USAGE[] =
     "       mull-scheduler serve --pg CONNINFO --redis ADDRESS --listen unix:PATH|tcp:HOST:PORT\n"
     "                            [--listen tls:HOST:PORT --tls-cert PEM --tls-key PEM] [--name HOLDER] [--files DIR "
     "[--max-upload MIB]] [--models DIR]\n"
-    "                            [--redis-password-file FILE] [--redis-ca PEM]\n"
+    "                            [--redis-password-file FILE] [--redis-ca PEM] [--node-timeout S]\n"
     "\n"
     "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
     "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n"
@@ -28,6 +28,9 @@ static const char USAGE[] =
     "         hosts the primary is used. The password is the first line of --redis-password-file, or "
     "MULL_REDIS_PASSWORD;\n"
     "         --redis-ca (MULL_REDIS_CACERT): certificates to trust instead of the system's\n"
+    "         --node-timeout: seconds of silence after which a node is down and its jobs start elsewhere (15); a "
+    "worker\n"
+    "         that is cut off kills its engines after two thirds of it\n"
     "         --files: where POST /v1/files keeps what it is sent (512 MiB a file, or --max-upload)\n"
     "         --models: folder of checkpoints that batches may name without a path\n";
 
@@ -44,14 +47,21 @@ static int migrate(const char *pg) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option OPTIONS[] = {
-        {"pg", required_argument, NULL, 'p'},         {"redis", required_argument, NULL, 'r'},
-        {"listen", required_argument, NULL, 'l'},     {"name", required_argument, NULL, 'n'},
-        {"files", required_argument, NULL, 'f'},      {"models", required_argument, NULL, 'm'},
-        {"tls-cert", required_argument, NULL, 'c'},   {"tls-key", required_argument, NULL, 'k'},
-        {"max-upload", required_argument, NULL, 'u'}, {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},          {"redis-password-file", required_argument, NULL, 'P'},
-        {"redis-ca", required_argument, NULL, 'C'},   {0}};
+    static const struct option OPTIONS[] = {{"pg", required_argument, NULL, 'p'},
+                                            {"redis", required_argument, NULL, 'r'},
+                                            {"listen", required_argument, NULL, 'l'},
+                                            {"name", required_argument, NULL, 'n'},
+                                            {"files", required_argument, NULL, 'f'},
+                                            {"models", required_argument, NULL, 'm'},
+                                            {"tls-cert", required_argument, NULL, 'c'},
+                                            {"tls-key", required_argument, NULL, 'k'},
+                                            {"max-upload", required_argument, NULL, 'u'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {"redis-password-file", required_argument, NULL, 'P'},
+                                            {"node-timeout", required_argument, NULL, 'T'},
+                                            {"redis-ca", required_argument, NULL, 'C'},
+                                            {0}};
     mull_serve_config c = {.max_upload = 512ull << 20};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
@@ -80,6 +90,14 @@ int main(int argc, char **argv) {
         case 'P':
             c.redis_password_file = optarg;
             break;
+        case 'T': {
+            enum { LEAST = 6, MOST = 86400 };
+            char *end;
+            long s = strtol(optarg, &end, 10);
+            if (*end || s < LEAST || s > MOST) return usage("give seconds from 6 to 86400", optarg);
+            c.node_timeout_s = (int)s;
+            break;
+        }
         case 'C':
             c.redis_ca = optarg;
             break;

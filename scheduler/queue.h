@@ -22,6 +22,7 @@ typedef struct mull_node {
     mull_device *devices; /* [device_count] */
     size_t device_count;
     uint64_t seen_ms; /* loop time of the last sign of life */
+    uint64_t seen_at; /* where the stream of events was then, in the ms of its ids; 0 = not known */
     char *labels;     /* words, each ended by a newline; NULL = none */
     uint64_t label_bits;
     int64_t closes_ms; /* of the next maintenance window, unix ms; 0 = none */

@@ -231,7 +231,10 @@ static void put_nodes(mull_leader *l, const PGresult *res) {
         mull_node *node = &l->queue.nodes[at];
         const char *state = PQgetvalue(res, i, 2);
         bool up = strcmp(state, "DOWN") != 0;
-        if (up && (new_boot || !node->up)) node->seen_ms = mull__now(l);
+        if (up && (new_boot || !node->up)) {
+            node->seen_ms = mull__now(l);
+            node->seen_at = 0;
+        }
         node->up = up;
         node->drained = strncmp(state, "DRAIN", 5) == 0;
         snprintf(node->address, sizeof node->address, "%s", PQgetvalue(res, i, 4));
@@ -464,6 +467,18 @@ static void end_orphans(mull_leader *l) {
     mull__lead_query(l, "SELECT * FROM mull_orphans($1::bigint)", 1, params, on_lost, NULL);
 }
 
+/* No heartbeat for the node's time-out, and none that lies unread in the stream: a leader that is behind must not give
+ * a node up that has spoken, for that node's leases have been renewed (worker/attempt.c). Either everything was read
+ * that was there when the time was over, or, where there is always more to read, what has been read is that much
+ * younger. */
+static bool silent(mull_leader *l, mull_node *n) {
+    uint64_t limit = (uint64_t)l->cfg.node_timeout_s * 1000, at = mull__stream_ms(l);
+    uint64_t since = n->seen_ms > l->link_since_ms ? n->seen_ms : l->link_since_ms;
+    if (!n->seen_at) n->seen_at = at;
+    if (mull__now(l) - since < limit) return false;
+    return l->caught_up_ms >= since + limit || at >= n->seen_at + limit;
+}
+
 void mull__check_deadlines(mull_leader *l) {
     uint64_t now = mull__now(l);
     int64_t unix_now = mull__unix_ms();
@@ -475,9 +490,8 @@ void mull__check_deadlines(mull_leader *l) {
     if (!redis_up) l->link_since_ms = now; /* silence proves nothing while nobody could speak */
     for (size_t i = 0; i < l->queue.node_count; i++) {
         mull_node *n = &l->queue.nodes[i];
-        uint64_t since = n->seen_ms > l->link_since_ms ? n->seen_ms : l->link_since_ms;
-        if (!n->up || now - since < MULL_NODE_TIMEOUT_MS) continue;
-        mull_log(MULL_LOG_WARN, "node %s is down: no sign of life for %d s", n->name, MULL_NODE_TIMEOUT_MS / 1000);
+        if (!n->up || !silent(l, n)) continue;
+        mull_log(MULL_LOG_WARN, "node %s is down: no sign of life for %d s", n->name, l->cfg.node_timeout_s);
         n->up = false;
         l->stats.node_downs++;
         const char *params[] = {l->term_text, n->name, n->boot};

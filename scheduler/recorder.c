@@ -26,6 +26,8 @@ typedef struct mull_batch {
     size_t points_len;
     char cursor[48];
     bool careful;
+    bool whole; /* nothing was left in the stream when it was read, at asked_ms */
+    uint64_t asked_ms;
     size_t n;
 } batch;
 
@@ -88,6 +90,7 @@ static void heartbeat(mull_leader *l, const json_t *hb, const json_t *ended) {
     if (at < 0 || !boot || strcmp(l->queue.nodes[at].boot, boot) != 0) return;
     uint64_t now = mull__now(l);
     l->queue.nodes[at].seen_ms = now;
+    l->queue.nodes[at].seen_at = mull__stream_ms(l);
     int64_t lost[64];
     size_t lost_count = 0;
     for (size_t i = 0; i < l->queue.attempt_count; i++) {
@@ -130,6 +133,10 @@ static void tell_workers(mull_leader *l, const json_t *out) {
     }
 }
 
+uint64_t mull__stream_ms(const mull_leader *l) {
+    return strtoull(l->cursor, NULL, 10);
+}
+
 static void trim(mull_leader *l) {
     const char *argv[] = {"XTRIM", MULL_KEY_EVENTS, "MINID", l->cursor};
     mull_redis_command(l->cfg.redis, 4, argv, NULL, NULL, NULL);
@@ -158,6 +165,7 @@ static void apply(mull_leader *l, const batch *b, const json_t *out) {
         a->gang_stop = true;
         mull__send_cancel(l, a, "gang");
     }
+    if (b->whole && b->asked_ms > l->caught_up_ms) l->caught_up_ms = b->asked_ms;
     const json_t *ended = json_object_get(out, "ended");
     json_array_foreach(json_object_get(out, "heartbeats"), i, v) heartbeat(l, v, ended);
     int64_t *fences;
@@ -268,7 +276,8 @@ static batch *batch_of(mull_leader *l, const redisReply *reply) {
     size_t bytes = 0;
     json_t *list = json_array();
     /* What is left of a read of very long lines is read again: the ends of jobs wait behind a batch. */
-    for (size_t i = 0; b && list && i < entries->elements && bytes < BATCH_BYTES && stage.rows < STAGE_ROWS; i++) {
+    size_t i = 0;
+    for (; b && list && i < entries->elements && bytes < BATCH_BYTES && stage.rows < STAGE_ROWS; i++) {
         const redisReply *entry = entries->element[i];
         if (entry->type != REDIS_REPLY_ARRAY || entry->elements < 2) continue;
         snprintf(b->cursor, sizeof b->cursor, "%s", entry->element[0]->str);
@@ -283,6 +292,10 @@ static batch *batch_of(mull_leader *l, const redisReply *reply) {
             if (e) json_array_append_new(list, e);
             b->n += e != NULL;
         }
+    }
+    if (b) {
+        b->whole = i == entries->elements && i < READ_COUNT;
+        b->asked_ms = l->asked_ms;
     }
     if (b && list) b->events = json_dumps(list, JSON_COMPACT);
     if (b) b->points = mull_stage_take(&stage, &b->points_len);
@@ -310,6 +323,7 @@ static void on_events(const redisReply *reply, void *arg) {
         l->link_since_ms = mull__now(l);
         return; /* the reconnect, or the tick, reads again */
     }
+    if (reply->type == REDIS_REPLY_NIL) l->caught_up_ms = l->asked_ms;
     batch *b = batch_of(l, reply);
     if (b)
         record(l, b);
@@ -326,6 +340,7 @@ static void read_events(mull_leader *l) {
     mull_lead_call *c = mull__lead_call(l, NULL);
     if (!c) return;
     l->reading_events = true;
+    l->asked_ms = mull__now(l);
     mull_redis_command(l->events_conn, 8, argv, NULL, on_events, c);
 }
 

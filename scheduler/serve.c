@@ -112,6 +112,7 @@ static int create_parts(server *s, const mull_serve_config *c, const opened *fds
                                                          .pg = s->lead_pg,
                                                          .redis = s->redis,
                                                          .redis_server = &s->redis_server,
+                                                         .node_timeout_s = c->node_timeout_s,
                                                          .holder = s->name,
                                                          .on_job_news = on_news,
                                                          .arg = s});

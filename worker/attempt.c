@@ -2,6 +2,7 @@
 #include "schema/event_line.h"
 #include "schema/log.h"
 #include "worker/proc.h"
+#include "worker/supervise.h"
 #include "worker/worker_internal.h"
 
 #include <stdio.h>
@@ -81,7 +82,7 @@ void mull__run_engine_line(mull_rank *k, const char *line, size_t n) {
 
 static void order(mull_run *r, char what) {
     for (int i = 0; i < r->world; i++)
-        if (!r->ranks[i]->ended) mull__rank_order(r->ranks[i], what);
+        if (!r->ranks[i]->ended) mull__rank_order(r->ranks[i], &what, 1);
 }
 
 /* Supervisors that do not obey (stopped, say) are killed themselves, and the kernel kills their engines. */
@@ -127,6 +128,34 @@ void mull__run_stop(mull_run *r, mull_stop why, int grace_s) {
         stop_ranks(r, grace_s);
 }
 
+/* ---- leases ----
+ *
+ * The leader gives a node up, and its jobs to others, when it has not heard of it for a time that is longer than the
+ * lease. So engines that stop by themselves when the lease ends never run beside their successors, whatever network or
+ * process stands still. What the leader can have heard last is the last heartbeat that Redis has taken; the lease
+ * counts from the sending of that. On one machine nothing can come between the two: there it is renewed while this loop
+ * turns, and only a worker that stands still loses its engines. */
+
+static bool lease_ended(const mull_run *r) {
+    const mull_worker *w = r->w;
+    return r->lease_s > 0 && mull_lease_clock_ms(w->cfg.redis->is_unix) >= w->renewed_ms + (uint64_t)r->lease_s * 1000;
+}
+
+void mull__run_lease_ended(mull_run *r) {
+    if (r->failed || r->end.stop == MULL_STOP_LEASE) return;
+    if (r->end.stop == MULL_STOP_NONE) r->end.stop = MULL_STOP_LEASE;
+    mull_log(MULL_LOG_WARN, "job %s attempt %d: cut off for longer than its lease of %d s; killed", r->job, r->attempt,
+             r->lease_s);
+}
+
+void mull__leases_renew(mull_worker *w, uint64_t at_ms) {
+    if (at_ms <= w->renewed_ms) return;
+    w->renewed_ms = at_ms;
+    for (mull_run *r = w->runs; r; r = r->next)
+        for (int i = 0; r->started && !r->end_seq && i < r->world; i++) mull__rank_lease(r->ranks[i]);
+    mull__runs_start(w);
+}
+
 static void on_limit(uv_timer_t *t) {
     mull_run *r = t->data;
     mull__run_stop(r, MULL_STOP_TIMEOUT, r->grace_s);
@@ -146,6 +175,11 @@ static void describe(mull_run *r, const char *class_) {
         snprintf(r->message, sizeof r->message,
                  "the engine gave no sign of life for %d s (no event, no output): taken for hung and killed",
                  r->w->cfg.hang_s);
+    } else if (e->stop == MULL_STOP_LEASE) {
+        snprintf(r->message, sizeof r->message,
+                 "its node was cut off from the queue for longer than the lease of %d s: stopped, for it may run "
+                 "elsewhere by now",
+                 r->lease_s);
     } else if (!r->message[0]) {
         if (!r->started)
             snprintf(r->message, sizeof r->message, "it was waiting for its devices when the worker stopped it");
@@ -260,7 +294,7 @@ static void launch(mull_run *r) {
 
 void mull__runs_start(mull_worker *w) {
     for (mull_run *r = w->runs; r; r = r->next)
-        if (!r->started && !r->end_seq && !w->draining && free_devices(w, r)) launch(r);
+        if (!r->started && !r->end_seq && !w->draining && free_devices(w, r) && !lease_ended(r)) launch(r);
 }
 
 /* Fills the devices that the command names; false when one is not here. */
@@ -291,7 +325,8 @@ static bool find_gang(mull_run *r, const json_t *gang) {
     r->world_size = r->world;
     r->node_count = 1;
     if (!gang) return true;
-    const char *addr = json_string_value(json_object_get(gang, "master_addr"));
+    const char *addr = json_string_value(json_object_get(gang, "master_addr")),
+               *secret = json_string_value(json_object_get(gang, "secret"));
     int port;
     bool ok =
         number_of(gang, "master_port", 1, 65535, &port) && number_of(gang, "first_rank", 0, MOST, &r->first_rank) &&
@@ -304,7 +339,9 @@ static bool find_gang(mull_run *r, const json_t *gang) {
         if (text && n < sizeof r->nodes)
             n += (size_t)snprintf(r->nodes + n, sizeof r->nodes - n, "%s%s", n ? "," : "", text);
     }
-    if (!ok || !addr || r->world_size < r->first_rank + r->world || r->node_rank >= r->node_count) return false;
+    if (!ok || !addr || !secret || snprintf(r->secret, sizeof r->secret, "%s", secret) >= (int)sizeof r->secret ||
+        r->world_size < r->first_rank + r->world || r->node_rank >= r->node_count)
+        return false;
     return snprintf(r->master, sizeof r->master, "%s:%d", addr, port) < (int)sizeof r->master;
 }
 
@@ -325,6 +362,7 @@ mull_run *mull__run_add(mull_worker *w, const char *job, int attempt, int64_t fe
     r->attempt = attempt;
     r->grace_s = mull__grace_of(msg);
     r->time_limit_s = json_integer_value(json_object_get(msg, "time_limit_s"));
+    number_of(msg, "lease_s", 0, 1000000, &r->lease_s);
     r->spec = json_incref(json_object_get(msg, "spec"));
     snprintf(r->job, sizeof r->job, "%s", job);
     init_timers(r);

@@ -25,6 +25,7 @@ const char *mull_classify(const mull_end *e) {
         return "timeout";
     case MULL_STOP_STALE:
     case MULL_STOP_HANG:
+    case MULL_STOP_LEASE:
         return "infra";
     case MULL_STOP_PREEMPT:
     case MULL_STOP_DRAIN:

@@ -11,6 +11,7 @@ typedef enum mull_stop {
     MULL_STOP_TIMEOUT, /* its time limit passed */
     MULL_STOP_STALE,   /* the leader no longer counts on it */
     MULL_STOP_HANG,    /* no sign of life from it for too long */
+    MULL_STOP_LEASE,   /* cut off for so long that the leader may have started it elsewhere */
     MULL_STOP_PREEMPT, /* its place is wanted by another job */
     MULL_STOP_DRAIN    /* this worker leaves, or a rank on another node has ended: what is saved counts */
 } mull_stop;

@@ -3,6 +3,7 @@
  * unacknowledged one is not there any more, and they are sent again: the leader drops what it has. */
 #include "schema/keys.h"
 #include "schema/log.h"
+#include "worker/supervise.h"
 #include "worker/worker_internal.h"
 
 #include <stdio.h>
@@ -127,16 +128,28 @@ static void on_out_connected(void *arg) {
     mull__pump(w);
 }
 
+typedef struct beat_sent {
+    mull_worker *w;
+    uint64_t at_ms; /* in the leases' clock */
+} beat_sent;
+
 static void on_beat_sent(const redisReply *reply, void *arg) {
-    mull_worker *w = arg;
-    if (reply) w->out_ms = uv_now(&w->loop);
+    beat_sent b = *(beat_sent *)arg;
+    free(arg);
+    if (!reply) return;
+    b.w->out_ms = uv_now(&b.w->loop);
+    if (reply->type != REDIS_REPLY_ERROR) mull__leases_renew(b.w, b.at_ms);
 }
 
 void mull__link_beat(mull_worker *w) {
     uint64_t now = uv_now(&w->loop);
+    if (w->cfg.redis->is_unix) mull__leases_renew(w, mull_lease_clock_ms(1));
     if (mull_redis_connected(w->out)) {
         char *text = mull__heartbeat_text(w), life[16];
-        if (text) publish(w, text, strlen(text), on_beat_sent, w);
+        beat_sent *b = malloc(sizeof *b);
+        if (!text || !b) abort();
+        *b = (beat_sent){w, mull_lease_clock_ms(w->cfg.redis->is_unix)};
+        publish(w, text, strlen(text), on_beat_sent, b);
         free(text);
         snprintf(life, sizeof life, "%d", INBOX_LIFE_S);
         const char *argv[] = {"EXPIRE", w->inbox, life};

@@ -16,13 +16,15 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 static const char USAGE[] =
     "usage: mull-worker --redis ADDRESS --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
     "                   [--root [TEAM=]DIR]... [--hang-seconds N]\n"
-    "                   [--redis-password-file FILE] [--redis-ca PEM]\n"
+    "                   [--redis-password-file FILE] [--redis-ca PEM] [--address HOST]\n"
     "\n"
     "--redis    where the queue's Redis listens: unix:PATH, tcp:HOST:PORT, redis://[USER@]HOST:PORT[,HOST:PORT], or\n"
     "           rediss://... for TLS; of several hosts the primary is used\n"
     "--redis-password-file  its first line is the password (else MULL_REDIS_PASSWORD)\n"
     "--redis-ca  PEM file of the certificates to trust instead of the system's (else MULL_REDIS_CACERT)\n"
     "--state    a folder for this worker alone: its lock, its event spool, the engines' private folders\n"
+    "--address  the name or number at which other nodes reach this one, for jobs over several (default: the host's "
+    "name)\n"
     "--node     the node's name (default: the host's)\n"
     "--devices  what is offered: cpu:N slots that share the CPUs, cuda:all, cuda:0,1, or cpu:N+cuda:... (default "
     "cpu:1)\n"
@@ -58,13 +60,19 @@ typedef struct texts {
 } texts;
 
 static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *done) {
-    static const struct option OPTIONS[] = {
-        {"redis", required_argument, NULL, 'r'},    {"state", required_argument, NULL, 's'},
-        {"node", required_argument, NULL, 'n'},     {"devices", required_argument, NULL, 'd'},
-        {"engine", required_argument, NULL, 'e'},   {"hang-seconds", required_argument, NULL, 'g'},
-        {"root", required_argument, NULL, 'R'},     {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},        {"redis-password-file", required_argument, NULL, 'P'},
-        {"redis-ca", required_argument, NULL, 'C'}, {0}};
+    static const struct option OPTIONS[] = {{"redis", required_argument, NULL, 'r'},
+                                            {"state", required_argument, NULL, 's'},
+                                            {"node", required_argument, NULL, 'n'},
+                                            {"devices", required_argument, NULL, 'd'},
+                                            {"engine", required_argument, NULL, 'e'},
+                                            {"hang-seconds", required_argument, NULL, 'g'},
+                                            {"root", required_argument, NULL, 'R'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {"redis-password-file", required_argument, NULL, 'P'},
+                                            {"address", required_argument, NULL, 'a'},
+                                            {"redis-ca", required_argument, NULL, 'C'},
+                                            {0}};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -76,6 +84,9 @@ static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *do
             break;
         case 'n':
             c->node = optarg;
+            break;
+        case 'a':
+            c->address = optarg;
             break;
         case 'd':
             t->devices = optarg;
@@ -149,10 +160,11 @@ int main(int argc, char **argv) {
         mull_err_print(stderr, &err);
         return EXIT_USAGE;
     }
-    if (!c.node) {
-        gethostname(host, sizeof host - 1);
-        c.node = host;
-    }
+    gethostname(host, sizeof host - 1);
+    if (!c.node) c.node = host;
+    if (!c.address) c.address = host;
+    if (!name_ok(c.address) && strspn(c.address, "0123456789abcdefABCDEF:.") != strlen(c.address))
+        return usage("a host's name or number is needed", "--address");
     if (!name_ok(c.node)) return usage("a node's name has letters, digits, '.', '-' and '_', at most 127", "--node");
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n <= 0) snprintf(self, sizeof self, "%s", argv[0]);

@@ -94,6 +94,8 @@ static void on_control_line(void *arg, const char *line, size_t n) {
         k->spawn_failed = true;
         snprintf(k->run->message, sizeof k->run->message, "error: cannot start the engine (%.900s): %s; check --engine",
                  k->run->w->cfg.engine, strerror(a));
+    } else if (!strcmp(text, "lease")) {
+        mull__run_lease_ended(k->run);
     } else if (sscanf(text, "exit %d %d", &a, &b) == 2) {
         k->ended = true;
         k->code = a;
@@ -164,9 +166,18 @@ void mull__rank_flow(mull_rank *k, bool paused) {
     }
 }
 
-void mull__rank_order(mull_rank *k, char order) {
-    uv_buf_t b = uv_buf_init(&order, 1);
+void mull__rank_order(mull_rank *k, const char *order, size_t n) {
+    uv_buf_t b = uv_buf_init((char *)(uintptr_t)order, (unsigned)n);
     if (k->spawned && !uv_is_closing((uv_handle_t *)&k->control)) uv_try_write((uv_stream_t *)&k->control, &b, 1);
+}
+
+void mull__rank_lease(mull_rank *k) {
+    const mull_run *r = k->run;
+    char order[MULL_LEASE_ORDER];
+    int one_machine = r->w->cfg.redis->is_unix;
+    if (r->lease_s <= 0 || k->ended) return;
+    mull__rank_order(k, order,
+                     (size_t)mull_lease_order(order, one_machine, r->w->renewed_ms + (uint64_t)r->lease_s * 1000));
 }
 
 /* ---- the end ---- */
@@ -294,6 +305,8 @@ static int make_env(mull_rank *k, env *e) {
         put(e, "MULL_MASTER_ADDR=%.*s", (int)(colon - r->master), r->master);
         put(e, "MULL_MASTER_PORT=%s", colon + 1);
         put(e, "MULL_NODES=%s", r->nodes);
+        put(e, "MULL_NODE_ADDR=%s", r->w->cfg.address);
+        put(e, "MULL_GANG_SECRET=%s", r->secret);
     }
     const char *array = json_string_value(json_object_get(r->spec, "array_job"));
     if (array) {
@@ -408,6 +421,7 @@ static int try_start(mull_rank *k, const char **where) {
     k->spawned = true;
     k->pipes = 4;
     uv_read_start((uv_stream_t *)&k->control, on_alloc, on_read);
+    mull__rank_lease(k);
     send_spec(k);
     return 0;
 }

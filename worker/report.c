@@ -44,10 +44,8 @@ void mull__report_hello(mull_worker *w, bool offering) {
     json_t *e = event(w, "node_hello");
     json_object_set_new(e, "devices", offering ? mull_devices_json(&w->devices) : json_array());
     json_object_set_new(e, "version", json_string(MULL_VERSION));
-    char host[256] = "";
-    gethostname(host, sizeof host - 1);
     size_t n;
-    char *clean = mull_utf8_repair(host, strlen(host), &n);
+    char *clean = mull_utf8_repair(w->cfg.address, strlen(w->cfg.address), &n);
     if (clean) json_object_set_new(e, "address", json_stringn(clean, n));
     free(clean);
     push(w, e);

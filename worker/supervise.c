@@ -17,7 +17,9 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CONTROL = MULL_SUPERVISE_CONTROL };
@@ -26,6 +28,9 @@ typedef struct super {
     pid_t engine;
     bool ended;
     int status;
+    int lease;                            /* timerfd, -1 before the first order of a lease */
+    char order, digits[MULL_LEASE_ORDER]; /* of a lease, as far as it has been read */
+    size_t n;
 } super;
 
 static void say(const char *line) {
@@ -98,10 +103,47 @@ static void let_go_of_pipes(void) {
     if (null > CONTROL) close(null);
 }
 
+unsigned long long mull_lease_clock_ms(int one_machine) {
+    struct timespec t;
+    clock_gettime(one_machine ? CLOCK_MONOTONIC : CLOCK_BOOTTIME, &t);
+    return (unsigned long long)t.tv_sec * 1000 + (unsigned long long)t.tv_nsec / 1000000;
+}
+
+int mull_lease_order(char out[MULL_LEASE_ORDER], int one_machine, unsigned long long ends_ms) {
+    return snprintf(out, MULL_LEASE_ORDER, "%c%llu\n", one_machine ? 'M' : 'B', ends_ms);
+}
+
+/* A timer that is due while the machine sleeps fires when it wakes. */
+static void set_lease(super *s) {
+    unsigned long long ms = strtoull(s->digits, NULL, 10);
+    struct itimerspec at = {.it_value = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000 + 1}};
+    if (s->lease < 0) s->lease = timerfd_create(s->order == 'M' ? CLOCK_MONOTONIC : CLOCK_BOOTTIME, TFD_CLOEXEC);
+    if (s->lease >= 0) timerfd_settime(s->lease, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* False: kill. */
+static bool obey(super *s, const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        if (c == 'K') return false;
+        if (c == 'T') kill(-s->engine, SIGTERM);
+        if (c == 'B' || c == 'M') {
+            s->order = c;
+            s->n = 0;
+        }
+        if (c >= '0' && c <= '9' && s->n + 1 < sizeof s->digits) {
+            s->digits[s->n++] = c;
+            s->digits[s->n] = 0;
+        }
+        if (c == '\n' && s->n > 0) set_lease(s);
+    }
+    return true;
+}
+
 static void serve(super *s, int signals) {
     while (!s->ended) {
-        struct pollfd p[2] = {{CONTROL, POLLIN, 0}, {signals, POLLIN, 0}};
-        if (poll(p, 2, -1) < 0 && errno != EINTR) return;
+        struct pollfd p[3] = {{CONTROL, POLLIN, 0}, {signals, POLLIN, 0}, {s->lease, POLLIN, 0}};
+        if (poll(p, 3, -1) < 0 && errno != EINTR) return;
         struct signalfd_siginfo info;
         if (p[1].revents & POLLIN) {
             if (read(signals, &info, sizeof info) == sizeof info && info.ssi_signo == SIGTERM)
@@ -109,17 +151,22 @@ static void serve(super *s, int signals) {
             int status;
             for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) note(s, pid, status);
         }
-        if (!p[0].revents || s->ended) continue;
-        char order[16];
-        ssize_t n = read(CONTROL, order, sizeof order);
+        if (s->ended) continue;
+        /* What renews it may lie unread in the socket. */
+        if (!p[0].revents && (p[2].revents & POLLIN)) {
+            say("lease\n");
+            return;
+        }
+        if (!p[0].revents) continue;
+        char orders[256];
+        ssize_t n = read(CONTROL, orders, sizeof orders);
         if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-        if (n <= 0 || memchr(order, 'K', (size_t)n)) return;
-        if (memchr(order, 'T', (size_t)n)) kill(-s->engine, SIGTERM);
+        if (n <= 0 || !obey(s, orders, (size_t)n)) return;
     }
 }
 
 int mull_supervise(char **argv) {
-    super s = {0};
+    super s = {.lease = -1};
     sigset_t mask, old;
     char line[96];
     close_range(CONTROL + 1, ~0u, 0); /* what libraries of the worker left open, its connections to Redis above all */

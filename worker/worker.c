@@ -2,6 +2,7 @@
  * save what they have. */
 #include "schema/log.h"
 #include "worker/proc.h"
+#include "worker/supervise.h"
 #include "worker/worker_internal.h"
 
 #include <errno.h>
@@ -284,6 +285,7 @@ static int run_once(const mull_worker_config *config, bool *again) {
     if (!w) return 1;
     w->cfg = *config;
     w->lock = -1;
+    w->renewed_ms = mull_lease_clock_ms(w->cfg.redis->is_unix);
     w->evq.spool.fd = -1;
     int rc = set_up(w, &err);
     if (rc != 0) {

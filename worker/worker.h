@@ -8,10 +8,11 @@
 
 typedef struct mull_worker_config {
     const mull_redis_server *redis;
-    const char *node;   /* the node's name */
-    const char *state;  /* folder of this worker alone; made when absent */
-    const char *engine; /* path of mull-engine */
-    const char *self;   /* path of this program, to start supervisors */
+    const char *node;    /* the node's name */
+    const char *address; /* at which other nodes reach this one */
+    const char *state;   /* folder of this worker alone; made when absent */
+    const char *engine;  /* path of mull-engine */
+    const char *self;    /* path of this program, to start supervisors */
     mull_device_ask devices;
     mull_root roots[MULL_MAX_ROOTS]; /* what jobs may touch; none: whatever this user may */
     size_t root_count;

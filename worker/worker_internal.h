@@ -67,6 +67,7 @@ struct mull_run {
     int64_t fence;
     int attempt, grace_s, threads;
     int64_t time_limit_s;
+    int lease_s; /* its engines are killed so long after the leader can last have heard of this node; 0: never */
     json_t *spec;
     const mull_node_device *devices[MULL_DEVICES_MAX];
     int device_count;
@@ -75,6 +76,7 @@ struct mull_run {
     int first_rank, world_size, node_rank, node_count; /* of the whole gang */
     char master[160];                                  /* HOST:PORT where rank 0 listens, "" on one node */
     char nodes[1024];                                  /* names, with commas */
+    char secret[72];                                   /* by which its ranks know each other */
     bool started;                                      /* processes exist (else it waits for its devices) */
     bool reported;                                     /* attempt_started */
     bool stopping, killed;
@@ -113,6 +115,7 @@ struct mull_worker {
     bool again;    /* leaves to begin a new boot */
     bool replaced; /* leaves because another worker has its name */
     uint64_t farewell_ms, beat_ms;
+    uint64_t renewed_ms; /* in the leases' clock: when the last heartbeat that Redis has taken was sent */
 
     /* link.c */
     mull_redis *out, *in;
@@ -176,14 +179,20 @@ void mull__run_kill(mull_run *r);
 void mull__run_rank_started(mull_run *r);
 void mull__run_rank_ended(mull_rank *k);
 void mull__run_engine_line(mull_rank *k, const char *line, size_t n);
+/* Its supervisor has seen the lease end, and kills. */
+void mull__run_lease_ended(mull_run *r);
+/* All leases begin anew at at_ms of their clock. */
+void mull__leases_renew(mull_worker *w, uint64_t at_ms);
 /* Ended attempts whose end is recorded are forgotten. */
 void mull__runs_acked(mull_worker *w);
 
 /* rank.c */
 /* Its end comes through mull__run_rank_ended, later, also when it could not be started. */
 void mull__rank_start(mull_rank *k);
-/* 'T' or 'K' to the supervisor. */
-void mull__rank_order(mull_rank *k, char order);
+/* An order to the supervisor (supervise.h). */
+void mull__rank_order(mull_rank *k, const char *order, size_t n);
+/* The end of its attempt's lease, as it is now. */
+void mull__rank_lease(mull_rank *k);
 void mull__rank_flow(mull_rank *k, bool paused);
 void mull__rank_free(mull_rank *k);
 

@@ -7,6 +7,7 @@
 #include "engine/ops/kernels.h"
 
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +21,16 @@ enum { PIECE = 1 << 20, TIMEOUT_S = 1800 }; /* elements of a part that are in fl
 struct mull_comm {
     int rank, world;
     mull_transport *t;
-    char *dir; /* where ranks met */
+    char *dir;       /* where ranks met, */
+    mull_meet *meet; /* or over several hosts */
     int failed;
     float *parts; /* [world][PIECE] of a reduction */
     float *wide;  /* [2][PIECE]: sum and summand of bf16 */
 };
+
+typedef struct lists {
+    size_t send_at[MULL_WORLD_MAX], send_len[MULL_WORLD_MAX], recv_at[MULL_WORLD_MAX], recv_len[MULL_WORLD_MAX];
+} lists;
 
 bool mull_comm_available(void) {
     return mull__transport_available();
@@ -50,16 +56,65 @@ static int read_int(const char *name, int lo, int hi, int none, int *out, mull_e
     return MULL_OK;
 }
 
+static const char *text_of(const char *name) {
+    const char *s = getenv(name);
+    return s && *s ? s : NULL;
+}
+
 int mull_comm_from_env(mull_comm_opts *o, mull_error *err) {
     *o = (mull_comm_opts){.world = 1};
     int rc = read_int("MULL_WORLD_SIZE", 1, MULL_WORLD_MAX, 1, &o->world, err);
     if (!rc) rc = read_int("MULL_RANK", 0, o->world - 1, 0, &o->rank, err);
     if (!rc) rc = read_int("MULL_COMM_TIMEOUT_S", 1, 7 * 86400, 0, &o->timeout_s, err);
-    const char *dir = getenv("MULL_RENDEZVOUS");
-    o->rendezvous = dir && *dir ? dir : NULL;
-    if (!rc && o->world > 1 && !o->rendezvous)
+    o->rendezvous = text_of("MULL_RENDEZVOUS");
+    o->master = text_of("MULL_MASTER_ADDR");
+    o->port = text_of("MULL_MASTER_PORT");
+    o->secret = text_of("MULL_GANG_SECRET");
+    o->address = text_of("MULL_NODE_ADDR");
+    if (!rc && o->world > 1 && !o->rendezvous && !(o->master && o->port && o->secret && o->address))
         rc = mull_fail(err, MULL_EARG, WHAT, "MULL_RENDEZVOUS", "leave it to what starts the ranks",
-                       "%d ranks need a folder where they meet", o->world);
+                       "%d ranks need a folder where they meet, or MULL_MASTER_ADDR, MULL_MASTER_PORT, "
+                       "MULL_GANG_SECRET and MULL_NODE_ADDR",
+                       o->world);
+    return rc;
+}
+
+static int exchange(mull_comm *c, void *send, size_t send_bytes, void *recv, size_t recv_bytes, const lists *l,
+                    mull_error *err);
+
+/* Whoever reached a rank's port first might not be the rank that was meant: each pair proves that both know the secret.
+ */
+static int prove(mull_comm *c, const char *secret, mull_error *err) {
+    uint8_t mine[MULL_WORLD_MAX][MULL_MEET_MAC], theirs[MULL_WORLD_MAX][MULL_MEET_MAC], want[MULL_MEET_MAC];
+    lists l;
+    for (int r = 0; r < c->world; r++) {
+        mull__meet_proof(secret, "pair", c->rank, r, mine[r]);
+        l.send_at[r] = l.recv_at[r] = (size_t)r * MULL_MEET_MAC;
+        l.send_len[r] = l.recv_len[r] = MULL_MEET_MAC;
+    }
+    int rc = exchange(c, mine, sizeof mine, theirs, sizeof theirs, &l, err);
+    for (int r = 0; r < c->world && !rc; r++) {
+        mull__meet_proof(secret, "pair", r, c->rank, want);
+        if (r != c->rank && CRYPTO_memcmp(want, theirs[r], sizeof want) != 0)
+            rc = c->failed = mull_fail(err, MULL_EIO, WHAT, "connection", "look at who else is on the hosts' network",
+                                       "what says that it is rank %d does not know the secret of this run", r);
+    }
+    return rc;
+}
+
+static int connect_ranks(mull_comm *c, const mull_comm_opts *o, mull_error *err) {
+    int timeout_s = o->timeout_s > 0 ? o->timeout_s : TIMEOUT_S, rc = MULL_OK;
+    if (!mull_comm_available()) {
+    } else if (o->rendezvous) {
+        if (mkdir(o->rendezvous, 0700) && errno != EEXIST)
+            return mull_fail_errno(err, errno, WHAT, o->rendezvous, "check the folder above it");
+        if (!(c->dir = strdup(o->rendezvous))) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    } else {
+        rc = mull__meet_open(o->rank, o->world, o->master, o->port, o->secret, timeout_s, &c->meet, err);
+    }
+    mull_transport_place at = {o->rank, o->world, timeout_s, o->rendezvous, c->meet, o->address};
+    if (!rc) rc = mull__transport_open(&at, &c->t, err);
+    if (!rc && c->meet) rc = prove(c, o->secret, err);
     return rc;
 }
 
@@ -77,14 +132,7 @@ int mull_comm_create(const mull_comm_opts *o, mull_comm **out, mull_error *err) 
         c->parts = malloc((size_t)o->world * PIECE * sizeof *c->parts);
         c->wide = malloc(2 * PIECE * sizeof *c->wide);
         if (!c->parts || !c->wide) rc = mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
-        if (!rc && mull_comm_available() && mkdir(o->rendezvous, 0700) && errno != EEXIST)
-            rc = mull_fail_errno(err, errno, WHAT, o->rendezvous, "check the folder above it");
-        if (!rc)
-            rc = (c->dir = strdup(o->rendezvous)) ? MULL_OK
-                                                  : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
-        if (!rc)
-            rc = mull__transport_open(o->rank, o->world, o->rendezvous, o->timeout_s > 0 ? o->timeout_s : TIMEOUT_S,
-                                      &c->t, err);
+        if (!rc) rc = connect_ranks(c, o, err);
     }
     if (rc)
         mull_comm_destroy(c);
@@ -96,7 +144,7 @@ int mull_comm_create(const mull_comm_opts *o, mull_comm **out, mull_error *err) 
 /* A rank that closes its connections while another still reads the last answer from them can make the system throw that
  * answer away. So each leaves a mark, and nobody closes before all have; a rank that was killed is waited for a while.
  */
-static void say_goodbye(const mull_comm *c) {
+static void leave_marks(const mull_comm *c) {
     enum { TRIES = 2500 }; /* of 2 ms */
     char path[4200];
     int r = 0;
@@ -112,12 +160,32 @@ static void say_goodbye(const mull_comm *c) {
     }
 }
 
+static void say_goodbye(const mull_comm *c) {
+    enum { WAIT_MS = 5000 };
+    char key[32];
+    mull_error err;
+    if (!c->meet) {
+        leave_marks(c);
+        return;
+    }
+    snprintf(key, sizeof key, "done.%d", c->rank);
+    int rc = mull__meet_put(c->meet, key, "", 0, &err);
+    for (int r = 0; r < c->world && !c->failed && !rc; r++) {
+        void *word;
+        size_t n;
+        snprintf(key, sizeof key, "done.%d", r);
+        rc = mull__meet_get(c->meet, key, WAIT_MS, &word, &n, &err);
+        free(word);
+    }
+}
+
 void mull_comm_destroy(mull_comm *c) {
     if (!c) return;
     if (c->t) {
         say_goodbye(c);
         mull__transport_close(c->t);
     }
+    mull__meet_close(c->meet);
     free(c->dir);
     free(c->parts);
     free(c->wide);
@@ -125,9 +193,6 @@ void mull_comm_destroy(mull_comm *c) {
 }
 
 /* ---- exchanges */
-typedef struct lists {
-    size_t send_at[MULL_WORLD_MAX], send_len[MULL_WORLD_MAX], recv_at[MULL_WORLD_MAX], recv_len[MULL_WORLD_MAX];
-} lists;
 
 static int exchange(mull_comm *c, void *send, size_t send_bytes, void *recv, size_t recv_bytes, const lists *l,
                     mull_error *err) {

@@ -1,4 +1,4 @@
-/* Collectives between the ranks of one run: one process a rank, all on one host today.
+/* Collectives between the ranks of one run: one process a rank, on one host or several.
  *
  * Sums are taken in the order of the ranks, whatever arrives first: the same inputs give the same bits on every rank
  * and in every run, and a reduced range does not depend on how it was cut. bf16 sums are taken in float32 and rounded
@@ -9,10 +9,14 @@
  * has to end. That is MULL_EIO, which the queue counts as the machine's fault and not the job's.
  *
  * The transport is Gloo (comm/gloo.cc), a library made for this that needs no launcher: ranks that somebody else
- * started find each other through a folder, and the loss of a peer is an error at once. MPI was weighed and not taken:
+ * started find each other through a folder, or over several hosts through rank 0 (meet.h), and the loss of a peer is an
+ * error at once. MPI was weighed and not taken:
  * it wants to start the processes itself (mpirun, PMIx), while here the worker does, and by default the loss of a rank
  * kills the others before they can say why. Gloo's own reductions add in the order of a ring, so only its transport is
- * used. NCCL for GPUs would stand beside it and is not there yet. */
+ * used. NCCL for GPUs would stand beside it and is not there yet.
+ *
+ * Over several hosts every pair of ranks proves to each other, when it has connected, that it knows the run's secret.
+ * What travels then is neither encrypted nor signed: the network between the hosts of a gang is trusted with it. */
 #ifndef MULL_ENGINE_COMM_COMM_H
 #define MULL_ENGINE_COMM_COMM_H
 
@@ -30,13 +34,16 @@ typedef struct mull_comm mull_comm;
 typedef struct mull_comm_opts {
     int rank, world;        /* world 1: no library is needed and every call is a copy or nothing */
     const char *rendezvous; /* world > 1: a folder that only this run's ranks use; made when it is absent */
-    int timeout_s;          /* for ranks to meet, and of silence inside a call; 0: 1800 */
+    /* Or, over several hosts: where rank 0 listens, what all ranks know and nobody else, and at which name or number
+     * the others reach this rank's host. */
+    const char *master, *port, *secret, *address;
+    int timeout_s; /* for ranks to meet, and of silence inside a call; 0: 1800 */
 } mull_comm_opts;
 
 /* Does this build have a library for more than one rank? */
 bool mull_comm_available(void);
-/* From MULL_RANK, MULL_WORLD_SIZE, MULL_RENDEZVOUS and MULL_COMM_TIMEOUT_S; without them world is 1. Strings are the
- * environment's. */
+/* From MULL_RANK, MULL_WORLD_SIZE, MULL_COMM_TIMEOUT_S, and MULL_RENDEZVOUS or (several hosts) MULL_MASTER_ADDR,
+ * MULL_MASTER_PORT, MULL_GANG_SECRET and MULL_NODE_ADDR; without them world is 1. Strings are the environment's. */
 int mull_comm_from_env(mull_comm_opts *out, mull_error *err);
 /* Waits for all ranks. */
 int mull_comm_create(const mull_comm_opts *o, mull_comm **out, mull_error *err);

@@ -1,6 +1,6 @@
-/* The ranks' transport over Gloo; see transport.h and comm.h. Ranks meet through files in a folder (each leaves its
- * addresses there) and then hold one TCP connection on the loopback interface to each other. Gloo throws; nothing that
- * it throws gets out of here. */
+/* The ranks' transport over Gloo; see transport.h and comm.h. Ranks meet (each leaves its addresses in a folder, or
+ * over several hosts with rank 0) and then hold one TCP connection to each other, on one host over the loopback
+ * interface. Gloo throws; nothing that it throws gets out of here. */
 #include "engine/comm/transport.h"
 
 #include <gloo/rendezvous/context.h>
@@ -8,7 +8,11 @@
 #include <gloo/transport/tcp/device.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 struct mull_transport {
     int rank, world;
@@ -24,31 +28,69 @@ const char TODO[] = "the first rank that failed has said why; run it again, it g
 int lost(mull_error *err, const char *where, const char *why) {
     return mull_fail(err, MULL_EIO, WHAT, where, TODO, "%s", why);
 }
+
+/* Gloo's meeting place, kept by rank 0. */
+class MeetStore : public gloo::rendezvous::Store {
+  public:
+    MeetStore(mull_meet *meet, std::chrono::milliseconds timeout) : meet_(meet), timeout_(timeout) {}
+
+    void set(const std::string &key, const std::vector<char> &data) override {
+        mull_error err;
+        if (mull__meet_put(meet_, key.c_str(), data.data(), data.size(), &err)) throw std::runtime_error(err.why);
+    }
+    std::vector<char> get(const std::string &key) override { return fetch(key, timeout_); }
+    void wait(const std::vector<std::string> &keys) override { wait(keys, timeout_); }
+    void wait(const std::vector<std::string> &keys, const std::chrono::milliseconds &timeout) override {
+        for (const auto &key : keys) fetch(key, timeout);
+    }
+
+  private:
+    std::vector<char> fetch(const std::string &key, std::chrono::milliseconds timeout) {
+        mull_error err;
+        void *word;
+        size_t n;
+        if (mull__meet_get(meet_, key.c_str(), (int)timeout.count(), &word, &n, &err))
+            throw std::runtime_error(err.why);
+        std::vector<char> copy((char *)word, (char *)word + n);
+        std::free(word);
+        return copy;
+    }
+
+    mull_meet *meet_;
+    std::chrono::milliseconds timeout_;
+};
 } // namespace
 
 extern "C" bool mull__transport_available(void) {
     return true;
 }
 
-extern "C" int mull__transport_open(int rank, int world, const char *dir, int timeout_s, mull_transport **out,
-                                    mull_error *err) {
+extern "C" int mull__transport_open(const mull_transport_place *at, mull_transport **out, mull_error *err) {
     *out = nullptr;
     try {
         auto t = std::make_unique<mull_transport>();
-        t->rank = rank;
-        t->world = world;
-        t->timeout = std::chrono::seconds(timeout_s);
+        t->rank = at->rank;
+        t->world = at->world;
+        t->timeout = std::chrono::seconds(at->timeout_s);
         t->slot = 0;
-        auto device = gloo::transport::tcp::CreateDevice("127.0.0.1");
-        gloo::rendezvous::FileStore store(dir);
-        t->context = std::make_shared<gloo::rendezvous::Context>(rank, world);
+        auto device = gloo::transport::tcp::CreateDevice(at->meet ? at->address : "127.0.0.1");
+        t->context = std::make_shared<gloo::rendezvous::Context>(at->rank, at->world);
         t->context->setTimeout(t->timeout);
-        t->context->connectFullMesh(store, device);
+        if (at->meet) {
+            MeetStore store(at->meet, t->timeout);
+            t->context->connectFullMesh(store, device);
+        } else {
+            gloo::rendezvous::FileStore store(at->dir);
+            t->context->connectFullMesh(store, device);
+        }
         *out = t.release();
         return MULL_OK;
     } catch (const std::exception &e) {
-        return mull_fail(err, MULL_EIO, "cannot reach the other ranks", dir,
-                         "see what they say; ranks meet through this folder and talk over 127.0.0.1", "%s", e.what());
+        return mull_fail(err, MULL_EIO, "cannot reach the other ranks", at->meet ? at->address : at->dir,
+                         at->meet ? "check that the hosts reach each other at the addresses that their workers give "
+                                    "(mull-worker --address)"
+                                  : "see what they say; ranks meet through this folder and talk over 127.0.0.1",
+                         "%s", e.what());
     }
 }
 

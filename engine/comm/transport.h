@@ -7,6 +7,7 @@
 extern "C" {
 #endif
 
+#include "engine/comm/meet.h"
 #include "engine/core/error.h"
 
 #include <stdbool.h>
@@ -15,8 +16,16 @@ extern "C" {
 typedef struct mull_transport mull_transport;
 
 bool mull__transport_available(void);
-/* Returns when all ranks are connected. dir exists. */
-int mull__transport_open(int rank, int world, const char *dir, int timeout_s, mull_transport **out, mull_error *err);
+/* Ranks on one host meet in dir, which exists, and talk over the loopback interface. Over several hosts they meet
+ * through meet, and each listens at its own address. */
+typedef struct mull_transport_place {
+    int rank, world, timeout_s;
+    const char *dir;
+    mull_meet *meet;     /* NULL: dir */
+    const char *address; /* with meet: a name or number of this host that the others reach */
+} mull_transport_place;
+/* Returns when all ranks are connected. */
+int mull__transport_open(const mull_transport_place *at, mull_transport **out, mull_error *err);
 void mull__transport_close(mull_transport *t);
 
 /* Sends bytes [send_at[r], + send_len[r]) of send to each other rank r, and receives recv_len[r] bytes from it at

@@ -6,12 +6,11 @@ bool mull__transport_available(void) {
     return false;
 }
 
-int mull__transport_open(int rank, int world, const char *dir, int timeout_s, mull_transport **out, mull_error *err) {
-    (void)rank, (void)timeout_s;
+int mull__transport_open(const mull_transport_place *at, mull_transport **out, mull_error *err) {
     *out = NULL;
-    return mull_fail(err, MULL_EUNSUPPORTED, "cannot run several ranks", dir,
+    return mull_fail(err, MULL_EUNSUPPORTED, "cannot run several ranks", at->dir ? at->dir : at->address,
                      "run ops/deps (libgloo-dev) and build again, or use one rank",
-                     "this build has no library for collectives between %d ranks", world);
+                     "this build has no library for collectives between %d ranks", at->world);
 }
 
 void mull__transport_close(mull_transport *t) {

@@ -75,6 +75,20 @@ static int find_resume(session *s) {
     return s->resume ? MULL_OK : mull_fail(s->err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
 }
 
+/* All ranks go on from the same place: one that does not see the folder of the others would train something else. */
+static int agree(session *s) {
+    enum { MOST = 64 };
+    char mine[MOST] = "", all[MULL_WORLD_MAX][MOST];
+    const char *name = s->resume ? strrchr(s->resume, '/') : NULL;
+    snprintf(mine, sizeof mine, "%s", name ? name + 1 : s->resume ? s->resume : "no checkpoint");
+    int rc = mull_comm_collect(s->comm, mine, sizeof mine, all, s->err), rank = mull_comm_rank(s->comm);
+    for (int r = 0; r < mull_comm_world(s->comm) && !rc; r++)
+        if (strcmp(all[r], mine) != 0)
+            rc = mull_fail(s->err, MULL_EARG, WHAT, s->o->out, "give it a folder that all hosts of the job share",
+                           "rank %d finds %s there, and rank %d finds %.60s", rank, mine, r, all[r]);
+    return rc;
+}
+
 static void left_out(void *ctx, const mull_draw *d, bool bad, const mull_error *why) {
     const session *s = ctx;
     char line[2048];
@@ -250,6 +264,7 @@ int mull_train_session(const mull_train_session_opts *o, const mull_train_sessio
     if (!rc && !*s.recipe.model_path)
         rc = mull_fail(err, MULL_EARG, WHAT, "model_path", "name a checkpoint folder", "no model was given");
     if (!rc) rc = find_resume(&s);
+    if (!rc) rc = agree(&s);
     if (!rc) rc = open_all(&s);
     if (!rc) rc = plan(&s);
     if (!rc && s.resume && mull_comm_rank(s.comm) == 0)

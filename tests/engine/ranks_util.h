@@ -12,9 +12,9 @@
 
 typedef int (*rank_fn)(mull_comm *c, void *ctx);
 
-/* What fn returned in each rank (0 .. 125), or 128 + the signal that ended it; cmocka's assertions work in no child.
- * The caller has no threads. */
-static inline void run_ranks(int world, const char *meet, rank_fn fn, void *ctx, int *status) {
+/* What fn returned in each rank (0 .. 124), 125 when it could not meet the others, or 128 + the signal that ended it;
+ * cmocka's assertions work in no child. at [world]: where each rank meets the others. The caller has no threads. */
+static inline void run_ranks_at(int world, const mull_comm_opts *at, rank_fn fn, void *ctx, int *status) {
     pid_t pid[MULL_WORLD_MAX];
     fflush(NULL);
     for (int r = 0; r < world; r++) {
@@ -23,7 +23,9 @@ static inline void run_ranks(int world, const char *meet, rank_fn fn, void *ctx,
         if (pid[r]) continue;
         mull_comm *c = NULL;
         mull_error err = {0};
-        mull_comm_opts o = {.rank = r, .world = world, .rendezvous = meet, .timeout_s = 60};
+        mull_comm_opts o = at[r];
+        o.rank = r;
+        o.world = world;
         alarm(200);
         if (mull_comm_create(&o, &c, &err)) {
             mull_error_print(stderr, &err);
@@ -39,6 +41,13 @@ static inline void run_ranks(int world, const char *meet, rank_fn fn, void *ctx,
         if (waitpid(pid[r], &s, 0) != pid[r]) abort();
         status[r] = WIFEXITED(s) ? WEXITSTATUS(s) : 128 + WTERMSIG(s);
     }
+}
+
+/* The same, all in one folder. */
+static inline void run_ranks(int world, const char *meet, rank_fn fn, void *ctx, int *status) {
+    mull_comm_opts at[MULL_WORLD_MAX];
+    for (int r = 0; r < world; r++) at[r] = (mull_comm_opts){.rendezvous = meet, .timeout_s = 60};
+    run_ranks_at(world, at, fn, ctx, status);
 }
 
 /* In a child: says where and leaves fn with 1. */

@@ -9,7 +9,9 @@
 #include "tests/engine/ranks_util.h"
 
 #include <dirent.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <time.h>
 
 enum { N = 3 * (1 << 20) + 17 }; /* more than one piece of a reduction */
@@ -137,17 +139,99 @@ static void a_lost_rank_is_an_error(void **state) {
     }
 }
 
+/* ---- over several hosts: ranks meet through rank 0 */
+
+static char port[8];
+
+static void new_port(void) {
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof sa;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof sa), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
+    snprintf(port, sizeof port, "%d", ntohs(sa.sin_port));
+    close(fd);
+}
+
+static void at_master(int world, mull_comm_opts *at) {
+    new_port();
+    for (int r = 0; r < world; r++)
+        at[r] = (mull_comm_opts){
+            .master = "localhost", .port = port, .secret = "s3cret", .address = "127.0.0.1", .timeout_s = 60};
+}
+
+/* Somebody who is not one of the ranks: connects again and again and says anything, or nothing. Returns its pid. */
+static pid_t stranger(void) {
+    pid_t pid = fork();
+    if (pid) return pid;
+    unsigned seed = 1;
+    alarm(200);
+    for (;;) {
+        struct sockaddr_in sa = {
+            .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        unsigned char noise[200];
+        for (size_t i = 0; i < sizeof noise; i++) noise[i] = (unsigned char)rand_r(&seed);
+        if (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0 && seed % 3)
+            (void)!send(fd, noise, seed % sizeof noise, MSG_NOSIGNAL);
+        usleep(20000);
+        close(fd);
+    }
+}
+
+static void ranks_of_several_hosts(void **state) {
+    (void)state;
+    if (!mull_comm_available()) skip();
+    mull_comm_opts at[3];
+    int status[3];
+    at_master(3, at);
+    pid_t noise = stranger();
+    run_ranks_at(3, at, moves, NULL, status);
+    for (int r = 0; r < 3; r++) assert_int_equal(status[r], 0);
+    run_ranks_at(3, at, sums, NULL, status);
+    kill(noise, SIGKILL);
+    waitpid(noise, NULL, 0);
+    for (int r = 0; r < 3; r++) assert_int_equal(status[r], 0);
+    int how = SIGKILL;
+    at_master(3, at);
+    run_ranks_at(3, at, lose, &how, status);
+    assert_int_equal(status[0], 0);
+    assert_int_equal(status[1], 128 + SIGKILL);
+    assert_int_equal(status[2], 0);
+}
+
+static void a_rank_without_the_secret_stays_outside(void **state) {
+    (void)state;
+    if (!mull_comm_available()) skip();
+    mull_comm_opts at[2];
+    int status[2];
+    at_master(2, at);
+    at[0].timeout_s = 3;
+    at[1].secret = "another";
+    time_t start = time(NULL);
+    run_ranks_at(2, at, moves, NULL, status);
+    assert_int_equal(status[0], 125); /* nobody came */
+    assert_int_equal(status[1], 125);
+    assert_true(time(NULL) - start < 30);
+}
+
 static void environment(void **state) {
     (void)state;
     mull_comm_opts o;
     mull_error err = {0};
     const char *const names[] = {"MULL_RANK", "MULL_WORLD_SIZE", "MULL_RENDEZVOUS", "MULL_COMM_TIMEOUT_S"};
+    const char *const hosts[] = {"MULL_MASTER_ADDR", "MULL_MASTER_PORT", "MULL_GANG_SECRET", "MULL_NODE_ADDR"};
     for (int i = 0; i < 4; i++) unsetenv(names[i]);
     assert_int_equal(mull_comm_from_env(&o, &err), 0);
     assert_int_equal(o.world, 1);
     setenv("MULL_WORLD_SIZE", "2", 1);
     setenv("MULL_RANK", "1", 1);
     assert_int_equal(mull_comm_from_env(&o, &err), MULL_EARG); /* where would they meet? */
+    for (int i = 0; i < 4; i++) {                              /* each of them is needed */
+        setenv(hosts[i], "x", 1);
+        assert_int_equal(mull_comm_from_env(&o, &err), i < 3 ? MULL_EARG : 0);
+    }
+    for (int i = 0; i < 4; i++) unsetenv(hosts[i]);
     setenv("MULL_RENDEZVOUS", "/nowhere", 1);
     assert_int_equal(mull_comm_from_env(&o, &err), 0);
     assert_true(o.world == 2 && o.rank == 1 && !strcmp(o.rendezvous, "/nowhere"));
@@ -166,6 +250,8 @@ static void environment(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(collectives), cmocka_unit_test(a_lost_rank_is_an_error),
+                                       cmocka_unit_test(ranks_of_several_hosts),
+                                       cmocka_unit_test(a_rank_without_the_secret_stays_outside),
                                        cmocka_unit_test(environment)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,7 @@ typedef struct play {
     mull_servers s;
     char engine[96], state[96], log[96];
     const char *devices, *hang;
+    const char *redis; /* NULL: the server's unix socket */
     pid_t worker;
     char boot[64], last[48]; /* last: id of the last entry read */
     long long seq;           /* all events up to here were taken */
@@ -40,7 +41,7 @@ static inline void play_write(const char *path, const char *text) {
 static inline void play_worker(play *p) {
     const char *argv[] = {MULL_BIN_DIR "/mull-worker",
                           "--redis",
-                          p->s.redis_addr,
+                          p->redis ? p->redis : p->s.redis_addr,
                           "--state",
                           p->state,
                           "--node",

@@ -222,9 +222,11 @@ static void a_part_of_a_gang(void **state) {
         "test \"$MULL_RANK/$MULL_WORLD_SIZE/$MULL_LOCAL_RANK/$MULL_NODE_RANK/$MULL_NODE_COUNT\" = "
         "3/4/0/1/2 || exit 9\n"
         "test \"$MULL_MASTER_ADDR:$MULL_MASTER_PORT $MULL_NODES\" = \"fe80::1:20007 a,b\" || exit 8\n"
+        "test \"$MULL_GANG_SECRET\" = s3cret -a -n \"$MULL_NODE_ADDR\" || exit 6\n"
         "test -z \"${MULL_RENDEZVOUS+x}\" || exit 7\n");
-    json_t *gang = json_pack("{s:i, s:i, s:i, s:i, s:[s, s], s:s, s:i}", "first_rank", 3, "world_size", 4, "node_rank",
-                             1, "node_count", 2, "nodes", "a", "b", "master_addr", "fe80::1", "master_port", 20007);
+    json_t *gang = json_pack("{s:i, s:i, s:i, s:i, s:[s, s], s:s, s:i, s:s}", "first_rank", 3, "world_size", 4,
+                             "node_rank", 1, "node_count", 2, "nodes", "a", "b", "master_addr", "fe80::1",
+                             "master_port", 20007, "secret", "s3cret");
     json_object_set(m, "gang", gang);
     play_tell(&p, m);
     json_decref(play_end(&p, 50, "ok", 0, 0));
