@@ -1,24 +1,21 @@
 /* See doctor.h. */
 #include "cli/doctor.h"
 
+#include "cli/capture.h"
 #include "cli/jobs.h"
 #include "cli/probe.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <glob.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { VERSION_MS = 10000, MIB = 1 << 20, SPACE_FAIL_MIB = 200, SPACE_WARN_MIB = 2048, FILES_WANTED = 1024 };
+enum { VERSION_S = 10, MIB = 1 << 20, SPACE_FAIL_MIB = 200, SPACE_WARN_MIB = 2048, FILES_WANTED = 1024 };
 
 void mull_doctor_say(mull_doctor *d, const char *check, mull_finding f, const char *todo, const char *fmt, ...) {
     static const char *const words[] = {"ok", "warn", "fail"};
@@ -36,40 +33,9 @@ void mull_doctor_say(mull_doctor *d, const char *check, mull_finding f, const ch
 
 /* First line of `program --version`, within a limit of time. False when it does not run or fails. */
 static bool version_of(const char *program, char *out, size_t cap) {
-    int p[2], status = -1;
-    size_t n = 0;
-    *out = 0;
-    if (pipe2(p, O_CLOEXEC)) return false;
-    pid_t pid = fork();
-    if (pid == 0) {
-        int null = open("/dev/null", O_RDWR);
-        dup2(null, 0);
-        dup2(p[1], 1);
-        dup2(p[1], 2);
-        execl(program, program, "--version", (char *)NULL);
-        _exit(127);
-    }
-    close(p[1]);
-    double until = mull_clock() + VERSION_MS / 1e3;
-    while (pid > 0 && n + 1 < cap) {
-        struct pollfd f = {p[0], POLLIN, 0};
-        double left = until - mull_clock();
-        if (left <= 0 || poll(&f, 1, (int)(left * 1e3) + 1) <= 0) break;
-        ssize_t k = read(p[0], out + n, cap - 1 - n);
-        if (k <= 0) break;
-        n += (size_t)k;
-    }
-    out[n] = 0;
+    int status = mull_capture((const char *const[]){program, "--version", NULL}, true, VERSION_S, out, cap);
     out[strcspn(out, "\n")] = 0;
-    close(p[0]);
-    if (pid > 0) {
-        for (; waitpid(pid, &status, WNOHANG) == 0 && mull_clock() < until;) mull_pause(0.005);
-        if (status == -1) {
-            kill(pid, SIGKILL);
-            waitpid(pid, &status, 0);
-        }
-    }
-    return status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return status == 0;
 }
 
 static void version(mull_doctor *d, const char *check, const char *program, bool ours) {
