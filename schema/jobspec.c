@@ -28,8 +28,8 @@ typedef enum field_type {
     T_ARRAY
 } field_type;
 
-enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, EVAL = 8, SERVE = 16 };
-enum { ANSWERS = GENERATE | ANNOTATE | SERVE, ASKS = ANSWERS | EVAL, ALL = ASKS | TRAIN };
+enum { GENERATE = 1, ANNOTATE = 2, TRAIN = 4, EVAL = 8, SERVE = 16, ROLLOUT = 32 };
+enum { ANSWERS = GENERATE | ANNOTATE | SERVE, ASKS = ANSWERS | EVAL, ALL = ASKS | TRAIN | ROLLOUT };
 
 /* Names of evaluation tasks, the engine's own (engine/eval/task.c) and their other names. */
 #define TASKS                                                                                                          \
@@ -80,7 +80,7 @@ static const field fields[] = {
     {"preemptible", T_BOOL, ALL, 0, 0, NULL, NULL}, /* generate, serve: false, others: true; see mull_submit */
     {"min_run", T_INT, ALL, 0, 604800, NULL, NULL},
     {"array", T_ARRAY, ALL, 0, 0, NULL, NULL},
-    {"model", T_PATH, ALL, 0, 0, NULL, NULL},
+    {"model", T_PATH, ASKS | TRAIN, 0, 0, NULL, NULL},
     {"out", T_PATH, ALL, 0, 0, NULL, NULL},
     {"output", T_PATH, ALL, 0, 0, NULL, NULL},
     {"dtype", T_WORD, ASKS, 0, 0, "auto|f32|bf16|int8", "\"auto\""},
@@ -124,7 +124,8 @@ static const field fields[] = {
     {"shuffle", T_BOOL, EVAL, 0, 0, NULL, "true"},
     {"bootstrap", T_INT, EVAL, 0, 1000000, NULL, "1000"},
     {"step", T_INT, EVAL, 0, BIG, NULL, NULL},
-    {"shards", T_INT, EVAL | ANNOTATE, 1, 1000, NULL, NULL},
+    {"shards", T_INT, EVAL | ANNOTATE | ROLLOUT, 1, 1000, NULL, NULL},
+    {"idle_timeout", T_INT, ROLLOUT, 0, BIG, NULL, "3600"},
     {NULL},
 };
 
@@ -366,6 +367,7 @@ static void check_object(checker *c, const field *table, const json_t *o, const 
                      : c->kind == ANNOTATE ? "annotate"
                      : c->kind == EVAL     ? "eval"
                      : c->kind == SERVE    ? "serve"
+                     : c->kind == ROLLOUT  ? "rollout"
                                            : "train");
         } else {
             check_value(c, f, path, v);
@@ -417,11 +419,8 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         c.kind = EVAL;
     else if (kind && !strcmp(kind, "serve"))
         c.kind = SERVE;
-    else if (kind && !strcmp(kind, "rollout")) {
-        COMPLAIN(&c, "kind", NULL, "%s jobs are not available in this build", kind);
-        json_decref(c.out);
-        return NULL; /* its own keys are not known here: naming them unknown would mislead */
-    }
+    else if (kind && !strcmp(kind, "rollout"))
+        c.kind = ROLLOUT;
     check_object(&c, fields, spec, "");
     if (!json_object_get(c.out, "out") && json_object_get(c.out, "output"))
         json_object_set(c.out, "out", json_object_get(c.out, "output"));
@@ -446,6 +445,7 @@ static json_t *check(const json_t *spec, const json_t *lines, mull_diags *diags)
         need(&c, "config");
         need(&c, "out");
     }
+    if (c.kind == ROLLOUT) need(&c, "out"); /* its training run's */
     if (c.kind == ANNOTATE) {
         need(&c, "input");
         need(&c, "out");

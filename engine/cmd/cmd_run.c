@@ -4,6 +4,7 @@
 #include "engine/cmd/cmd.h"
 #include "engine/job/eval.h"
 #include "engine/job/generate.h"
+#include "engine/job/rollout.h"
 #include "engine/job/train.h"
 #include "engine/serve/serve.h"
 
@@ -19,7 +20,8 @@ static const double PREPARE_WAIT_S = 3600; /* for another process to read the wh
 
 static const char USAGE[] =
     "usage: mull-engine run < SPEC.json 3> EVENTS.jsonl\n\n"
-    "Runs a job of kind generate, annotate, train, eval or serve. Events on descriptor 3: hello, heartbeat, progress,\n"
+    "Runs a job of kind generate, annotate, train, eval, serve or rollout. Events on descriptor 3: hello, heartbeat, "
+    "progress,\n"
     "metric, metrics, run, checkpoint, eval, log, artifact, result, error. Without a descriptor 3 no events are "
     "written. SIGTERM: "
     "saves what is "
@@ -98,11 +100,12 @@ int mull_cmd_run(int argc, char **argv) {
     if (!rc) {
         spec_read = true;
         hello(ev, &job);
-        rc = job.kind == MULL_JOB_ANNOTATE ? mull_annotate(&job, ev, PREPARE_WAIT_S, &result, &err)
-             : job.kind == MULL_JOB_TRAIN  ? mull_train_job(&job, ev, &result, &err)
-             : job.kind == MULL_JOB_SERVE  ? serve_job(&job, ev, &result, &err)
-             : job.kind == MULL_JOB_EVAL   ? mull_eval_job(&job, ev, LOCK_WAIT_S, &result, &err)
-                                           : mull_generate(&job, ev, &result, &err);
+        rc = job.kind == MULL_JOB_ANNOTATE  ? mull_annotate(&job, ev, PREPARE_WAIT_S, &result, &err)
+             : job.kind == MULL_JOB_TRAIN   ? mull_train_job(&job, ev, &result, &err)
+             : job.kind == MULL_JOB_SERVE   ? serve_job(&job, ev, &result, &err)
+             : job.kind == MULL_JOB_ROLLOUT ? mull_rollout_job(&job, ev, &result, &err)
+             : job.kind == MULL_JOB_EVAL    ? mull_eval_job(&job, ev, LOCK_WAIT_S, &result, &err)
+                                            : mull_generate(&job, ev, &result, &err);
     }
     if (!rc) {
         if (result) send_result(ev, result); /* ranks but the first have none */

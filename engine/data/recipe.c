@@ -257,6 +257,28 @@ static void fill(reading *rd) {
                    (long long)r->image_max_pixels);
 }
 
+/* Rollout jobs answer with older weights, whose log-probs they give for what they sampled and for nothing else. */
+static void check_rollouts(reading *rd) {
+    static const char *const IDLE[] = {"max_staleness", "rollout_groups", "rollout_wait"};
+    const mull_recipe *r = rd->r;
+    bool stale = r->rollout_mode && r->max_staleness > 0;
+#define BAD(key, ...) mull__note(rd->report, true, line_at(rd, key), "", key, NULL, __VA_ARGS__)
+    if (r->rollout_mode && r->kind != MULL_GRPO)
+        BAD("rollout_mode", "needs a GRPO recipe (mmlatent_rl_mode or r1_rl_mode)");
+    if (!r->rollout_mode && r->max_staleness > 0) BAD("max_staleness", "needs rollout_mode: disaggregated");
+    if (stale && r->grpo_tokens)
+        BAD("grpo_tokens", "takes completion with max_staleness above 0: rollouts have no log-probs of the prompt");
+    if (stale && r->basic_reinforce_mode)
+        BAD("basic_reinforce_mode", "has no ratio that could correct what older weights sampled: set max_staleness: 0");
+    if (r->rollout_mode && !r->freeze_vision && !r->lora_rank)
+        BAD("freeze_vision", "takes True with rollout_mode: disaggregated: policies are published without the tower");
+#undef BAD
+    for (size_t i = 0; !r->rollout_mode && r->max_staleness == 0 && i < sizeof IDLE / sizeof *IDLE; i++)
+        if (given(rd, IDLE[i]))
+            mull__note(rd->report, false, line_at(rd, IDLE[i]), "", IDLE[i], NULL,
+                       "has no effect without rollout_mode: disaggregated");
+}
+
 static int summary(const mull_recipe_report *report, const char *name, mull_error *err) {
     mull_buf b = {0};
     int shown = 0;
@@ -341,6 +363,7 @@ int mull_recipe_parse(const char *yaml, size_t len, const char *name, const char
     check_mix(&rd);
     check_modes(&rd);
     fill(&rd);
+    check_rollouts(&rd);
     if (rd.report->errors) rc = summary(rd.report, name, err);
 done:
     free(rd.given);

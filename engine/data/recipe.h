@@ -71,8 +71,12 @@ typedef struct mull_recipe {
     int64_t reward_compat;   /* 0: ours; 1: the release's scoring */
     char *reward_command;    /* a user's own reward, "": none */
     double reward_weight, reward_timeout;
-    bool reward_builtin;   /* accuracy and format count beside the command */
-    int64_t rollout_batch; /* completions decoded together */
+    bool reward_builtin;    /* accuracy and format count beside the command */
+    int64_t rollout_batch;  /* completions decoded together */
+    int64_t rollout_mode;   /* 0: the trainer answers; 1: rollout jobs do (engine/train/rollout_exchange.h) */
+    int64_t max_staleness;  /* optimiser steps that the weights which answered may be behind, with rollout jobs */
+    int64_t rollout_groups; /* prompts of a shard */
+    double rollout_wait;    /* s without a shard that end the run; 0: never */
     bool save_rollouts;
     /* ours */
     int64_t save_best_limit;    /* how many of the best stay */

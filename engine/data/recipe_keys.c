@@ -108,6 +108,10 @@ const mull__key mull__keys[] = {
     BOOL(false, reward_builtin, 1),
     INT(false, rollout_batch, 64, 1, 4096),
     BOOL(false, save_rollouts, 1),
+    WORD(false, rollout_mode, 0, "colocate|disaggregated"),
+    INT(false, max_staleness, 0, 0, 1e6),
+    INT(false, rollout_groups, 8, 1, 4096),
+    REAL(false, rollout_wait, 3600, 0, 1e8),
 
     WORD(false, loss_on, 0, "all|assistant"),
     WORD(false, loss_norm, 0, "sample|token"),

@@ -54,6 +54,7 @@ static const field FIELDS[] = {
     {"key_file", T_TEXT, AT(key_file), 0, 0},
     {"max_batch", T_INT, AT(max_batch), 1, 1024},
     {"max_queue", T_INT, AT(max_queue), 0, 100000},
+    {"idle_timeout", T_INT, AT(idle_timeout), 0, 9e15},
     {"latents", T_INT, AT(latents), 0, 1 << 16},
     {"min_pixels", T_INT, AT(min_pixels), 1, 1e12},
     {"max_pixels", T_INT, AT(max_pixels), 1, 1e12},
@@ -196,6 +197,7 @@ static int check_whole(const mull_job *j, mull_error *err) {
         if (!j->config || !*j->config) return wrong("config", "it is missing", err);
         return j->out && *j->out ? MULL_OK : wrong("out", "it is missing", err);
     }
+    if (j->kind == MULL_JOB_ROLLOUT) return j->out && *j->out ? MULL_OK : wrong("out", "it is missing", err);
     bool given = j->kind == MULL_JOB_EVAL && j->replies && *j->replies;
     if (!given && (!j->model || !*j->model)) return wrong("model", "it is missing", err);
     if (j->kind == MULL_JOB_EVAL) {
@@ -229,17 +231,15 @@ static void eval_defaults(mull_job *j) {
 
 /* The kind, or -1. */
 static int kind_of(const char *name) {
-    for (int i = 0; i <= MULL_JOB_SERVE; i++)
+    for (int i = 0; i <= MULL_JOB_ROLLOUT; i++)
         if (!strcmp(name, mull_job_kind_name((mull_job_kind)i))) return i;
     return -1;
 }
 
 const char *mull_job_kind_name(mull_job_kind kind) {
-    static const char *const NAMES[] = {[MULL_JOB_GENERATE] = "generate",
-                                        [MULL_JOB_ANNOTATE] = "annotate",
-                                        [MULL_JOB_TRAIN] = "train",
-                                        [MULL_JOB_EVAL] = "eval",
-                                        [MULL_JOB_SERVE] = "serve"};
+    static const char *const NAMES[] = {
+        [MULL_JOB_GENERATE] = "generate", [MULL_JOB_ANNOTATE] = "annotate", [MULL_JOB_TRAIN] = "train",
+        [MULL_JOB_EVAL] = "eval",         [MULL_JOB_SERVE] = "serve",       [MULL_JOB_ROLLOUT] = "rollout"};
     return NAMES[kind];
 }
 
@@ -252,6 +252,7 @@ int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
                       .nframes = -1,
                       .shard_rows = 1000,
                       .max_queue = -1,
+                      .idle_timeout = -1,
                       .fps = NAN,
                       .max_new_tokens = 512,
                       .top_k = 0,
@@ -266,7 +267,7 @@ int mull_job_read(json_t *json, mull_job *job, mull_error *err) {
     else if (!kind)
         rc = wrong("kind", "it is missing", err);
     else if (kind_of(kind) < 0)
-        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate, annotate, train, eval or serve",
+        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "kind", "use generate, annotate, train, eval, serve or rollout",
                        "this engine cannot run jobs of kind %.40s", kind);
     else if (sampling && !json_is_object(sampling) && !json_is_null(sampling))
         rc = wrong("sampling", "it must be a mapping", err);

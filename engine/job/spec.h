@@ -12,7 +12,8 @@ typedef enum mull_job_kind {
     MULL_JOB_ANNOTATE,
     MULL_JOB_TRAIN,
     MULL_JOB_EVAL,
-    MULL_JOB_SERVE
+    MULL_JOB_SERVE,
+    MULL_JOB_ROLLOUT
 } mull_job_kind;
 
 /* Strings and lists belong to json. Defaults are those of the front door (greedy, 512 tokens, 20 latents), so that a
@@ -37,6 +38,7 @@ typedef struct mull_job {
     const char *id_column, *output_format;                 /* jsonl, zstd, parquet */
     const char *listen, *served_name, *key_file;           /* serve */
     int64_t max_batch, max_queue;
+    int64_t idle_timeout; /* rollout: s, 0: never */
     int64_t latents, min_pixels, max_pixels, nframes, shard_rows;
     double fps;
     /* sampling */

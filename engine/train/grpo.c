@@ -1,11 +1,28 @@
 /* The loop of GRPO; see grpo.h. */
-#include "engine/train/grpo_internal.h"
+#include "engine/train/rollout_intake.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const WHAT = "cannot train with rollouts";
+
+/* This process answers. */
+static int alone(struct mull__grpo *g, mull_error *err) {
+    double seconds = 0;
+    int rc = mull__grpo_refresh(g, &seconds, err);
+    mull_infer_opts io = {.max_batch = (int)g->t->r->rollout_batch};
+    mull_infer_callbacks cb = {.ctx = g, .on_done = mull__grpo_done};
+    if (!rc) rc = mull_infer_create(g->t->tower, g->tokenizer, &io, &cb, &g->engine, err);
+    if (!rc) g->features = mull_infer_features(g->engine);
+    return rc;
+}
+
+/* Rollout jobs answer: no second copy of the weights, only the media's features. */
+static int with_jobs(struct mull__grpo *g, const mull_trainer_opts *o, mull_error *err) {
+    g->features = g->own_features = mull_features_create(g->t->tower, 0);
+    return g->features ? mull__intake_create(g, o, err) : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+}
 
 int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *err) {
     const mull_recipe *r = t->r;
@@ -33,12 +50,7 @@ int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *e
     g->t = t;
     g->tokenizer = o->tokenizer;
     g->kl = !r->no_ref_model && r->beta != 0 && !r->basic_reinforce_mode;
-    double seconds = 0;
-    int rc = mull__grpo_refresh(g, &seconds, err);
-    mull_infer_opts io = {.max_batch = (int)r->rollout_batch};
-    mull_infer_callbacks cb = {.ctx = g, .on_done = mull__grpo_done};
-    if (!rc) rc = mull_infer_create(t->tower, g->tokenizer, &io, &cb, &g->engine, err);
-    if (!rc) g->features = mull_infer_features(g->engine);
+    int rc = r->rollout_mode ? with_jobs(g, o, err) : alone(g, err);
     if (!rc && t->state.step > 0) rc = mull__grpo_keep_reference(g, err);
     return rc;
 }
@@ -47,6 +59,8 @@ void mull__grpo_destroy(struct mull__grpo *g) {
     if (!g) return;
     mull__round_fini(g, NULL);
     mull_infer_destroy(g->engine);
+    mull_features_destroy(g->own_features);
+    mull__intake_destroy(g->intake);
     mull__reference_fini(&g->ref);
     free(g->merged.data);
     free(g->entropy);
@@ -110,7 +124,9 @@ static void describe(const struct mull__grpo *g, int w, mull_grpo_figures *f) {
     f->rollout_seconds = o->seconds;
     f->rollout_tok_s = o->seconds > 0 ? (double)o->tokens / o->seconds : 0;
     f->refresh_seconds = o->refresh_seconds;
+    f->wait_seconds = f->wait_share = NAN;
     f->prefix_share = o->prompt_tokens ? (double)o->cached_tokens / (double)o->prompt_tokens : 0;
+    if (g->intake) f->prefix_share = f->rollout_seconds = NAN;
 }
 
 static void put(json_t *to, const char *key, double x) {
@@ -144,6 +160,10 @@ void mull_grpo_figures_json(const mull_grpo_figures *f, json_t *to) {
     put(to, "logp_mismatch", f->mismatch);
     put(to, "logp_mismatch_max", f->mismatch_max);
     put(to, "staleness", f->staleness);
+    put(to, "staleness_max", f->staleness_max);
+    put(to, "ratio", f->ratio);
+    put(to, "wait_s", f->wait_seconds);
+    put(to, "wait_share", f->wait_share);
     put(to, "resampled", (double)f->resampled);
     put(to, "rollout_tok_s", f->rollout_tok_s);
     put(to, "rollout_s", f->rollout_seconds);
@@ -151,6 +171,18 @@ void mull_grpo_figures_json(const mull_grpo_figures *f, json_t *to) {
     put(to, "train_s", f->train_seconds);
     put(to, "refresh_s", f->refresh_seconds);
     put(to, "prefix_share", f->prefix_share);
+}
+
+/* How old the weights are that answered window w. */
+static void lag(const struct mull__grpo *g, int w, mull_grpo_figures *f) {
+    const mull__round *o = &g->round;
+    double groups = (double)(o->window[w + 1] - o->window[w]), sum = 0;
+    for (size_t i = o->window[w]; i < o->window[w + 1]; i++) {
+        double steps = (double)(g->t->state.step - o->groups[i].version);
+        sum += steps;
+        f->staleness_max = fmax(f->staleness_max, steps);
+    }
+    f->staleness = sum / groups;
 }
 
 /* ---- the loop */
@@ -165,11 +197,15 @@ static int optimise(struct mull__grpo *g, int w, bool first, const mull_train_so
     int rc = mull__grpo_window(g, w, first, &st, &f, err);
     if (!rc) rc = mull__grpo_keep_reference(g, err);
     if (rc) return rc;
-    f.staleness = (double)(t->state.step - g->round.version);
+    lag(g, w, &f);
     mull_position at = src->position(src->ctx);
     if ((rc = mull__train_apply(t, 1, &at, start, &st, err))) return rc;
     g->stale |= !st.skipped;
     f.train_seconds = mull__train_now() - begin;
+    if (g->intake) {
+        f.wait_seconds = first && w == 0 ? g->intake->waited : 0;
+        f.wait_share = st.seconds > 0 ? f.wait_seconds / st.seconds : 0;
+    }
     f.train_tok_s = f.train_seconds > 0 ? (double)f.train_rows / f.train_seconds : 0;
     if (g->hooks->step) g->hooks->step(g->hooks->ctx, &st);
     return mull__train_check_skipped(t, err);
@@ -192,6 +228,10 @@ static int round_of(struct mull__grpo *g, int64_t until, const mull_train_source
     return rc;
 }
 
+int mull__grpo_finish(mull_trainer *t, mull_error *err) {
+    return t->grpo->intake ? mull__intake_finish(t->grpo, err) : MULL_OK;
+}
+
 int mull__grpo_run(mull_trainer *t, int64_t until, const mull_train_source *src, const mull_train_hooks *hooks,
                    int64_t *saved, mull_error *err) {
     struct mull__grpo *g = t->grpo;
@@ -206,6 +246,7 @@ int mull__grpo_run(mull_trainer *t, int64_t until, const mull_train_source *src,
         if (!rc && t->out && every > 0 && t->state.step / every > *saved / every) {
             rc = mull__train_save(t, hooks, t->state.step >= until, err);
             *saved = t->state.step;
+            if (g->intake) mull__intake_saved(g);
         }
     }
     return rc;

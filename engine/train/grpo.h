@@ -4,7 +4,11 @@
  *
  * A round: the prompts of steps_per_generation loader steps, num_generations completions of each; then num_iterations
  * passes over them, one optimiser step for the prompts of each loader step. Every draw is a pure function of (seed,
- * loader step, prompt, sample), and checkpoints are written between rounds only, so a resumed run is the same run. */
+ * loader step, prompt, sample), and checkpoints are written between rounds only, so a resumed run is the same run.
+ *
+ * With rollout_mode: disaggregated other processes answer (rollout_exchange.h). Completions of an older policy, at most
+ * max_staleness steps old, enter GRPO's own ratio with the log-probs that they were sampled with, in place of those
+ * of the weights before the round; its clip bounds what they can do. */
 #ifndef MULL_ENGINE_TRAIN_GRPO_H
 #define MULL_ENGINE_TRAIN_GRPO_H
 
@@ -30,10 +34,14 @@ typedef struct mull_grpo_figures {
     double truncated, zero_spread;      /* shares: completions cut at the limit, groups without spread */
     double mismatch, mismatch_max;      /* |log-prob of the rollout - of the trainer's forward|, NAN after the weights
                                            have moved away from the ones that answered */
-    double staleness;                   /* optimiser steps between the weights that answered and these */
+    double staleness, staleness_max;    /* optimiser steps between the weights that answered and these */
+    double ratio;                       /* mean importance ratio of the counted tokens to the policy that their old
+                                           log-probs are of; NAN when that is this one */
+    double wait_seconds, wait_share;    /* for rollout jobs, and of the step's time; NAN without them */
     int64_t resampled;                  /* groups drawn anew for lack of spread in the round */
     int64_t rollout_tokens, train_rows; /* generated tokens of the round; rows of the step's forward passes */
-    double rollout_seconds, train_seconds, refresh_seconds; /* of the round; of the step; packing the weights */
+    double rollout_seconds, train_seconds, refresh_seconds; /* of the round; of the step; packing the weights.
+                                                               rollout_seconds NAN with rollout jobs */
     double rollout_tok_s, train_tok_s;
     double prefix_share; /* share of the prompts' tokens that came from the cache */
 } mull_grpo_figures;

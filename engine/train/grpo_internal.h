@@ -1,6 +1,6 @@
 /* What the files of GRPO share. grpo.c: the loop; grpo_round.c: prompts and completions; grpo_score.c: rewards and
  * advantages; grpo_update.c: the passes of the trainer; grpo_weights.c: the policy as the engine sees it, and the
- * reference; grpo_store.c: samples on disk. */
+ * reference; grpo_store.c: samples on disk; rollout_intake.c: completions that rollout jobs made. */
 #ifndef MULL_ENGINE_TRAIN_GRPO_INTERNAL_H
 #define MULL_ENGINE_TRAIN_GRPO_INTERNAL_H
 
@@ -15,6 +15,7 @@ typedef struct mull__completion {
     int32_t n, total; /* total: with the padding that grpo_tokens: all counts, as long as the longest of the group */
     int32_t counted;  /* tokens that count in the loss: all, or none when masked */
     bool truncated;   /* at the limit, without an end */
+    bool stale;       /* an older policy made it: its log-probs are no measure of this one's */
     char *text;
     size_t text_len;
     uint64_t seed;
@@ -51,8 +52,8 @@ typedef struct mull__round {
     float *old, *ref; /* flat over the rows of all completions; NULL: not needed */
     int64_t flat;     /* rows there */
     int64_t resampled, tokens, prompt_tokens, cached_tokens;
-    double seconds, refresh_seconds;
-    int64_t version; /* optimiser steps that this process's weights have seen */
+    double seconds, refresh_seconds; /* seconds: of answering; with rollout jobs: since the last round's answers */
+    int64_t version;                 /* optimiser steps that this process's weights have seen */
 } mull__round;
 
 /* The frozen copy of what is trained: pointers by parameter, into the policy's own memory where nothing is trained. */
@@ -73,7 +74,9 @@ struct mull__grpo {
     mull_trainer *t;
     const mull_tokenizer *tokenizer;
     mull_infer *engine;
-    struct mull_features *features; /* of media: the engine's */
+    struct mull_features *features;     /* of media: the engine's */
+    struct mull_features *own_features; /* those, without an engine */
+    struct mull__intake *intake;        /* rollout jobs answer (rollout_intake.h); NULL: this process does */
     mull__round round;
     mull__reference ref; /* memory NULL: the policy is still the reference itself */
     bool kl;             /* a reference is wanted */
@@ -118,7 +121,8 @@ void mull__reference_fini(mull__reference *r);
 /* ---- a round */
 /* Draws prompts and lets the engine answer. MULL_ECANCELLED: stopped. */
 int mull__grpo_collect(struct mull__grpo *g, const mull_train_source *src, mull_error *err);
-void mull__grpo_done(void *ctx, const mull_result *r); /* the engine's callback */
+uint64_t mull__grpo_seed(const mull_recipe *r, int64_t step, int place, int sample); /* of a completion's draws */
+void mull__grpo_done(void *ctx, const mull_result *r);                               /* the engine's callback */
 void mull__round_fini(struct mull__grpo *g, const mull_train_source *src);
 /* The engine answers the groups from first on. MULL_ECANCELLED: stopped. */
 int mull__grpo_answer(struct mull__grpo *g, size_t first, mull_error *err);

@@ -5,6 +5,7 @@
 #include "engine/train/grpo_internal.h"
 
 #include "engine/core/rng.h"
+#include "engine/train/rollout_intake.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ static int nomem(mull_error *err) {
                      "out of memory");
 }
 
-static uint64_t seed_of(const mull_recipe *r, int64_t step, int place, int sample) {
+uint64_t mull__grpo_seed(const mull_recipe *r, int64_t step, int place, int sample) {
     uint32_t x[4];
     mull_philox((uint64_t)r->seed ^ 0x6772706f726f6c6cu, (uint64_t)step, (uint64_t)place << 32 | (uint32_t)sample, x);
     return (uint64_t)x[1] << 32 | x[0];
@@ -137,7 +138,7 @@ static int submit(struct mull__grpo *g, size_t i, mull_error *err) {
     for (size_t k = 0; k < s->nmedia; k++) media[k] = &s->media[k];
     int rc = MULL_OK;
     for (int64_t k = 0; k < r->num_generations && !rc; k++) {
-        x->c[k].seed = seed_of(r, x->step, x->place, (int)k);
+        x->c[k].seed = mull__grpo_seed(r, x->step, x->place, (int)k);
         mull_request q = {.id = (uint64_t)i * (uint64_t)r->num_generations + (uint64_t)k,
                           .ids = s->ids,
                           .n = s->n,
@@ -205,8 +206,12 @@ void mull__group_fini(mull__group *x, int64_t generations) {
 static int draw(struct mull__grpo *g, const mull_train_source *src, size_t first, mull_error *err) {
     int rc = take_step(g, src, err);
     if (!rc) rc = hold(g, first, err);
-    if (!rc) rc = mull__grpo_answer(g, first, err);
-    if (!rc) rc = mull__grpo_reward(g, first, err);
+    if (g->intake) {
+        if (!rc) rc = mull__intake_take(g, first, err);
+    } else {
+        if (!rc) rc = mull__grpo_answer(g, first, err);
+        if (!rc) rc = mull__grpo_reward(g, first, err);
+    }
     return rc ? rc : mull__grpo_advantages(g, first, err);
 }
 
@@ -265,8 +270,9 @@ static int pad(struct mull__grpo *g, mull_error *err) {
 int mull__grpo_collect(struct mull__grpo *g, const mull_train_source *src, mull_error *err) {
     mull__round *o = &g->round;
     const mull_recipe *r = g->t->r;
-    int rc = g->stale ? mull__grpo_refresh(g, &o->refresh_seconds, err) : MULL_OK;
+    int rc = g->stale && !g->intake ? mull__grpo_refresh(g, &o->refresh_seconds, err) : MULL_OK;
     o->version = g->t->state.step;
+    if (g->intake) rc = mull__intake_publish(g, src->position(src->ctx).step, err);
     o->window = calloc((size_t)r->steps_per_generation + 1, sizeof *o->window);
     if (!rc && !o->window) rc = nomem(err);
     for (int64_t w = 0; w < r->steps_per_generation && !rc; w++) {
@@ -276,6 +282,7 @@ int mull__grpo_collect(struct mull__grpo *g, const mull_train_source *src, mull_
         o->window[w + 1] = o->ngroups;
         o->windows++;
     }
+    if (!rc && g->intake) mull__intake_arrived(g);
     return rc ? rc : pad(g, err);
 }
 

@@ -251,6 +251,10 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
 }
 
 /* ---- before the first step */
+static bool is_stale(const mull__round *o, const mull__group *x) {
+    return x->version < o->version;
+}
+
 static int log_probs(struct mull__grpo *g, float *out, mull_error *err) {
     size_t at = 0, end = g->round.ngroups * (size_t)g->t->r->num_generations;
     int rc = MULL_OK;
@@ -267,18 +271,31 @@ static int log_probs(struct mull__grpo *g, float *out, mull_error *err) {
     return rc;
 }
 
+/* Of completions that an older policy made, the log-probs are those of the policy that made them. */
+static void behaviour(const struct mull__grpo *g, float *old) {
+    const mull__round *o = &g->round;
+    for (size_t i = 0; i < o->ngroups; i++)
+        for (int64_t k = 0; is_stale(o, &o->groups[i]) && k < g->t->r->num_generations; k++) {
+            const mull__completion *c = &o->groups[i].c[k];
+            memcpy(old + c->at, c->logp, (size_t)c->n * sizeof *old);
+        }
+}
+
 int mull__grpo_before(struct mull__grpo *g, mull_error *err) {
     const mull_recipe *r = g->t->r;
     mull__round *o = &g->round;
-    bool several = r->num_iterations * r->steps_per_generation > 1 && !r->basic_reinforce_mode;
+    size_t stale = 0;
+    for (size_t i = 0; i < o->ngroups; i++) stale += is_stale(o, &o->groups[i]);
+    bool several = (r->num_iterations * r->steps_per_generation > 1 || stale) && !r->basic_reinforce_mode;
     float *old = several ? calloc((size_t)o->flat + 1, sizeof *old) : NULL;
     float *ref = g->kl ? calloc((size_t)o->flat + 1, sizeof *ref) : NULL;
     int rc =
         (several && !old) || (g->kl && !ref) ? mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory") : MULL_OK;
-    if (!rc && old) rc = log_probs(g, old, err);
+    if (!rc && old && stale < o->ngroups) rc = log_probs(g, old, err);
+    if (!rc && old && stale) behaviour(g, old);
     if (!rc && ref) {
         /* Until the policy moves away, the reference is the policy. */
-        if (old && !g->ref.memory && !r->lora_rank) {
+        if (old && !stale && !g->ref.memory && !r->lora_rank) {
             memcpy(ref, old, (size_t)o->flat * sizeof *ref);
         } else {
             mull__grpo_swap_reference(g, true);
@@ -293,7 +310,7 @@ int mull__grpo_before(struct mull__grpo *g, mull_error *err) {
 
 /* ---- one optimiser step */
 typedef struct token_sums {
-    double kl, entropy, low, high, mismatch, worst;
+    double kl, entropy, ratio, low, high, mismatch, worst;
     int64_t n, compared;
 } token_sums;
 
@@ -310,10 +327,11 @@ static void count_tokens(const struct mull__grpo *g, const pack *p, bool compare
                 t->kl += (double)g->klt[at];
                 t->entropy += g->entropy[at];
                 double ratio = p->old ? exp((double)g->logp[at] - (double)p->old[at]) : 1;
+                t->ratio += ratio;
                 t->low += ratio < low && c->advantage < 0;
                 t->high += ratio > high && c->advantage > 0;
             }
-            if (!compare || i < answer || i - answer >= c->n) continue;
+            if (!compare || c->stale || i < answer || i - answer >= c->n) continue;
             double d = fabs((double)(p->old ? p->old[at] : g->logp[at]) - (double)c->logp[i - answer]);
             t->mismatch += d;
             if (!(d <= t->worst)) t->worst = d;
@@ -372,6 +390,7 @@ int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mu
     st->counted = t.n;
     f->kl = g->kl ? t.kl / n : NAN;
     f->entropy = t.entropy / n;
+    f->ratio = o->old ? t.ratio / n : NAN;
     f->clip_low = t.low / n;
     f->clip_high = t.high / n;
     f->mismatch = t.compared ? t.mismatch / (double)t.compared : NAN;

@@ -28,7 +28,9 @@ static const char *const ASIDE[] = {"run_name",
                                     "tensorboard",
                                     "async_save",
                                     "metric_for_best_model",
-                                    "save_best_limit"};
+                                    "save_best_limit",
+                                    "rollout_groups",
+                                    "rollout_wait"};
 
 static void remove_aside(json_t *o) {
     const char *key;

@@ -345,6 +345,7 @@ int mull_trainer_run(mull_trainer *t, int64_t until, const mull_train_source *sr
     int failed = mull__train_saved(t, hooks, true, good ? err : NULL);
     if (!failed && good && t->out && t->state.step > saved) failed = mull__train_save(t, hooks, true, err);
     if (failed && good) return failed;
+    if (!rc && t->grpo && t->state.step >= t->steps) rc = mull__grpo_finish(t, err);
     if (rc == MULL_ECANCELLED)
         mull_fail(err, rc, "training was stopped", t->out ? t->out : "",
                   "run it again with resume_from_checkpoint: true", "a checkpoint of step %lld was saved",
@@ -395,7 +396,7 @@ int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, 
     out->activations = mull_net_plan(c, (mull_recompute)r->recompute, rows, rows);
     if (r->kind == MULL_GRPO) {
         bool kl = !r->no_ref_model && r->beta != 0 && !r->basic_reinforce_mode;
-        out->rollouts = (size_t)language * (r->bf16 ? 2 : 4);
+        if (!r->rollout_mode) out->rollouts = (size_t)language * (r->bf16 ? 2 : 4);
         if (kl && !r->lora_rank) out->rollouts += trained * (r->bf16 ? 6 : 4);
     }
     out->total = out->weights + out->gradients + out->moments + out->activations + out->tower + out->rollouts;

@@ -46,6 +46,8 @@ double mull__train_now(void); /* s, monotonic */
 int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *err);
 void mull__grpo_destroy(struct mull__grpo *g);
 /* Steps until so many are done; saves as mull_trainer_run does. MULL_ECANCELLED: stopped; what is to be saved is. */
+/* Behind the run's last checkpoint. */
+int mull__grpo_finish(mull_trainer *t, mull_error *err);
 int mull__grpo_run(mull_trainer *t, int64_t until, const mull_train_source *src, const mull_train_hooks *hooks,
                    int64_t *saved, mull_error *err);
 
