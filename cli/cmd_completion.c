@@ -120,7 +120,7 @@ static int run_complete(const mull_cmd *self, int argc, char **argv) {
     }
     if (before[0] == '-' && offer_values(cmd, before)) return MULL_EXIT_OK;
     if (n == 2 && offer_words(cmd->args)) return MULL_EXIT_OK;
-    if (strstr(cmd->args, "ID")) offer_ids();
+    if (strstr(cmd->args, "ID") || (!strcmp(cmd->name, "submit") && !strcmp(before, "rollout"))) offer_ids();
     return MULL_EXIT_OK;
 }
 

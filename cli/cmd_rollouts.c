@@ -22,32 +22,13 @@ static const mull_opt rollouts_opts[] = {
     {"--json", 0, MULL_OPT_FLAG, offsetof(opts, json), NULL, NULL, "JSON lines with token ids and log-probs"},
     {0}};
 
-/* The folder of the job, malloc'ed; NULL when that was complained about. */
-static char *folder_of(const char *id) {
-    mull_client *c = mull_client_or_complain();
-    char path[64], *out = NULL;
-    json_t *j;
-    snprintf(path, sizeof path, "/v1/jobs/%.20s", id);
-    if (c && !mull_client_get(c, "GET", path, NULL, &j)) {
-        const char *folder = mull_text(json_object_get(j, "spec"), "out");
-        if (strcmp(mull_text(j, "kind"), "train") != 0 || !*folder)
-            mull_complain("cannot show completions", id, "give a training job whose recipe is GRPO",
-                          "job %s does not train", id);
-        else
-            out = strdup(folder);
-        json_decref(j);
-    }
-    mull_client_close(c);
-    return out;
-}
-
 static int run_rollouts(const mull_cmd *cmd, int argc, char **argv) {
     opts o = {0};
     int words, n = 0;
     MULL_PARSE(cmd, argc, argv, &o, &words);
     if (words != 1) return mull_usage(cmd->name, words ? "one job at a time" : "which job? give its id");
     if (mull_id_check(cmd->name, argv[1])) return MULL_EXIT_USAGE;
-    char exe[4096], *folder = folder_of(argv[1]);
+    char exe[4096], *folder = mull_train_folder(argv[1], "cannot show completions");
     if (!folder) return MULL_EXIT_FAILED;
     const char *args[16] = {"mull-engine", "rollouts", folder};
     const struct {

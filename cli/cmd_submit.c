@@ -54,7 +54,9 @@ static const mull_opt submit_opts[] = {
     MINE("--tasks", 0, MULL_OPT_TEXT, tasks, "A,B", "eval: names of tasks, with commas between them"),
     SPEC("--data", PATH, "data", "DIR", "eval: where the datasets lie, a folder each"),
     SPEC("--limit", INT, "limit", "N", "eval: rows of each task (default: all)"),
-    SPEC("--shards", INT, "shards", "N", "annotate, eval: share the rows among N tasks of an array"),
+    SPEC("--idle-timeout", INT, "idle_timeout", "S",
+         "rollout: give up when nothing was wanted for S seconds (default 3600, 0: never)"),
+    SPEC("--shards", INT, "shards", "N", "annotate, eval, rollout: share the work among N tasks of an array"),
     SPEC("--prompt-style", TEXT, "prompt_style", "STYLE",
          "eval: latents, videor1, sft, base, base_reason, default, cot"),
     SPEC("--replies", TEXT, "replies", "COLUMN", "eval: score this column of the rows instead of asking a model"),
@@ -100,20 +102,17 @@ static int begin_spec(const mull_cmd *cmd, const char *word, const json_t *flags
     int rc = MULL_EXIT_OK;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(word, kinds[i]) != 0) continue;
-        if (i >= 5)
-            return mull_usage(cmd->name,
-                              "%s jobs are not available in this build; generate, annotate, train, eval and serve are",
-                              word);
         *spec = json_deep_copy(flags);
         json_object_set_new(*spec, "kind", json_string(word));
         return MULL_EXIT_OK;
     }
     if (strcmp(word, "-") != 0 && access(word, F_OK) != 0) {
-        const char *near = mull_nearest(word, kinds, 5);
+        const char *near = mull_nearest(word, kinds, sizeof kinds / sizeof *kinds);
         if (near)
             return mull_usage(cmd->name, "'%s' is neither a kind of job nor a file; did you mean %s?", word, near);
         return mull_usage(cmd->name,
-                          "'%s' is neither a kind of job (generate, annotate, train, eval, serve) nor a file", word);
+                          "'%s' is neither a kind of job (generate, annotate, train, eval, serve, rollout) nor a file",
+                          word);
     }
     *file = strcmp(word, "-") ? word : "stdin";
     *spec = mull_spec_read(word, lines, &rc);
@@ -237,15 +236,25 @@ static int submit(const json_t *spec, const json_t *lines, const char *file, con
     return rc;
 }
 
+/* A rollout job works in the folder of its training run: given as such, or by the training job's id. */
+static int add_run(json_t *flags, const char *word) {
+    if (word[strspn(word, "0123456789")]) return json_object_set_new(flags, "out", json_string(word));
+    char *folder = mull_train_folder(word, "cannot submit rollouts");
+    int rc = folder ? json_object_set_new(flags, "out", json_string(folder)) : -1;
+    free(folder);
+    return rc;
+}
+
 static int checked_submit(const mull_cmd *cmd, int argc, char **argv, opts *o, json_t *lines, json_t **spec) {
     int words;
     const char *file = NULL;
     MULL_PARSE(cmd, argc, argv, o, &words);
-    if (!words) return mull_usage(cmd->name, "what? give a spec file, generate, annotate, train or eval");
-    bool recipe = words == 2 && !strcmp(argv[1], "train");
-    if (words != 1 && !recipe)
-        return mull_usage(cmd->name, "unexpected word '%s'", argv[words > 2 && !strcmp(argv[1], "train") ? 3 : 2]);
+    if (!words) return mull_usage(cmd->name, "what? give a spec file, generate, annotate, train, eval or rollout");
+    bool recipe = words == 2 && !strcmp(argv[1], "train"), run = words == 2 && !strcmp(argv[1], "rollout");
+    bool takes = !strcmp(argv[1], "train") || !strcmp(argv[1], "rollout");
+    if (words != 1 && !recipe && !run) return mull_usage(cmd->name, "unexpected word '%s'", argv[takes ? 3 : 2]);
     if (recipe) json_object_set_new(o->spec, "config", json_string(argv[2]));
+    if (run && add_run(o->spec, argv[2])) return MULL_EXIT_FAILED;
     int rc = o->messages ? add_messages(o->spec, o->messages) : MULL_EXIT_OK;
     if (o->tasks) add_tasks(o->spec, o->tasks);
     if (!rc) rc = begin_spec(cmd, argv[1], o->spec, lines, spec, &file);
@@ -279,12 +288,13 @@ static int run_submit(const mull_cmd *cmd, int argc, char **argv) {
 
 const mull_cmd mull_cmd_submit = {
     "submit",
-    "FILE|generate|annotate|train CONFIG.yaml|eval [flags]",
+    "FILE|generate|annotate|train CONFIG.yaml|eval|rollout RUN [flags]",
     "queue a job and print its id",
     "examples:\n"
     "  mull submit annotate --model ckpt --in rows.jsonl --out answers --wait\n"
     "  mull submit generate --model ckpt --image a.jpg --prompt 'What is this?' --wait\n"
     "  mull submit train recipe.yaml --out run1 --set learning_rate=1e-6\n"
+    "  mull submit rollout 17 --shards 4      answer for training job 17 (or its folder)\n"
     "  mull submit eval --model ckpt --tasks blink_mv,sat_real --data data --out e1 --wait\n"
     "  mull submit job.yaml --priority 10 --key nightly-2026-01-31\n"
     "  mull submit job.yaml --dry-run\n",

@@ -170,6 +170,20 @@ int mull_wait_job(mull_client *c, const char *id, bool quiet, double timeout_s, 
     return rc;
 }
 
+char *mull_train_folder(const char *id, const char *what) {
+    char path[64], *out = NULL;
+    json_t *j;
+    snprintf(path, sizeof path, "/v1/jobs/%.20s", id);
+    if (mull_ask("GET", path, NULL, &j)) return NULL;
+    const char *folder = mull_text(json_object_get(j, "spec"), "out");
+    if (strcmp(mull_text(j, "kind"), "train") != 0 || !*folder)
+        mull_complain(what, id, "give a training job whose recipe is GRPO", "job %s does not train", id);
+    else
+        out = strdup(folder);
+    json_decref(j);
+    return out;
+}
+
 static void progress_text(const json_t *job, char *out, size_t cap) {
     const json_t *p = json_object_get(job, "progress");
     json_int_t done = json_integer_value(json_object_get(p, "done")),

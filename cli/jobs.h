@@ -53,6 +53,9 @@ bool mull_confirm(bool yes, const char *fmt, ...) __attribute__((format(printf, 
 /* Sleeps; returns early on a signal. */
 void mull_pause(double seconds);
 
+/* OUT of a training job, malloc'ed; NULL when that was complained about, with what as its first words. */
+char *mull_train_folder(const char *id, const char *what);
+
 /* A train job's recipe through the engine's own parser, before the job is queued: 0 when it is right or cannot be
  * looked at from here (no engine beside mull, no such file, an array, whose tasks differ), MULL_EXIT_USAGE when it is
  * wrong; then the engine has said why. spec: with absolute paths. */
