@@ -40,7 +40,7 @@ typedef struct mull_grpo_figures {
     double wait_seconds, wait_share;    /* for rollout jobs, and of the step's time; NAN without them */
     int64_t resampled;                  /* groups drawn anew for lack of spread in the round */
     int64_t rollout_tokens, train_rows; /* generated tokens of the round; rows of the step's forward passes */
-    double rollout_seconds, train_seconds, refresh_seconds; /* of the round; of the step; packing the weights.
+    double rollout_seconds, train_seconds, refresh_seconds; /* of the round; of the step; packing or publishing weights.
                                                                rollout_seconds NAN with rollout jobs */
     double rollout_tok_s, train_tok_s;
     double prefix_share; /* share of the prompts' tokens that came from the cache */

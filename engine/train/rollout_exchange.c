@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char *const WHAT = "cannot use the exchange of rollouts";
@@ -41,6 +42,11 @@ void mull_policy_name(int64_t version, mull_exchange_name out) {
 }
 bool mull_exchange_has(const mull_exchange *x, const char *name) {
     return faccessat(x->dir, name, F_OK, 0) == 0;
+}
+
+void mull_exchange_pause(double *s, double limit) {
+    nanosleep(&(struct timespec){(time_t)*s, (long)((*s - (double)(time_t)*s) * 1e9)}, NULL);
+    *s = *s * 1.5 < limit ? *s * 1.5 : limit;
 }
 
 static int put_json(const mull_exchange *x, const char *name, json_t *v, mull_error *err) {
@@ -127,7 +133,7 @@ int mull_want_put(const mull_exchange *x, const mull_want *w, mull_error *err) {
                     err);
 }
 
-static bool whole(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t *out) {
+bool mull__json_whole(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t *out) {
     const json_t *v = json_object_get(o, key);
     *out = json_integer_value(v);
     return json_is_integer(v) && *out >= lo && *out <= hi;
@@ -137,10 +143,11 @@ int mull_want_parse(const char *text, size_t len, const char *name, mull_want *w
     json_t *j = json_loadb(text, len, 0, NULL);
     const char *policy = json_string_value(json_object_get(j, "policy"));
     int64_t format, most = 1 << 30;
-    bool good = whole(j, "format", FORMAT, FORMAT, &format) && whole(j, "step", 0, MOST >> 32, &w->step) &&
-                whole(j, "version", 0, MOST, &w->version) && whole(j, "groups", 1, most, &w->groups) &&
-                whole(j, "each", 1, most, &w->each) && policy && strlen(policy) == 64 &&
-                strspn(policy, "0123456789abcdef") == 64;
+    bool good = mull__json_whole(j, "format", FORMAT, FORMAT, &format) &&
+                mull__json_whole(j, "step", 0, MOST >> 32, &w->step) &&
+                mull__json_whole(j, "version", 0, MOST, &w->version) &&
+                mull__json_whole(j, "groups", 1, most, &w->groups) && mull__json_whole(j, "each", 1, most, &w->each) &&
+                policy && strlen(policy) == 64 && strspn(policy, "0123456789abcdef") == 64;
     if (good) memcpy(w->policy, policy, 65);
     json_decref(j);
     if (good) return MULL_OK;

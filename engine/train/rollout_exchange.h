@@ -57,5 +57,10 @@ void mull_want_name(int64_t step, mull_exchange_name out);
 void mull_shard_name(int64_t step, int64_t shard, mull_exchange_name out);
 void mull_policy_name(int64_t version, mull_exchange_name out);
 bool mull_exchange_has(const mull_exchange *x, const char *name);
+/* Sleeps *s seconds and makes them half as many again, at most limit: for who waits for a file. inotify would not see
+ * what other hosts write. */
+void mull_exchange_pause(double *s, double limit);
+/* o[key] is a whole number from lo to hi. */
+bool mull__json_whole(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t *out);
 
 #endif

@@ -15,7 +15,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char *const WHAT = "cannot take rollouts";
@@ -178,9 +177,11 @@ int mull__intake_publish(struct mull__grpo *g, int64_t next, mull_error *err) {
             rounds = r->max_staleness / inner + 1;
     int rc = MULL_OK;
     if (i->published != t->state.step) {
+        double begun = mull__train_now();
         rc = mull_policy_publish(&i->x, &t->params, t->state.step, i->policy, err);
         if (rc) return rc;
         i->published = t->state.step;
+        g->round.refresh_seconds += mull__train_now() - begun;
     }
     if (rounds > left) rounds = left > 0 ? left : 1;
     /* Steps that are taken are done with. */
@@ -196,10 +197,6 @@ int mull__intake_publish(struct mull__grpo *g, int64_t next, mull_error *err) {
 }
 
 /* ---- taking */
-static void pause_s(double s) {
-    nanosleep(&(struct timespec){(time_t)s, (long)((s - (double)(time_t)s) * 1e9)}, NULL);
-}
-
 /* Until the file is there. */
 static int wait_for(struct mull__grpo *g, const char *name, const mull_want *w, mull_error *err) {
     struct mull__intake *i = g->intake;
@@ -218,8 +215,7 @@ static int wait_for(struct mull__grpo *g, const char *name, const mull_want *w, 
                      (long long)w->step, i->x.path);
                 remind *= 4;
             }
-            pause_s(poll);
-            poll = poll * 1.5 < POLL_MAX_S ? poll * 1.5 : POLL_MAX_S;
+            mull_exchange_pause(&poll, POLL_MAX_S);
         }
     }
     i->waited += mull__train_now() - begun;

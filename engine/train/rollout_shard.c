@@ -1,6 +1,8 @@
 /* See rollout_shard.h. Reading treats a file as foreign: nothing is believed before its lengths add up. */
 #include "engine/train/rollout_shard.h"
 
+#include "engine/train/rollout_exchange.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -88,12 +90,6 @@ static int broken(mull_error *err, const char *name, const char *why) {
     return mull_fail(err, MULL_EFORMAT, READ, name, REDO, "%s", why);
 }
 
-static bool whole(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t *out) {
-    const json_t *v = json_object_get(o, key);
-    *out = json_integer_value(v);
-    return json_is_integer(v) && *out >= lo && *out <= hi;
-}
-
 static bool real(const json_t *v, double *out) {
     *out = json_number_value(v);
     return json_is_number(v) && isfinite(*out);
@@ -110,14 +106,15 @@ static bool read_key(const json_t *h, mull_rollout_key *k) {
     const json_t *policy = json_object_get(h, "policy"), *key = json_object_get(h, "key"),
                  *sampling = json_object_get(h, "sampling");
     int64_t version, most = INT64_MAX / 2;
-    return whole(h, "version", 1, 1, &version) && whole(policy, "version", 0, most, &k->version) &&
-           digest(policy, "sha256", k->policy) && whole(key, "seed", 0, most, &k->seed) &&
-           whole(key, "step", 0, most, &k->step) && whole(key, "first", 0, most, &k->first) &&
-           whole(h, "groups", 1, COMPLETIONS_MAX, &k->groups) &&
-           whole(h, "generations", 1, COMPLETIONS_MAX, &k->generations) && digest(h, "prompts", k->prompts) &&
-           real(json_object_get(sampling, "temperature"), &k->temperature) &&
+    return mull__json_whole(h, "version", 1, 1, &version) &&
+           mull__json_whole(policy, "version", 0, most, &k->version) && digest(policy, "sha256", k->policy) &&
+           mull__json_whole(key, "seed", 0, most, &k->seed) && mull__json_whole(key, "step", 0, most, &k->step) &&
+           mull__json_whole(key, "first", 0, most, &k->first) &&
+           mull__json_whole(h, "groups", 1, COMPLETIONS_MAX, &k->groups) &&
+           mull__json_whole(h, "generations", 1, COMPLETIONS_MAX, &k->generations) &&
+           digest(h, "prompts", k->prompts) && real(json_object_get(sampling, "temperature"), &k->temperature) &&
            real(json_object_get(sampling, "top_p"), &k->top_p) &&
-           whole(sampling, "max_completion_length", 1, INT32_MAX, &k->max_completion_length);
+           mull__json_whole(sampling, "max_completion_length", 1, INT32_MAX, &k->max_completion_length);
 }
 
 static bool read_completion(const json_t *e, int64_t limit, mull_rollout *c) {

@@ -11,7 +11,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char *const WHAT = "cannot make rollouts";
@@ -217,10 +216,6 @@ static int look(worker *w) {
 }
 
 /* ---- the job */
-static void pause_s(double s) {
-    nanosleep(&(struct timespec){(time_t)s, (long)((s - (double)(time_t)s) * 1e9)}, NULL);
-}
-
 /* MULL_OK: go on; 1: the run is done. */
 static int state_of(worker *w) {
     bool done;
@@ -238,9 +233,8 @@ static int wait_idle(worker *w, double since, double *poll) {
         return mull_fail(w->err, MULL_ELIMIT, WHAT, w->o->out,
                          "see whether its training job runs, or raise idle_timeout", "nothing was wanted for %g s",
                          w->o->idle_s);
-    pause_s(*poll);
     w->f->waited += *poll;
-    *poll = *poll * 1.5 < POLL_MAX_S ? *poll * 1.5 : POLL_MAX_S;
+    mull_exchange_pause(poll, POLL_MAX_S);
     return MULL_OK;
 }
 
