@@ -55,7 +55,7 @@ add_custom_target(mull_pages ${in_all} DEPENDS ${MULL_PAGES})
 
 install(DIRECTORY ops/configs ops/monitor ops/kubernetes DESTINATION ${CMAKE_INSTALL_DATADIR}/mull)
 install(PROGRAMS ops/elastic/slurm ops/elastic/kubernetes DESTINATION ${CMAKE_INSTALL_DATADIR}/mull/elastic)
-install(FILES ops/install.md ops/elastic.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES ops/install.md ops/elastic.md ops/webhooks.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 if(NOT MULL_ENGINE_ONLY)
   foreach(unit mull-scheduler.service mull-worker@.service)

@@ -399,6 +399,13 @@ static void route(mull_front *f, mull_req *req) {
     case MULL_ROUTE_AUDIT:
         mull__audit(f, req);
         break;
+    case MULL_ROUTE_WEBHOOKS:
+    case MULL_ROUTE_WEBHOOK_ADD:
+    case MULL_ROUTE_WEBHOOK_RM:
+    case MULL_ROUTE_WEBHOOK_TEST:
+    case MULL_ROUTE_WEBHOOK_LOG:
+        mull__webhook(f, req);
+        break;
     case MULL_ROUTE_DASHBOARD:
     case MULL_ROUTE_DASHBOARD_JS:
     case MULL_ROUTE_DASHBOARD_CSS:

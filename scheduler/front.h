@@ -124,6 +124,9 @@ void mull__token_create(mull_front *f, mull_req *req);
 void mull__token_revoke(mull_front *f, mull_req *req);
 void mull__audit(mull_front *f, mull_req *req);
 
+/* webhooks.c */
+void mull__webhook(mull_front *f, mull_req *req);
+
 /* dashboard.c */
 void mull__dashboard(mull_req *req);
 

@@ -18,6 +18,7 @@ static const char USAGE[] =
     "                            [--listen tls:HOST:PORT --tls-cert PEM --tls-key PEM] [--name HOLDER] [--files DIR "
     "[--max-upload MIB]] [--models DIR]\n"
     "                            [--redis-password-file FILE] [--redis-ca PEM] [--node-timeout S]\n"
+    "                            [--webhook-allow NETWORK,...]\n"
     "\n"
     "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
     "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n"
@@ -32,7 +33,9 @@ static const char USAGE[] =
     "worker\n"
     "         that is cut off kills its engines after two thirds of it\n"
     "         --files: where POST /v1/files keeps what it is sent (512 MiB a file, or --max-upload)\n"
-    "         --models: folder of checkpoints that batches may name without a path\n";
+    "         --models: folder of checkpoints that batches may name without a path\n"
+    "         --webhook-allow: networks besides the public Internet that webhooks may go to (10.0.0.0/8,fd00::/8), or\n"
+    "         MULL_WEBHOOK_ALLOW\n";
 
 static int usage(const char *why, const char *what) {
     fprintf(stderr, "error: wrong usage (%s): %s; see mull-scheduler --help\n", what, why);
@@ -61,8 +64,9 @@ int main(int argc, char **argv) {
                                             {"redis-password-file", required_argument, NULL, 'P'},
                                             {"node-timeout", required_argument, NULL, 'T'},
                                             {"redis-ca", required_argument, NULL, 'C'},
+                                            {"webhook-allow", required_argument, NULL, 'w'},
                                             {0}};
-    mull_serve_config c = {.max_upload = 512ull << 20};
+    mull_serve_config c = {.max_upload = 512ull << 20, .webhook_allow = getenv("MULL_WEBHOOK_ALLOW")};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -87,6 +91,9 @@ int main(int argc, char **argv) {
             c.max_upload <<= 20;
             break;
         }
+        case 'w':
+            c.webhook_allow = optarg;
+            break;
         case 'P':
             c.redis_password_file = optarg;
             break;

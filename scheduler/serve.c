@@ -1,6 +1,7 @@
 /* Puts the parts on one loop and takes them off again in order; see serve.h. */
 #include "scheduler/serve.h"
 
+#include "scheduler/deliver.h"
 #include "scheduler/front.h"
 #include "scheduler/leader.h"
 #include "scheduler/listen.h"
@@ -25,6 +26,8 @@ typedef struct server {
     mull_http *http;
     mull_front *front;
     mull_leader *leader;
+    mull_net_guard guard;
+    mull_deliver *deliver;
     uv_signal_t term, intr;
     uv_timer_t drain;
     uint64_t drain_until;
@@ -38,6 +41,7 @@ static void on_leader_closed(void *arg) {
     server *s = arg;
     mull_http_close(s->http);
     mull_front_close(s->front);
+    mull_deliver_close(s->deliver);
     mull_redis_close(s->redis);
     mull_pg_close(s->pg);
     mull_pg_close(s->lead_pg);
@@ -124,7 +128,8 @@ static int create_parts(server *s, const mull_serve_config *c, const opened *fds
                                                       .models = c->models,
                                                       .max_upload = c->max_upload});
     s->http = s->front ? mull_front_http(s->front) : NULL;
-    if (!s->leader || !s->http) return -1;
+    s->deliver = mull_deliver_create(&s->loop, s->pg, &s->guard);
+    if (!s->leader || !s->http || !s->deliver) return -1;
     for (int i = 0; i < c->listen_count; i++) {
         const char *why;
         if (mull_http_listen(s->http, fds[i].fd, fds[i].is_unix, fds[i].tls ? &s->tls : NULL, &why) != 0) {
@@ -160,6 +165,10 @@ int mull_serve(const mull_serve_config *c) {
         mull_tls_free(&s.tls);
         return 1;
     }
+    if (c->webhook_allow && mull_net_guard_allow(&s.guard, c->webhook_allow, &err) != 0) {
+        mull_err_print(stderr, &err);
+        return 2;
+    }
     if (open_listeners(c, fds) != 0) return 1;
     name_holder(&s, c);
     if (uv_loop_init(&s.loop) != 0 || create_parts(&s, c, fds) != 0) {
@@ -181,6 +190,7 @@ int mull_serve(const mull_serve_config *c) {
     mull_redis_server_fini(&s.redis_server);
     mull_leader_destroy(s.leader);
     mull_front_destroy(s.front);
+    mull_deliver_destroy(s.deliver);
     mull_http_destroy(s.http);
     mull_tls_free(&s.tls);
     uv_loop_close(&s.loop);

@@ -13,6 +13,7 @@ typedef struct mull_serve_config {
     const char *files, *models; /* folders, NULL: none (mull_front_config) */
     unsigned long long max_upload;
     const char *tls_cert, *tls_key; /* PEM files for the addresses tls:HOST:PORT, NULL: none */
+    const char *webhook_allow;      /* networks besides the public Internet that webhooks may go to, NULL: none */
     int node_timeout_s;             /* of mull_leader_config */
     const char *name; /* NULL = host name and first address: the same after a restart, different from all others */
 } mull_serve_config;

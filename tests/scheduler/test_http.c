@@ -232,8 +232,9 @@ static void the_description_is_true(void **state) {
             char *text;
             int got = mull_http_do(f.sock, "GET", target, NULL, NULL, &text);
             if (got != atoi(want) && got != 404) print_error("GET %s: %d, described as %s\n", target, got, want);
-            bool none = !strncmp(target, "/v1/runs/", 9) || !strncmp(target, "/v1/checkpoints/", 16);
-            assert_int_equal(got, none ? 404 : atoi(want)); /* a held job has neither; test_tracking has them */
+            bool none = !strncmp(target, "/v1/runs/", 9) || !strncmp(target, "/v1/checkpoints/", 16) ||
+                        !strncmp(target, "/v1/webhooks/", 13);
+            assert_int_equal(got, none ? 404 : atoi(want)); /* a held job has none; they have tests of their own */
             free(text);
             n++;
         }
