@@ -3,6 +3,7 @@
 #ifndef MULL_ENGINE_OPS_KERNELS_H
 #define MULL_ENGINE_OPS_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,16 @@ enum {
 typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, int first);
 typedef void (*mull_gemm_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
                                   int first);
+/* What a kernel fetches into the caches while it computes, for whoever comes next: lines at first and second, and both
+ * again `step` bytes on, once for MULL_AHEAD_K of its k. NULL: nothing. */
+enum { MULL_AHEAD_K = 16 };
+typedef struct mull_ahead {
+    const char *first, *second;
+    int64_t step;
+} mull_ahead;
+/* One block of a product whose sum starts from zero: c = or, with add, c += it. a and b as for gemm_f32. */
+typedef void (*mull_gemm_add_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
+                                 const mull_ahead *next);
 /* Two panels, next elements apart, for few rows (mr <= pair): c is [2][mr][32]. */
 typedef void (*mull_pair_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c,
                                   int first);
@@ -45,6 +56,9 @@ typedef struct mull_kernels {
     int mr_i8;
     mull_gemm_f32_fn gemm_f32;
     mull_gemm_bf16_fn gemm_bf16;
+    mull_gemm_add_fn gemm_add;
+    /* A panel [k][32] from rows <= 32 rows of k floats, lds apart; lanes of no row keep what they hold. */
+    void (*panel)(int rows, int64_t k, const float *src, int64_t lds, float *panel);
     int pair; /* most rows of pair_bf16 */
     mull_pair_bf16_fn pair_bf16;
     mull_gemm_dot_fn gemm_dot; /* NULL where the CPU has no bf16 dot products */

@@ -6,6 +6,7 @@
  * number of rows: a row computed alone has the same bits as in a batch. */
 #include "engine/ops/kernels.h"
 #include "engine/ops/simd.h"
+#include "engine/ops/transpose.h"
 #include "engine/core/dtype.h"
 #if MULL_VL > 4
 #include <immintrin.h>
@@ -52,6 +53,39 @@ MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const floa
                              int first) {
     GEMM_BODY(a[kk * mr + i], v_load(b + kk * MULL_NR + v * MULL_VL),
               ahead(b + kk * MULL_NR, MULL_AHEAD); ahead(b + kk * MULL_NR + 16, MULL_AHEAD))
+}
+/* The sum of the block alone, then into c: its lines are fetched while the sum is taken. */
+MULL_INLINE void gemm_add_mr(const int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
+                             const mull_ahead *next) {
+    vf acc[MULL_MR][NV];
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
+        acc[i][v] = (vf){0};
+    uintptr_t one = (uintptr_t)next->first, two = (uintptr_t)next->second;
+    float *line = c;
+    for (int64_t k0 = 0; k0 < k; k0 += MULL_AHEAD_K) {
+        int64_t end = k - k0 < MULL_AHEAD_K ? k : k0 + MULL_AHEAD_K;
+        __builtin_prefetch((const void *)one);
+        __builtin_prefetch((const void *)two);
+        one += (uintptr_t)next->step;
+        two += (uintptr_t)next->step;
+        if (line < c + mr * ldc) {
+            __builtin_prefetch(line);
+            __builtin_prefetch(line + MULL_NR - 1);
+            line += ldc;
+        }
+        for (int64_t kk = k0; kk < end; kk++) {
+            vf bv[NV];
+            _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) bv[v] = v_load(b + kk * MULL_NR + v * MULL_VL);
+            _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
+                vf av = v_set(a[kk * mr + i]);
+                _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) acc[i][v] += av * bv[v];
+            }
+        }
+    }
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {
+        float *to = c + i * ldc + v * MULL_VL;
+        v_store(to, add ? v_load(to) + acc[i][v] : acc[i][v]);
+    }
 }
 /* GEMM_BODY by pairs of k; each accumulator still takes one product after the other. */
 MULL_INLINE void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
@@ -123,6 +157,15 @@ static void gemm_f32(int mr, int64_t k, const float *a, const float *b, float *c
     SWITCH(CALL)
 #undef CALL
 }
+static void gemm_add(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
+                     const mull_ahead *next) {
+#define CALL(n)                                                                                                        \
+    case n:                                                                                                            \
+        gemm_add_mr(n, k, a, b, c, ldc, add, next);                                                                    \
+        break;
+    SWITCH(CALL)
+#undef CALL
+}
 static void gemm_bf16(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc, int first) {
 #define CALL(n)                                                                                                        \
     case n:                                                                                                            \
@@ -154,6 +197,45 @@ static void weigh(int mr, int64_t k, const float *a, const float *b, int64_t ldb
         break;
     SWITCH(CALL)
 #undef CALL
+}
+
+#if MULL_VL == 16
+/* 16 rows by 16 columns: 4 x 4 blocks within the lanes of 128 bits, then the lanes. */
+MULL_INLINE void transpose16(const float *src, int64_t lds, float *dst, int64_t ldd) {
+    __m512 r[16], t[16];
+    _Pragma("GCC unroll 16") for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(src + i * lds);
+    _Pragma("GCC unroll 4") for (int i = 0; i < 16; i += 4) {
+        __m512d lo0 = _mm512_castps_pd(_mm512_unpacklo_ps(r[i], r[i + 1])),
+                lo1 = _mm512_castps_pd(_mm512_unpacklo_ps(r[i + 2], r[i + 3])),
+                hi0 = _mm512_castps_pd(_mm512_unpackhi_ps(r[i], r[i + 1])),
+                hi1 = _mm512_castps_pd(_mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+        t[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo0, lo1));
+        t[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo0, lo1));
+        t[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(hi0, hi1));
+        t[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(hi0, hi1));
+    }
+    /* t[4 g + c], lane l: column 4 l + c of rows 4 g .. 4 g + 3 */
+    _Pragma("GCC unroll 4") for (int c = 0; c < 4; c++) {
+        __m512 a = _mm512_shuffle_f32x4(t[c], t[4 + c], 0x88), b = _mm512_shuffle_f32x4(t[8 + c], t[12 + c], 0x88),
+               d = _mm512_shuffle_f32x4(t[c], t[4 + c], 0xdd), e = _mm512_shuffle_f32x4(t[8 + c], t[12 + c], 0xdd);
+        _mm512_storeu_ps(dst + c * ldd, _mm512_shuffle_f32x4(a, b, 0x88));
+        _mm512_storeu_ps(dst + (4 + c) * ldd, _mm512_shuffle_f32x4(d, e, 0x88));
+        _mm512_storeu_ps(dst + (8 + c) * ldd, _mm512_shuffle_f32x4(a, b, 0xdd));
+        _mm512_storeu_ps(dst + (12 + c) * ldd, _mm512_shuffle_f32x4(d, e, 0xdd));
+    }
+}
+#endif
+
+/* Some columns at a time, so that what is written stays in the nearest cache. */
+static void panel(int rows, int64_t k, const float *src, int64_t lds, float *to) {
+    enum { COLUMNS = 64 };
+    int64_t c = 0;
+#if MULL_VL == 16
+    for (; rows == MULL_NR && c + 16 <= k; c += 16)
+        for (int r = 0; r < MULL_NR; r += 16) transpose16(src + r * lds + c, lds, to + c * MULL_NR + r, MULL_NR);
+#endif
+    for (; c < k; c += COLUMNS)
+        mull_transpose(src + c, lds, rows, k - c < COLUMNS ? k - c : COLUMNS, to + c * MULL_NR, MULL_NR);
 }
 
 static void widen(const uint16_t *b, int64_t k, float *f32) {
@@ -450,6 +532,8 @@ const mull_kernels MULL_TABLE = {
     .mr_i8 = MULL_MR_I8,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
+    .gemm_add = gemm_add,
+    .panel = panel,
     .pair = MULL_PAIR,
     .pair_bf16 = pair_bf16,
     .gemm_i8 = gemm_i8,
