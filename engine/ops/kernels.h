@@ -22,16 +22,17 @@ enum {
 typedef void (*mull_gemm_f32_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, int first);
 typedef void (*mull_gemm_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, float *c, int64_t ldc,
                                   int first);
-/* What a kernel fetches into the caches while it computes, for whoever comes next: lines at first and second, and both
- * again `step` bytes on, once for MULL_AHEAD_K of its k. NULL: nothing. */
+/* Lines that a kernel fetches into the caches while it computes, for whoever comes next: `left` of them, `row` side by
+ * side, then `jump` bytes on from the last of a row. MULL_AHEAD_K of its k fetch two. */
 enum { MULL_AHEAD_K = 16 };
 typedef struct mull_ahead {
-    const char *first, *second;
-    int64_t step;
+    uintptr_t line;
+    int left, row;
+    int64_t jump;
 } mull_ahead;
 /* One block of a product whose sum starts from zero: c = or, with add, c += it. a and b as for gemm_f32. */
 typedef void (*mull_gemm_add_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
-                                 const mull_ahead *next);
+                                 mull_ahead next);
 /* Two panels, next elements apart, for few rows (mr <= pair): c is [2][mr][32]. */
 typedef void (*mull_pair_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c,
                                   int first);
@@ -57,6 +58,8 @@ typedef struct mull_kernels {
     mull_gemm_f32_fn gemm_f32;
     mull_gemm_bf16_fn gemm_bf16;
     mull_gemm_add_fn gemm_add;
+    /* Rows of k floats, lds apart, to [k][rows]. */
+    void (*left)(int rows, int64_t k, const float *src, int64_t lds, float *to);
     /* A panel [k][32] from rows <= 32 rows of k floats, lds apart; lanes of no row keep what they hold. */
     void (*panel)(int rows, int64_t k, const float *src, int64_t lds, float *panel);
     int pair; /* most rows of pair_bf16 */

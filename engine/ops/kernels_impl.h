@@ -54,20 +54,25 @@ MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const floa
     GEMM_BODY(a[kk * mr + i], v_load(b + kk * MULL_NR + v * MULL_VL),
               ahead(b + kk * MULL_NR, MULL_AHEAD); ahead(b + kk * MULL_NR + 16, MULL_AHEAD))
 }
+MULL_INLINE void fetch(mull_ahead *a, int *place) {
+    if (a->left <= 0) return;
+    __builtin_prefetch((const void *)a->line);
+    a->left--;
+    bool last = ++*place == a->row;
+    a->line += last ? (uintptr_t)a->jump : 64;
+    *place = last ? 0 : *place;
+}
 /* The sum of the block alone, then into c: its lines are fetched while the sum is taken. */
 MULL_INLINE void gemm_add_mr(const int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
-                             const mull_ahead *next) {
+                             mull_ahead next) {
     vf acc[MULL_MR][NV];
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
         acc[i][v] = (vf){0};
-    uintptr_t one = (uintptr_t)next->first, two = (uintptr_t)next->second;
+    int place = 0;
     float *line = c;
     for (int64_t k0 = 0; k0 < k; k0 += MULL_AHEAD_K) {
         int64_t end = k - k0 < MULL_AHEAD_K ? k : k0 + MULL_AHEAD_K;
-        __builtin_prefetch((const void *)one);
-        __builtin_prefetch((const void *)two);
-        one += (uintptr_t)next->step;
-        two += (uintptr_t)next->step;
+        fetch(&next, &place), fetch(&next, &place);
         if (line < c + mr * ldc) {
             __builtin_prefetch(line);
             __builtin_prefetch(line + MULL_NR - 1);
@@ -158,7 +163,7 @@ static void gemm_f32(int mr, int64_t k, const float *a, const float *b, float *c
 #undef CALL
 }
 static void gemm_add(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
-                     const mull_ahead *next) {
+                     mull_ahead next) {
 #define CALL(n)                                                                                                        \
     case n:                                                                                                            \
         gemm_add_mr(n, k, a, b, c, ldc, add, next);                                                                    \
@@ -225,6 +230,15 @@ MULL_INLINE void transpose16(const float *src, int64_t lds, float *dst, int64_t 
     }
 }
 #endif
+
+/* Rows to [k][rows]. A row is a stream of its own from memory, too short for the hardware to guess it. */
+static void left(int rows, int64_t k, const float *src, int64_t lds, float *to) {
+    enum { COLUMNS = 16, FAR = 256 };
+    for (int64_t c = 0; c < k; c += COLUMNS) {
+        for (int r = 0; r < rows; r++) ahead(src + r * lds + c, FAR * (int64_t)sizeof *src);
+        mull_transpose(src + c, lds, rows, k - c < COLUMNS ? k - c : COLUMNS, to + c * rows, rows);
+    }
+}
 
 /* Some columns at a time, so that what is written stays in the nearest cache. */
 static void panel(int rows, int64_t k, const float *src, int64_t lds, float *to) {
@@ -533,6 +547,7 @@ const mull_kernels MULL_TABLE = {
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
     .gemm_add = gemm_add,
+    .left = left,
     .panel = panel,
     .pair = MULL_PAIR,
     .pair_bf16 = pair_bf16,
