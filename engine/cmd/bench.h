@@ -13,6 +13,8 @@ int mull_bench_decode(int argc, char **argv);
 int mull_bench_prefill(int argc, char **argv);
 int mull_bench_vision(int argc, char **argv);
 int mull_bench_train(int argc, char **argv);
+int mull_bench_loader(int argc, char **argv);
+int mull_bench_checkpoint(int argc, char **argv);
 int mull_bench_preprocess(int argc, char **argv);
 int mull_bench_score(int argc, char **argv);
 int mull_bench_cuda(int argc, char **argv);

@@ -14,6 +14,8 @@ static const char USAGE[] = "usage: mull-engine bench [NAME] [flags]\n\n"
                             "  prefill     prompt tokens a second of a model, against the rate of one large product\n"
                             "  vision      the vision tower, likewise\n"
                             "  train       a training step of a model, against multiply-adds on registers alone\n"
+                            "  loader      a recipe's batches without training on them\n"
+                            "  checkpoint  a training checkpoint, against plain bytes to the same folder\n"
                             "  preprocess  decoding and resizing of images and videos\n"
                             "  score       an evaluation task's scorer\n"
                             "  cuda        a GPU: copies, products, attention, and with --model a model\n"
@@ -29,6 +31,8 @@ static const struct {
                {"prefill", mull_bench_prefill},
                {"vision", mull_bench_vision},
                {"train", mull_bench_train},
+               {"loader", mull_bench_loader},
+               {"checkpoint", mull_bench_checkpoint},
                {"preprocess", mull_bench_preprocess},
                {"score", mull_bench_score},
                {"cuda", mull_bench_cuda},
