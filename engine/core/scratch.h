@@ -13,8 +13,8 @@ typedef enum mull_scratch_slot {
     MULL_SCRATCH_SLOTS
 } mull_scratch_slot;
 
-/* At least so many floats, aligned to 64 bytes, valid until the thread's next call for the slot and freed when the thread
- * ends. Aborts when there is no memory: no result is better than a wrong one, and the supervisor reports it. */
+/* At least so many floats, aligned to 64 bytes, valid until the thread's next call for the slot and freed when the
+ * thread ends. Aborts when there is no memory: no result is better than a wrong one, and the supervisor reports it. */
 float *mull_scratch(mull_scratch_slot slot, size_t floats);
 
 #endif

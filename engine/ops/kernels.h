@@ -84,8 +84,9 @@ typedef struct mull_kernels {
     float (*softmax_step)(float *s, int n, float scale, float *max, float *sum);
     void (*scale_row)(float *x, int64_t n, float f);
     /* Training (kernels_train_impl.h): y += a x; dx and dw accumulate, dw may be NULL; exp_sum is the sum of
-     * exp(mul x - sub), exp_dot that of exp(z) z with z = mul x - sub, exp_scale puts scale exp(mul x - sub) in place (both for mul x <= sub up to rounding, a NaN
-     * comes through); softmax_backward makes dp = scale p (dp - d). row_max is NaN if any value is. */
+     * exp(mul x - sub), exp_dot that of exp(z) z with z = mul x - sub, exp_scale puts scale exp(mul x - sub) in place
+     * (both for mul x <= sub up to rounding, a NaN comes through); softmax_backward makes dp = scale p (dp - d).
+     * row_max is NaN if any value is. */
     void (*axpy)(float *y, const float *x, float a, int64_t n);
     float (*dot)(const float *x, const float *y, int64_t n);
     void (*rmsnorm_backward)(const float *x, int64_t d, const float *w, float eps, const float *dy, float *dx,
