@@ -1,4 +1,9 @@
-/* See migrate.h. The SQL files are part of the executable, so binary and schema cannot drift apart. */
+/* See migrate.h. The SQL files are part of the executable, so binary and schema cannot drift apart.
+ *
+ * Tables change by numbered steps, each applied once. Functions have no state, so they are not part of the steps: every
+ * function stands once under schema/functions, and all of them are dropped and made again, in one transaction, whenever
+ * the text differs from what the database has (Flyway calls such files repeatable). A reader finds today's definition
+ * in one place, and a change of a function is a change of a line. */
 #include "schema/migrate.h"
 
 #include <libpq-fe.h>
@@ -25,22 +30,27 @@ static const struct {
 #undef MULL_MIGRATION
 };
 enum { COUNT = sizeof migrations / sizeof *migrations };
+__asm__(".section .rodata\n.global mull_sql_functions\nmull_sql_functions:\n"
+#include "functions.inc"
+        ".byte 0\n.previous\n");
+extern const char mull_sql_functions[];
 static const char LOCK[] = "5577006791947779410"; /* any number that nobody else uses */
 
 int mull_migrate_latest(void) {
     return migrations[COUNT - 1].version;
 }
 
+static int failed(PGconn *c, const char *where, mull_err *err) {
+    char text[600];
+    snprintf(text, sizeof text, "%s", PQerrorMessage(c));
+    text[strcspn(text, "\n")] = 0;
+    return mull_fail(err, MULL_ERR_FORMAT, WHAT, where, "see the server's log", "%s", text);
+}
+
 static int run(PGconn *c, const char *sql, const char *where, PGresult **keep, mull_err *err) {
     PGresult *r = PQexec(c, sql);
     ExecStatusType s = PQresultStatus(r);
-    int rc = 0;
-    if (s != PGRES_COMMAND_OK && s != PGRES_TUPLES_OK) {
-        char text[600];
-        snprintf(text, sizeof text, "%s", PQerrorMessage(c));
-        text[strcspn(text, "\n")] = 0;
-        rc = mull_fail(err, MULL_ERR_FORMAT, WHAT, where, "see the server's log", "%s", text);
-    }
+    int rc = s != PGRES_COMMAND_OK && s != PGRES_TUPLES_OK ? failed(c, where, err) : 0;
     if (keep && !rc)
         *keep = r;
     else
@@ -83,6 +93,45 @@ static int check_whole(const PGresult *applied, int have, mull_err *err) {
     return 0;
 }
 
+/* Their bodies are checked when they run: they call each other in any order. Tables that others are using are locked
+ * for the triggers, so a deadlock with them is possible; it is tried again then. */
+static int make_functions(PGconn *c, mull_err *err) {
+    static const char where[] = "schema/functions";
+    const char *text[] = {mull_sql_functions};
+    PGresult *r = PQexecParams(c, "SELECT count(*) FROM schema_functions WHERE hash = sha256(convert_to($1, 'UTF8'))",
+                               1, NULL, text, NULL, NULL, 0);
+    if (PQresultStatus(r) == PGRES_TUPLES_OK && strcmp(PQgetvalue(r, 0, 0), "1") == 0) {
+        PQclear(r);
+        return 0;
+    }
+    PQclear(r);
+    int rc = 0;
+    for (int tries = 0; tries < 5; tries++) {
+        rc = run(c, "BEGIN; SET LOCAL check_function_bodies = off", where, NULL, err);
+        if (!rc) {
+            r = PQexec(c, mull_sql_functions);
+            const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+            bool deadlock = state && strcmp(state, "40P01") == 0;
+            rc = PQresultStatus(r) == PGRES_COMMAND_OK ? 0 : failed(c, where, err);
+            PQclear(r);
+            if (deadlock) {
+                PQclear(PQexec(c, "ROLLBACK"));
+                continue;
+            }
+        }
+        break;
+    }
+    if (rc) return rc;
+    r = PQexecParams(
+        c,
+        "INSERT INTO schema_functions (one, hash) VALUES (true, sha256(convert_to($1, 'UTF8'))) ON CONFLICT (one) "
+        "DO UPDATE SET hash = EXCLUDED.hash, at = EXCLUDED.at",
+        1, NULL, text, NULL, NULL, 0);
+    if (PQresultStatus(r) != PGRES_COMMAND_OK) rc = failed(c, where, err);
+    PQclear(r);
+    return rc ? rc : run(c, "COMMIT", where, NULL, err);
+}
+
 int mull_migrate_to(const char *conninfo, int version, mull_err *err) {
     PGconn *c = connect_wait(conninfo, err);
     if (!c) return err ? err->code : MULL_ERR_UNAVAILABLE;
@@ -94,7 +143,9 @@ int mull_migrate_to(const char *conninfo, int version, mull_err *err) {
         rc =
             run(c,
                 "CREATE TABLE IF NOT EXISTS schema_migration (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT "
-                "clock_timestamp()); SELECT version FROM schema_migration ORDER BY version",
+                "clock_timestamp()); CREATE TABLE IF NOT EXISTS schema_functions (one boolean PRIMARY KEY CHECK (one), "
+                "hash bytea NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp()); SELECT version FROM "
+                "schema_migration ORDER BY version",
                 NULL, &r, err);
     int have = !rc && PQntuples(r) > 0 ? atoi(PQgetvalue(r, PQntuples(r) - 1, 0)) : 0;
     if (!rc) rc = check_whole(r, have, err);
@@ -110,6 +161,7 @@ int mull_migrate_to(const char *conninfo, int version, mull_err *err) {
         snprintf(sql, sizeof sql, "INSERT INTO schema_migration (version) VALUES (%d); COMMIT", migrations[i].version);
         if (!rc) rc = run(c, sql, where, NULL, err);
     }
+    if (!rc && version == mull_migrate_latest()) rc = make_functions(c, err);
     PQfinish(c); /* gives the lock back, and rolls back what failed */
     return rc;
 }

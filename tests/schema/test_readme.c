@@ -109,6 +109,7 @@ static void tables(void **state) {
         collect(&code, files.gl_pathv[i] + strlen(MULL_SOURCE_DIR) + 1, NULL, NULL, "\nCREATE TABLE ", " ");
     globfree(&files);
     add(&code, "schema_migration", strlen("schema_migration"));
+    add(&code, "schema_functions", strlen("schema_functions"));
     same("table", &code, &d);
 }
 

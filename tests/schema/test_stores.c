@@ -318,6 +318,27 @@ static void a_hole_among_the_versions_is_refused(void **state) {
     assert_non_null(strstr(err.why, "missing"));
 }
 
+/* Functions follow the build: those of another one go, and nothing is touched while they are ours. */
+static void functions_are_made_again_when_they_differ(void **state) {
+    (void)state;
+    char pg[160];
+    mull_err err = {0};
+    mull_servers_database(&s, pg);
+    assert_int_equal(mull_migrate(pg, &err), 0);
+    char *want = shape(pg);
+    static const char oid[] = "SELECT 'mull_leader_release'::regproc::oid";
+    long first = mull_sql_int(pg, oid);
+    assert_int_equal(mull_migrate(pg, &err), 0);
+    assert_int_equal(mull_sql_int(pg, oid), first);
+    free(mull_sql(pg, "DROP FUNCTION mull_leader_release; CREATE FUNCTION mull_gone() RETURNS int LANGUAGE sql AS "
+                      "'SELECT 1'; UPDATE schema_functions SET hash = ''"));
+    assert_int_equal(mull_migrate(pg, &err), 0);
+    char *got = shape(pg);
+    assert_string_equal(got, want);
+    free(got);
+    free(want);
+}
+
 static void the_serving_role_changes_rows_only(void **state) {
     (void)state;
     char pg[160], role[200];
@@ -355,6 +376,7 @@ int main(void) {
         cmocka_unit_test(any_number_of_migrations_at_once),
         cmocka_unit_test(from_every_earlier_version),
         cmocka_unit_test(a_hole_among_the_versions_is_refused),
+        cmocka_unit_test(functions_are_made_again_when_they_differ),
         cmocka_unit_test(the_serving_role_changes_rows_only),
         cmocka_unit_test(a_role_that_may_not_create_roles_can_migrate),
     };

@@ -1,9 +1,7 @@
--- Users and their tokens through the front door. A token's secret is made by the server, shown once and never stored.
-ALTER TABLE token ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY UNIQUE;
-ALTER TABLE token ADD COLUMN note text NOT NULL DEFAULT '';
+-- Users, tokens and the audit.
 
 -- Whom a token speaks for; an admin's speaks for every team.
-CREATE OR REPLACE FUNCTION mull_auth(p_hash text) RETURNS TABLE ("user" text, team text, role text)
+CREATE FUNCTION mull_auth(p_hash text) RETURNS TABLE ("user" text, team text, role text)
 LANGUAGE sql STABLE AS $$
     SELECT t."user", CASE WHEN t.role = 'admin' THEN '' ELSE t.team END, t.role FROM token t
      WHERE t.hash = p_hash AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())
@@ -71,9 +69,3 @@ CREATE FUNCTION mull_audit(p_before bigint, p_limit int) RETURNS json LANGUAGE s
             actor, 'job', job::text, 'attempt', attempt, 'detail', detail) ORDER BY id DESC) FROM page), '[]'),
         'next_cursor', (SELECT CASE WHEN count(*) = p_limit THEN min(id)::text END FROM page))
 $$;
-
-DO $$ BEGIN
-    IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'mull_scheduler') THEN
-        GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO mull_scheduler;
-    END IF;
-END $$;
