@@ -110,7 +110,7 @@ static int one_file(const char *path, filter *f, mull_error *err) {
     if (rc) return rc;
     while ((!f->limit || f->shown < f->limit) && (rc = mull__reader_next(r, &line, err)) > 0) {
         json_error_t je;
-        json_t *j = line.too_long ? NULL : json_loadb(line.data, line.len, 0, &je);
+        json_t *j = line.too_long ? NULL : json_loadb(line.data, line.len, JSON_ALLOW_NUL, &je);
         if (!json_is_object(j)) {
             rc = mull_fail(err, MULL_EFORMAT, "cannot show completions", path, "remove the file",
                            "line %lld is no JSON object", (long long)line.number);

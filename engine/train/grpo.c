@@ -20,15 +20,16 @@ static int alone(struct mull__grpo *g, mull_error *err) {
 
 /* Rollout jobs answer: no second copy of the weights, only the media's features. */
 static int with_jobs(struct mull__grpo *g, const mull_trainer_opts *o, mull_error *err) {
+    if (mull_comm_world(o->comm) > 1)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "rollout_mode",
+                         "use one rank, or let the ranks answer themselves",
+                         "rollout jobs answer for a trainer of one rank");
     g->features = g->own_features = mull_features_create(g->t->tower, 0);
     return g->features ? mull__intake_create(g, o, err) : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
 }
 
 int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *err) {
     const mull_recipe *r = t->r;
-    if (mull_comm_world(t->params.comm) > 1)
-        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "ranks", "start it with one rank",
-                         "GRPO runs on one rank with all its threads");
     if (!r->freeze_vision)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: True",
                          "GRPO runs with a frozen vision tower");
@@ -70,63 +71,113 @@ void mull__grpo_destroy(struct mull__grpo *g) {
 }
 
 /* ---- figures */
-static void add_type(mull_grpo_figures *f, const char *name, double reward) {
-    int i = 0;
-    while (i < f->ntypes && strcmp(f->type[i].name, name)) i++;
-    if (i == MULL_REWARD_TYPES) return; /* not reached: the types are a fixed list */
-    if (i == f->ntypes) f->type[f->ntypes++].name = name;
-    f->type[i].n++;
-    f->type[i].mean += reward; /* sums, until they are finished */
-    f->type[i].std += reward * reward;
-}
+static const char *const TYPES[MULL_REWARD_TYPES] = {"multiple choice", "numerical", "regression", "OCR", "free-form"};
+
+/* Sums over completions and groups: what figures are made from, here and on other ranks. */
+enum {
+    N,
+    REWARD,
+    SQUARES,
+    ACCURACY,
+    FORMAT,
+    EXTERNAL,
+    LENGTH,
+    TRUNCATED,
+    GROUPS,
+    GROUP_STD,
+    FLAT,
+    LAG,
+    RESAMPLED,
+    TOKENS,
+    PROMPT,
+    CACHED,
+    TYPE,
+    SUMS = TYPE + 3 * MULL_REWARD_TYPES
+};
+enum { LONGEST, LAG_MAX, SECONDS, REFRESH, MOSTS };
 
 static double deviation(double sum, double squares, double n) {
     double d = n > 1 ? (squares - sum * sum / n) / (n - 1) : 0;
     return d > 0 ? sqrt(d) : 0;
 }
 
-/* What the completions of window w were like. */
-static void describe(const struct mull__grpo *g, int w, mull_grpo_figures *f) {
+static void add_up(const struct mull__grpo *g, int w, double *v, double *most) {
     const mull__round *o = &g->round;
-    size_t G = (size_t)g->t->r->num_generations, groups = o->window[w + 1] - o->window[w];
-    double n = (double)(groups * G), sum = 0, squares = 0;
-    *f = (mull_grpo_figures){0};
+    size_t G = (size_t)g->t->r->num_generations;
     for (size_t i = o->window[w]; i < o->window[w + 1]; i++) {
         const mull__group *x = &o->groups[i];
         double own = 0, own2 = 0;
+        int type = 0;
+        while (type < MULL_REWARD_TYPES - 1 && strcmp(TYPES[type], x->sample->problem_type)) type++;
         for (size_t k = 0; k < G; k++) {
             const mull__completion *c = &x->c[k];
             double r = (double)c->reward;
             own += r;
             own2 += r * r;
-            add_type(f, x->sample->problem_type, r);
-            f->accuracy += c->accuracy / n;
-            f->format += c->format / n;
-            f->external += c->external / n;
-            f->length += c->n / n;
-            if (c->n > f->length_max) f->length_max = c->n;
-            f->truncated += c->truncated / n;
+            v[ACCURACY] += c->accuracy;
+            v[FORMAT] += c->format;
+            v[EXTERNAL] += c->external;
+            v[LENGTH] += c->n;
+            v[TRUNCATED] += c->truncated;
+            most[LONGEST] = fmax(most[LONGEST], c->n);
         }
-        sum += own;
-        squares += own2;
-        f->group_std += deviation(own, own2, (double)G) / (double)groups;
-        f->zero_spread += x->flat / (double)groups;
+        v[N] += (double)G;
+        v[TYPE + 3 * type] += (double)G;
+        v[TYPE + 3 * type + 1] += own;
+        v[TYPE + 3 * type + 2] += own2;
+        v[REWARD] += own;
+        v[SQUARES] += own2;
+        v[GROUPS]++;
+        v[GROUP_STD] += deviation(own, own2, (double)G);
+        v[FLAT] += x->flat;
+        double lag = (double)(g->t->state.step - x->version);
+        v[LAG] += lag;
+        most[LAG_MAX] = fmax(most[LAG_MAX], lag);
     }
-    f->reward = sum / n;
-    f->reward_std = deviation(sum, squares, n);
-    for (int i = 0; i < f->ntypes; i++) {
-        double s = f->type[i].mean, k = (double)f->type[i].n;
-        f->type[i].std = deviation(s, f->type[i].std, k);
-        f->type[i].mean = s / k;
+    v[RESAMPLED] = (double)o->resampled;
+    v[TOKENS] = (double)o->tokens;
+    v[PROMPT] = (double)o->prompt_tokens;
+    v[CACHED] = (double)o->cached_tokens;
+    most[SECONDS] = o->seconds;
+    most[REFRESH] = o->refresh_seconds;
+}
+
+/* What the completions of window w were like, on all ranks. */
+static int describe(const struct mull__grpo *g, int w, mull_grpo_figures *f, mull_error *err) {
+    double v[SUMS] = {0}, most[MOSTS] = {0};
+    add_up(g, w, v, most);
+    int rc = mull_ranks_add(g->t->ranks, v, SUMS, err);
+    if (!rc) rc = mull_ranks_most(g->t->ranks, most, MOSTS, err);
+    double n = v[N], groups = v[GROUPS];
+    *f = (mull_grpo_figures){.reward = v[REWARD] / n,
+                             .reward_std = deviation(v[REWARD], v[SQUARES], n),
+                             .group_std = v[GROUP_STD] / groups,
+                             .accuracy = v[ACCURACY] / n,
+                             .format = v[FORMAT] / n,
+                             .external = v[EXTERNAL] / n,
+                             .length = v[LENGTH] / n,
+                             .length_max = most[LONGEST],
+                             .truncated = v[TRUNCATED] / n,
+                             .zero_spread = v[FLAT] / groups,
+                             .staleness = v[LAG] / groups,
+                             .staleness_max = most[LAG_MAX],
+                             .resampled = (int64_t)v[RESAMPLED],
+                             .rollout_tokens = (int64_t)v[TOKENS],
+                             .rollout_seconds = most[SECONDS],
+                             .rollout_tok_s = most[SECONDS] > 0 ? v[TOKENS] / most[SECONDS] : 0,
+                             .refresh_seconds = most[REFRESH],
+                             .prefix_share = v[PROMPT] > 0 ? v[CACHED] / v[PROMPT] : 0};
+    for (int i = 0; i < MULL_REWARD_TYPES; i++) {
+        const double *t = v + TYPE + 3 * i;
+        if (t[0] == 0) continue;
+        f->type[f->ntypes].name = TYPES[i];
+        f->type[f->ntypes].n = (int64_t)t[0];
+        f->type[f->ntypes].mean = t[1] / t[0];
+        f->type[f->ntypes++].std = deviation(t[1], t[2], t[0]);
     }
-    f->resampled = o->resampled;
-    f->rollout_tokens = o->tokens;
-    f->rollout_seconds = o->seconds;
-    f->rollout_tok_s = o->seconds > 0 ? (double)o->tokens / o->seconds : 0;
-    f->refresh_seconds = o->refresh_seconds;
     f->wait_seconds = f->wait_share = NAN;
-    f->prefix_share = o->prompt_tokens ? (double)o->cached_tokens / (double)o->prompt_tokens : 0;
     if (g->intake) f->prefix_share = f->rollout_seconds = NAN;
+    return rc;
 }
 
 static void put(json_t *to, const char *key, double x) {
@@ -173,18 +224,6 @@ void mull_grpo_figures_json(const mull_grpo_figures *f, json_t *to) {
     put(to, "prefix_share", f->prefix_share);
 }
 
-/* How old the weights are that answered window w. */
-static void lag(const struct mull__grpo *g, int w, mull_grpo_figures *f) {
-    const mull__round *o = &g->round;
-    double groups = (double)(o->window[w + 1] - o->window[w]), sum = 0;
-    for (size_t i = o->window[w]; i < o->window[w + 1]; i++) {
-        double steps = (double)(g->t->state.step - o->groups[i].version);
-        sum += steps;
-        f->staleness_max = fmax(f->staleness_max, steps);
-    }
-    f->staleness = sum / groups;
-}
-
 /* ---- the loop */
 static int optimise(struct mull__grpo *g, int w, bool first, const mull_train_source *src, double start,
                     mull_error *err) {
@@ -192,13 +231,14 @@ static int optimise(struct mull__grpo *g, int w, bool first, const mull_train_so
     mull_grpo_figures f;
     mull_step st = {.ce = NAN, .cos = NAN, .grpo = &f};
     double begin = mull__train_now();
-    describe(g, w, &f);
+    int rc = describe(g, w, &f, err);
     mull_params_zero_grad(&t->params);
-    int rc = mull__grpo_window(g, w, first, &st, &f, err);
+    if (!rc) rc = mull__grpo_window(g, w, first, &st, &f, err);
+    if (!rc) rc = mull_ranks_reduce(t->ranks, err);
     if (!rc) rc = mull__grpo_keep_reference(g, err);
     if (rc) return rc;
-    lag(g, w, &f);
     mull_position at = src->position(src->ctx);
+    if ((rc = mull__train_position(t, &at, err))) return rc;
     if ((rc = mull__train_apply(t, 1, &at, start, &st, err))) return rc;
     g->stale |= !st.skipped;
     f.train_seconds = mull__train_now() - begin;
@@ -207,7 +247,7 @@ static int optimise(struct mull__grpo *g, int w, bool first, const mull_train_so
         f.wait_share = st.seconds > 0 ? f.wait_seconds / st.seconds : 0;
     }
     f.train_tok_s = f.train_seconds > 0 ? (double)f.train_rows / f.train_seconds : 0;
-    if (g->hooks->step) g->hooks->step(g->hooks->ctx, &st);
+    if (g->hooks->step && mull_comm_rank(t->params.comm) == 0) g->hooks->step(g->hooks->ctx, &st);
     return mull__train_check_skipped(t, err);
 }
 
@@ -216,7 +256,8 @@ static int round_of(struct mull__grpo *g, int64_t until, const mull_train_source
     const mull_recipe *r = g->t->r;
     double start = mull__train_now();
     int rc = mull__grpo_collect(g, src, err);
-    for (int w = 0; !rc && w < g->round.windows; w++) mull__grpo_scale(g, g->round.window[w], g->round.window[w + 1]);
+    for (int w = 0; !rc && w < g->round.windows; w++)
+        rc = mull__grpo_scale(g, g->round.window[w], g->round.window[w + 1], err);
     if (!rc) rc = mull__grpo_store(g, err);
     if (!rc) rc = mull__grpo_before(g, err);
     for (int64_t k = 0; !rc && k < r->num_iterations; k++)
@@ -238,8 +279,9 @@ int mull__grpo_run(mull_trainer *t, int64_t until, const mull_train_source *src,
     int rc = MULL_OK;
     g->hooks = hooks;
     while (!rc && t->state.step < until) {
-        if (hooks->stop && hooks->stop(hooks->ctx)) return MULL_ECANCELLED;
-        rc = round_of(g, until, src, err);
+        rc = hooks->stop && hooks->stop(hooks->ctx) ? MULL_ECANCELLED : MULL_OK;
+        rc = mull__grpo_agree(g, rc, false, NULL, err);
+        if (!rc) rc = round_of(g, until, src, err);
         if (!rc) rc = mull__train_saved(t, hooks, false, err);
         /* Only between rounds: inside one, the weights that answered are gone. */
         int64_t every = t->r->save_steps;

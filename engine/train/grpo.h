@@ -8,7 +8,11 @@
  *
  * With rollout_mode: disaggregated other processes answer (rollout_exchange.h). Completions of an older policy, at most
  * max_staleness steps old, enter GRPO's own ratio with the log-probs that they were sampled with, in place of those
- * of the weights before the round; its clip bounds what they can do. */
+ * of the weights before the round; its clip bounds what they can do.
+ *
+ * On several ranks each draws, answers, scores and trains on its own prompts; gradients are reduced as in supervised
+ * training (ranks.h), and what advantages, losses, dynamic sampling and figures count is counted over all of them
+ * (grpo_ranks.c). Each has the packed weights that answer and, without LoRA, a whole reference. */
 #ifndef MULL_ENGINE_TRAIN_GRPO_H
 #define MULL_ENGINE_TRAIN_GRPO_H
 

@@ -1,6 +1,7 @@
 /* What the files of GRPO share. grpo.c: the loop; grpo_round.c: prompts and completions; grpo_score.c: rewards and
  * advantages; grpo_update.c: the passes of the trainer; grpo_weights.c: the policy as the engine sees it, and the
- * reference; grpo_store.c: samples on disk; rollout_intake.c: completions that rollout jobs made. */
+ * reference; grpo_store.c: samples on disk; grpo_ranks.c: what ranks decide together; rollout_intake.c: completions
+ * that rollout jobs made. */
 #ifndef MULL_ENGINE_TRAIN_GRPO_INTERNAL_H
 #define MULL_ENGINE_TRAIN_GRPO_INTERNAL_H
 
@@ -27,8 +28,8 @@ typedef struct mull__completion {
 typedef struct mull__group {
     const mull_sample *sample; /* a batch's */
     int64_t step;              /* of the loader */
-    int place;                 /* in that step */
-    int part;                  /* which of the step's batches: bnpo's local batch */
+    int place;                 /* in that step, over all ranks */
+    int part;                  /* which of the step's batches, over all ranks: bnpo's local batch */
     int64_t version;           /* optimiser steps that the weights had seen which answered */
     mull__completion *c;       /* [G] */
     bool flat;                 /* no spread in its rewards */
@@ -89,7 +90,8 @@ struct mull__grpo {
     int64_t entropy_cap;
     float *logp, *klt; /* outputs by token of a pack */
     int64_t out_cap;
-    bool failed; /* a completion's memory, inside a callback */
+    bool failed;               /* a completion's memory, inside a callback */
+    const mull_param *lent[3]; /* whole on this rank until the next weight is asked for (ZeRO) */
 };
 
 static inline int64_t mull__completion_rows(const mull_recipe *r, const mull__group *g, const mull__completion *c) {
@@ -131,8 +133,19 @@ int mull__grpo_answer(struct mull__grpo *g, size_t first, mull_error *err);
 int mull__grpo_reward(struct mull__grpo *g, size_t first, mull_error *err);
 int mull__grpo_advantages(struct mull__grpo *g, size_t first, mull_error *err);
 void mull__group_fini(mull__group *x, int64_t generations);
+
+/* ---- several ranks (grpo_ranks.c): every rank makes the same calls; with one they decide alone */
+/* How far the ranks have come: a failure of one (rc) is a failure of all, a stop of one (MULL_ECANCELLED) one of all.
+ * *any (may be NULL): one of them has more. */
+int mull__grpo_agree(struct mull__grpo *g, int rc, bool more, bool *any, mull_error *err);
+/* The place of this rank's first prompt in a loader step. */
+int mull__grpo_first_place(const struct mull__grpo *g);
+/* Dynamic sampling: groups of [begin, first) without spread give way to those with spread of [first, ngroups); the rest
+ * of the latter goes. */
+int mull__grpo_refill(struct mull__grpo *g, size_t begin, size_t first, mull_error *err);
+
 /* scale_rewards: batch: divides the advantages of groups [from, to) by the deviation of all their rewards. */
-void mull__grpo_scale(struct mull__grpo *g, size_t from, size_t to);
+int mull__grpo_scale(struct mull__grpo *g, size_t from, size_t to, mull_error *err);
 /* Log-probs of the weights before the round's first step, and of the reference. */
 int mull__grpo_before(struct mull__grpo *g, mull_error *err);
 /* Adds up the gradients of window w; fills f and the loss. */

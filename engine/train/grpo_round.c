@@ -49,7 +49,8 @@ static int add_groups(struct mull__grpo *g, const mull_batch *b, int part, int *
 /* The groups of one loader step. */
 static int take_step(struct mull__grpo *g, const mull_train_source *src, mull_error *err) {
     mull__round *o = &g->round;
-    int place = 0, part = 0;
+    int place = mull__grpo_first_place(g),
+        part = mull_comm_rank(g->t->params.comm) * (int)g->t->r->gradient_accumulation_steps;
     for (bool last = false; !last; part++) {
         if (o->nbatches == o->batch_cap) {
             size_t cap = o->batch_cap ? 2 * o->batch_cap : 16;
@@ -212,31 +213,22 @@ static int draw(struct mull__grpo *g, const mull_train_source *src, size_t first
         if (!rc) rc = mull__grpo_answer(g, first, err);
         if (!rc) rc = mull__grpo_reward(g, first, err);
     }
-    return rc ? rc : mull__grpo_advantages(g, first, err);
+    if (!rc) rc = mull__grpo_advantages(g, first, err);
+    return mull__grpo_agree(g, rc, false, NULL, err);
 }
 
 /* DAPO: groups that teach nothing make room for those of further prompts that do, in order. */
 static int resample(struct mull__grpo *g, const mull_train_source *src, size_t begin, mull_error *err) {
-    mull__round *o = &g->round;
-    size_t end = o->ngroups;
+    const mull__round *o = &g->round;
     int rc = MULL_OK;
     for (int64_t k = 0; k < g->t->r->dynamic_sampling && !rc; k++) {
         size_t flat = 0, first = o->ngroups;
-        for (size_t i = begin; i < end; i++) flat += o->groups[i].flat;
-        if (!flat) break;
+        bool any = false;
+        for (size_t i = begin; i < first; i++) flat += o->groups[i].flat;
+        rc = mull__grpo_agree(g, rc, flat > 0, &any, err);
+        if (rc || !any) break;
         rc = draw(g, src, first, err);
-        size_t to = begin;
-        for (size_t from = first; !rc && from < o->ngroups; from++) {
-            if (o->groups[from].flat) continue;
-            while (to < end && !o->groups[to].flat) to++;
-            if (to == end) break;
-            mull__group x = o->groups[to];
-            o->groups[to] = o->groups[from];
-            o->groups[from] = x;
-            o->groups[to].part = x.part;
-            o->resampled++;
-        }
-        while (o->ngroups > end) mull__group_fini(&o->groups[--o->ngroups], g->t->r->num_generations);
+        if (!rc) rc = mull__grpo_refill(g, begin, first, err);
     }
     return rc;
 }

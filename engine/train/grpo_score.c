@@ -120,21 +120,24 @@ int mull__grpo_advantages(struct mull__grpo *g, size_t first, mull_error *err) {
     return rc;
 }
 
-void mull__grpo_scale(struct mull__grpo *g, size_t from, size_t to) {
+int mull__grpo_scale(struct mull__grpo *g, size_t from, size_t to, mull_error *err) {
     const mull_recipe *r = g->t->r;
-    double sum = 0, squares = 0, n = 0;
-    if (r->scale_rewards != 1 || r->basic_reinforce_mode) return;
+    double v[2] = {0}, squares = 0;
+    if (r->scale_rewards != 1 || r->basic_reinforce_mode) return MULL_OK;
     for (size_t i = from; i < to; i++)
-        for (int64_t k = 0; k < r->num_generations; k++, n++) sum += (double)g->round.groups[i].c[k].reward;
+        for (int64_t k = 0; k < r->num_generations; k++, v[1]++) v[0] += (double)g->round.groups[i].c[k].reward;
+    int rc = mull_ranks_add(g->t->ranks, v, 2, err);
     for (size_t i = from; i < to; i++)
         for (int64_t k = 0; k < r->num_generations; k++) {
-            double d = (double)g->round.groups[i].c[k].reward - sum / n;
+            double d = (double)g->round.groups[i].c[k].reward - v[0] / v[1];
             squares += d * d;
         }
-    double spread = n > 1 ? sqrt(squares / (n - 1)) : 0;
+    if (!rc) rc = mull_ranks_add(g->t->ranks, &squares, 1, err);
+    double spread = v[1] > 1 ? sqrt(squares / (v[1] - 1)) : 0;
     for (size_t i = from; i < to; i++)
         for (int64_t k = 0; k < r->num_generations; k++) {
             mull__completion *c = &g->round.groups[i].c[k];
             c->advantage = (float)((double)c->advantage / (spread + 1e-4));
         }
+    return rc;
 }

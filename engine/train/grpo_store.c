@@ -56,27 +56,39 @@ static int put_file(const char *path, const void *data, size_t len, mull_error *
     return mull_fail_errno(err, e, WHAT, path, "free space, or set save_rollouts: False");
 }
 
-int mull__grpo_store(struct mull__grpo *g, mull_error *err) {
+/* The completions of this rank, packed: zstd frames behind each other are one file. */
+static int pack(const struct mull__grpo *g, void **out, size_t *n, mull_error *err) {
     const mull__round *o = &g->round;
-    if (!g->t->out || !g->t->r->save_rollouts || !o->ngroups) return MULL_OK;
-    char path[4100];
-    snprintf(path, sizeof path, "%s/rollouts", g->t->out);
-    if (mkdir(path, 0777) && errno != EEXIST) return mull_fail_errno(err, errno, WHAT, path, NULL);
-    /* The round's last loader step names it: with dynamic sampling it has drawn more than one. */
-    snprintf(path, sizeof path, "%s/rollouts/step-%09lld.jsonl.zst", g->t->out,
-             (long long)o->batches[o->nbatches - 1].step);
     mull_buf text = {0};
     int rc = MULL_OK;
     for (size_t i = 0; i < o->ngroups && !rc; i++)
         for (int64_t k = 0; k < g->t->r->num_generations && !rc; k++) rc = line(&o->groups[i], k, &text);
-    size_t cap = ZSTD_compressBound(text.len), n = 0;
-    void *packed = rc ? NULL : malloc(cap);
-    if (packed) n = ZSTD_compress(packed, cap, text.data ? text.data : "", text.len, 3);
-    if (!packed || ZSTD_isError(n))
-        rc = mull_fail(err, MULL_ENOMEM, WHAT, path, NULL, "out of memory");
-    else
-        rc = put_file(path, packed, n, err);
-    free(packed);
+    size_t cap = ZSTD_compressBound(text.len);
+    *out = rc ? NULL : malloc(cap);
+    *n = *out ? ZSTD_compress(*out, cap, text.data ? text.data : "", text.len, 3) : 0;
+    if (!*out || ZSTD_isError(*n)) rc = mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
     mull_buf_fini(&text);
     return rc;
+}
+
+int mull__grpo_store(struct mull__grpo *g, mull_error *err) {
+    const mull__round *o = &g->round;
+    if (!g->t->out || !g->t->r->save_rollouts) return MULL_OK;
+    char path[4100];
+    void *mine = NULL, *all = NULL;
+    size_t n = 0, at[MULL_WORLD_MAX + 1];
+    int world = mull_comm_world(g->t->params.comm), rc = pack(g, &mine, &n, err);
+    rc = mull__grpo_agree(g, rc, false, NULL, err);
+    if (!rc) rc = mull_ranks_collect(g->t->ranks, mine, n, &all, at, err);
+    snprintf(path, sizeof path, "%s/rollouts", g->t->out);
+    if (!rc && mull_comm_rank(g->t->params.comm) == 0) {
+        if (mkdir(path, 0777) && errno != EEXIST) rc = mull_fail_errno(err, errno, WHAT, path, NULL);
+        /* The round's last loader step names it: with dynamic sampling it has drawn more than one. */
+        snprintf(path, sizeof path, "%s/rollouts/step-%09lld.jsonl.zst", g->t->out,
+                 (long long)o->batches[o->nbatches - 1].step);
+        if (!rc) rc = put_file(path, all, at[world], err);
+    }
+    free(mine);
+    free(all);
+    return mull__grpo_agree(g, rc, false, NULL, err);
 }

@@ -246,8 +246,24 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
     mull_net_entropy(t->net, backward ? g->entropy : NULL);
     rc = mull_loss_grpo(t->net, &t->pack, &b, &o, &t->work, sum, g->logp, g->klt, err);
     mull_net_entropy(t->net, NULL);
-    if (!rc && backward) mull_net_backward(t->net, &t->pack.net);
-    return rc;
+    if (rc) return rc;
+    if (backward)
+        mull_net_backward(t->net, &t->pack.net);
+    else
+        mull_net_end(t->net);
+    return MULL_OK;
+}
+
+/* The next pack and its pass. Ranks have different numbers of packs: one that has no more takes part in what the
+ * others' need of it, and p->count is 0. *any: there was one somewhere. */
+static int next(struct mull__grpo *g, size_t *at, size_t end, const double *share, pack *p, mull_loss_sum *sum,
+                bool *any, mull_error *err) {
+    int rc = pack_next(g, at, end, share, p, err);
+    rc = mull__grpo_agree(g, rc, p->count > 0, any, err);
+    if (rc || !*any) return rc;
+    if (p->count) return pass(g, p, share != NULL, sum, err);
+    mull_net_idle(g->t->net, share != NULL);
+    return MULL_OK;
 }
 
 /* ---- before the first step */
@@ -258,11 +274,10 @@ static bool is_stale(const mull__round *o, const mull__group *x) {
 static int log_probs(struct mull__grpo *g, float *out, mull_error *err) {
     size_t at = 0, end = g->round.ngroups * (size_t)g->t->r->num_generations;
     int rc = MULL_OK;
-    while (!rc && at < end) {
+    for (bool any = true; !rc && any;) {
         pack p;
         mull_loss_sum ignored = {0};
-        rc = pack_next(g, &at, end, NULL, &p, err);
-        if (!rc && p.count) rc = pass(g, &p, false, &ignored, err);
+        rc = next(g, &at, end, NULL, &p, &ignored, &any, err);
         int64_t from = 0;
         for (int s = 0; !rc && s < p.count; from += p.length[s++])
             memcpy(out + p.c[s]->at, g->logp + from, (size_t)p.length[s] * sizeof *out);
@@ -291,7 +306,8 @@ int mull__grpo_before(struct mull__grpo *g, mull_error *err) {
     float *ref = g->kl ? calloc((size_t)o->flat + 1, sizeof *ref) : NULL;
     int rc =
         (several && !old) || (g->kl && !ref) ? mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory") : MULL_OK;
-    if (!rc && old && stale < o->ngroups) rc = log_probs(g, old, err);
+    /* A rank without groups still takes part in the passes of the others. */
+    if (!rc && old && (!stale || stale < o->ngroups)) rc = log_probs(g, old, err);
     if (!rc && old && stale) behaviour(g, old);
     if (!rc && ref) {
         /* Until the policy moves away, the reference is the policy. */
@@ -340,28 +356,65 @@ static void count_tokens(const struct mull__grpo *g, const pack *p, bool compare
     }
 }
 
-static double *shares(const struct mull__grpo *g, size_t from, size_t to) {
+/* By completion of the round, of groups [from, to); what they divide by is counted over all ranks. */
+static int shares(struct mull__grpo *g, size_t from, size_t to, double **out, mull_error *err) {
     const mull__round *o = &g->round;
     size_t G = (size_t)g->t->r->num_generations;
-    int parts = 0;
-    double total = 0;
+    int mine = 0, parts;
     for (size_t i = from; i < to; i++)
-        if (o->groups[i].part >= parts) parts = o->groups[i].part + 1;
-    double *share = calloc(o->ngroups * G + 1, sizeof *share), *part = calloc((size_t)parts + 1, sizeof *part);
-    for (size_t i = from; i < to && share && part; i++)
-        for (size_t k = 0; k < G; k++) {
+        if (o->groups[i].part >= mine) mine = o->groups[i].part + 1;
+    int rc = mull_ranks_agree(g->t->ranks, mine, &parts, err);
+    if (rc) return rc;
+    double *share = calloc(o->ngroups * G + 1, sizeof *share), *part = calloc((size_t)parts + 2, sizeof *part);
+    double *total = part ? part + parts : NULL, *n = part ? part + parts + 1 : NULL;
+    if (!share || !part) rc = mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    for (size_t i = from; i < to && !rc; i++)
+        for (size_t k = 0; k < G; k++, ++*n) {
             part[o->groups[i].part] += o->groups[i].c[k].counted;
-            total += o->groups[i].c[k].counted;
+            *total += o->groups[i].c[k].counted;
         }
-    for (size_t i = from; i < to && share && part; i++)
+    if (!rc) rc = mull_ranks_add(g->t->ranks, part, parts + 2, err);
+    for (size_t i = from; i < to && !rc; i++)
         for (size_t k = 0; k < G; k++)
-            share[i * G + k] =
-                share_of(g, &o->groups[i], &o->groups[i].c[k], part, (int64_t)((to - from) * G), parts, total);
-    bool ok = share && part;
+            share[i * G + k] = share_of(g, &o->groups[i], &o->groups[i].c[k], part, (int64_t)*n, parts, *total);
     free(part);
-    if (ok) return share;
-    free(share);
-    return NULL;
+    if (rc)
+        free(share);
+    else
+        *out = share;
+    return rc;
+}
+
+/* What the passes of one step gave, over all ranks. */
+static int add_ranks(struct mull__grpo *g, mull_loss_sum *sum, token_sums *t, mull_step *st, mull_error *err) {
+    double v[] = {sum->loss,
+                  (double)st->tokens,
+                  st->flops,
+                  (double)st->samples,
+                  (double)t->n,
+                  t->kl,
+                  t->entropy,
+                  t->low,
+                  t->high,
+                  t->mismatch,
+                  (double)t->compared,
+                  t->ratio};
+    int rc = mull_ranks_add(g->t->ranks, v, sizeof v / sizeof *v, err);
+    if (!rc) rc = mull_ranks_most(g->t->ranks, &t->worst, 1, err);
+    sum->loss = v[0];
+    st->tokens = (int64_t)v[1];
+    st->flops = v[2];
+    st->samples = (int64_t)v[3];
+    *t = (token_sums){.n = (int64_t)v[4],
+                      .kl = v[5],
+                      .entropy = v[6],
+                      .low = v[7],
+                      .high = v[8],
+                      .mismatch = v[9],
+                      .compared = (int64_t)v[10],
+                      .ratio = v[11],
+                      .worst = t->worst};
+    return rc;
 }
 
 int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mull_grpo_figures *f, mull_error *err) {
@@ -369,13 +422,12 @@ int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mu
     size_t G = (size_t)g->t->r->num_generations, at = o->window[w] * G, end = o->window[w + 1] * G;
     mull_loss_sum sum = {0};
     token_sums t = {0};
-    double *share = shares(g, o->window[w], o->window[w + 1]);
-    int rc = share ? MULL_OK : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    double *share = NULL;
+    int rc = shares(g, o->window[w], o->window[w + 1], &share, err);
     bool compare = first && (o->old || g->t->state.step == o->version);
-    while (!rc && at < end) {
+    for (bool any = true; !rc && any;) {
         pack p;
-        rc = pack_next(g, &at, end, share, &p, err);
-        if (!rc && p.count) rc = pass(g, &p, true, &sum, err);
+        rc = next(g, &at, end, share, &p, &sum, &any, err);
         if (!rc && p.count) {
             count_tokens(g, &p, compare, &t);
             st->tokens += p.b.rows;
@@ -384,9 +436,10 @@ int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mu
         pack_fini(&p);
     }
     free(share);
+    st->samples = (int64_t)(end - o->window[w] * G);
+    if (!rc) rc = add_ranks(g, &sum, &t, st, err);
     double n = t.n ? (double)t.n : NAN;
     st->loss = sum.loss;
-    st->samples = (int64_t)(end - o->window[w] * G);
     st->counted = t.n;
     f->kl = g->kl ? t.kl / n : NAN;
     f->entropy = t.entropy / n;

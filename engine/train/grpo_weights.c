@@ -44,8 +44,23 @@ static const float *merge(struct mull__grpo *g, const mull_param *w, const mull_
     return mull__adapted(&x, mull_model_pool(g->t->tower), &g->merged);
 }
 
+/* What was whole for the last weight is in parts again. */
+static void give_back(struct mull__grpo *g) {
+    for (int i = 0; i < 3; i++) {
+        if (g->lent[i]) mull_ranks_release(g->t->ranks, g->lent[i]);
+        g->lent[i] = NULL;
+    }
+}
+
+/* The whole of q, which may be in parts over the ranks. */
+static bool borrow(struct mull__grpo *g, int i, const mull_param *q, bool master) {
+    g->lent[i] = q;
+    return mull_ranks_fetch(g->t->ranks, q, master, NULL) == MULL_OK;
+}
+
 const void *mull__grpo_weight(void *ctx, const char *name, mull_dtype *type) {
     struct mull__grpo *g = ctx;
+    give_back(g);
     const mull_params *p = &g->t->params;
     const mull_param *w = mull_params_find(p, name);
     if (!w) return NULL; /* not reached: both lists are mull_weights_list */
@@ -56,8 +71,9 @@ const void *mull__grpo_weight(void *ctx, const char *name, mull_dtype *type) {
         snprintf(a, sizeof a, "base_model.model.%.*s.lora_A.weight", (int)(n - tail), name);
         snprintf(b, sizeof b, "base_model.model.%.*s.lora_B.weight", (int)(n - tail), name);
         const mull_param *pa = mull_params_find(p, a), *pb = mull_params_find(p, b);
-        if (pa && pb) return merge(g, w, pa, pb);
+        if (pa && pb) return borrow(g, 0, pa, true) && borrow(g, 1, pb, true) ? merge(g, w, pa, pb) : NULL;
     }
+    if (!borrow(g, 2, w, false)) return NULL;
     /* Norms and biases act in float32 in the trainer too. */
     if (w->half && w->ndim == 2) {
         *type = MULL_BF16;
@@ -70,6 +86,8 @@ int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
     double start = mull__train_now();
     int rc = g->engine ? mull_infer_forget(g->engine, err) : MULL_OK;
     if (!rc) rc = mull_model_adopt(g->t->tower, mull__grpo_weight, g, err);
+    give_back(g);
+    rc = mull__grpo_agree(g, rc, false, NULL, err);
     if (!rc) g->stale = false;
     *seconds += mull__train_now() - start;
     return rc;
@@ -134,6 +152,7 @@ int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
         return mull_fail(err, MULL_ENOMEM, WHAT, "reference", "set no_ref_model: True, freeze more, or use LoRA",
                          "no memory for a second copy of the trained weights");
     }
+    int rc = MULL_OK;
     float *w = f->memory;
     uint16_t *half = (uint16_t *)(w + values);
     for (size_t i = 0; i < p->n; i++) {
@@ -141,11 +160,13 @@ int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
         f->w[i] = copied[i] ? w : q->w;
         f->half[i] = copied[i] && p->half ? half : q->half;
         if (!copied[i]) continue;
+        if (!rc) rc = mull_ranks_fetch(t->ranks, q, true, err);
         memcpy(w, q->w, (size_t)q->count * sizeof *w);
+        mull_ranks_release(t->ranks, q);
         w += q->count;
         half += q->count;
     }
-    int rc = t->state.step > 0 ? read_first(g, err) : MULL_OK;
+    if (!rc && t->state.step > 0) rc = read_first(g, err);
     for (size_t i = 0; !rc && p->half && i < p->n; i++)
         for (int64_t k = 0; copied[i] && k < p->list[i].count; k++) f->half[i][k] = mull_f32_to_bf16(f->w[i][k]);
     free(copied);

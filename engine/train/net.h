@@ -59,8 +59,11 @@ const float *mull_net_hidden(const mull_net *n);
 float *mull_net_dh(mull_net *n);
 /* The backward of everything from dh on. */
 void mull_net_backward(mull_net *n, const mull_net_batch *b);
-/* Tells the parts what a forward and a backward tell them: for a rank that has no batch while others have one. */
-void mull_net_idle(mull_net *n);
+/* After a forward that no backward follows: the parts learn that its values are not needed. */
+void mull_net_end(mull_net *n);
+/* Tells the parts what a forward and a backward tell them (without backward: a forward and mull_net_end): for a rank
+ * that has no batch while others have one. */
+void mull_net_idle(mull_net *n, bool backward);
 
 /* Log-probabilities of targets under the head, for gathered rows [0, count), at this temperature: logp [count].
  * slope (NULL: no gradient) gives d loss / d logp of row i; dh and the head's gradient accumulate. Logits exist for a

@@ -96,15 +96,19 @@ void mull__net_leave(const mull_net *n, int part, bool backward) {
     if (n->opts.parts.leave) n->opts.parts.leave(n->opts.parts.ctx, part, backward);
 }
 
-void mull_net_idle(mull_net *n) {
+void mull_net_end(mull_net *n) {
+    mull__net_leave(n, MULL_PART_OUTER(n->c), false);
+}
+
+void mull_net_idle(mull_net *n, bool backward) {
     mull__net_enter(n, MULL_PART_OUTER(n->c));
     for (int i = 0; i < n->c->layers; i++) {
         mull__net_enter(n, i);
         mull__net_leave(n, i, false);
     }
-    for (int i = n->c->layers - 1; i >= 0 && i >= n->first; i--) {
+    for (int i = n->c->layers - 1; backward && i >= 0 && i >= n->first; i--) {
         mull__net_enter(n, i);
         mull__net_leave(n, i, true);
     }
-    mull__net_leave(n, MULL_PART_OUTER(n->c), true);
+    mull__net_leave(n, MULL_PART_OUTER(n->c), backward);
 }

@@ -4,6 +4,7 @@
 
 #include "engine/ops/kernels.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -193,15 +194,55 @@ int mull_ranks_agree(mull_ranks *r, int word, int *most, mull_error *err) {
     return MULL_OK;
 }
 
-int mull_ranks_add(mull_ranks *r, double *values, int n, mull_error *err) {
+/* Each of n values over the ranks, in their order. */
+static int fold(mull_ranks *r, double *values, int n, double (*with)(double, double), mull_error *err) {
     if (r->world == 1) return MULL_OK;
     double *all = malloc((size_t)r->world * (size_t)n * sizeof *all);
     if (!all) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
     if (!r->failed) keep(r, mull_comm_collect(r->p->comm, values, (size_t)n * sizeof *all, all, &r->err));
     for (int i = 0; i < n && !r->failed; i++) {
         values[i] = all[i];
-        for (int k = 1; k < r->world; k++) values[i] += all[k * n + i];
+        for (int k = 1; k < r->world; k++) values[i] = with(values[i], all[k * n + i]);
     }
     free(all);
+    return told(r, err);
+}
+
+static double plus(double a, double b) {
+    return a + b;
+}
+
+int mull_ranks_add(mull_ranks *r, double *values, int n, mull_error *err) {
+    return fold(r, values, n, plus, err);
+}
+
+int mull_ranks_most(mull_ranks *r, double *values, int n, mull_error *err) {
+    return fold(r, values, n, fmax, err);
+}
+
+int mull_ranks_collect(mull_ranks *r, const void *mine, size_t bytes, void **all, size_t *at, mull_error *err) {
+    size_t each[MULL_WORLD_MAX] = {bytes}, most = bytes;
+    *all = NULL;
+    if (r->world > 1 && !r->failed) keep(r, mull_comm_collect(r->p->comm, &bytes, sizeof bytes, each, &r->err));
+    if (r->failed) return told(r, err);
+    for (int k = 0; k < r->world; k++)
+        if (each[k] > most) most = each[k];
+    char *padded = calloc(1, most + 1), *to = malloc((size_t)r->world * most + 1);
+    if (!padded || !to) {
+        free(padded), free(to);
+        return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    }
+    if (bytes) memcpy(padded, mine, bytes);
+    if (r->world > 1 && most) keep(r, mull_comm_collect(r->p->comm, padded, most, to, &r->err));
+    at[0] = 0;
+    for (int k = 0; k < r->world; k++) {
+        at[k + 1] = at[k] + each[k];
+        memmove(to + at[k], r->world > 1 ? to + (size_t)k * most : padded, each[k]);
+    }
+    free(padded);
+    if (r->failed)
+        free(to);
+    else
+        *all = to;
     return told(r, err);
 }

@@ -35,5 +35,10 @@ void mull_ranks_release(mull_ranks *r, const mull_param *q);
 int mull_ranks_agree(mull_ranks *r, int word, int *most, mull_error *err);
 /* n sums over the ranks, in their order. */
 int mull_ranks_add(mull_ranks *r, double *values, int n, mull_error *err);
+/* The largest of each of n values. */
+int mull_ranks_most(mull_ranks *r, double *values, int n, mull_error *err);
+/* What every rank says, of any length: *all (the caller frees it) has rank k's bytes at [at[k], at[k + 1]). at has
+ * MULL_WORLD_MAX + 1 entries. */
+int mull_ranks_collect(mull_ranks *r, const void *mine, size_t bytes, void **all, size_t *at, mull_error *err);
 
 #endif

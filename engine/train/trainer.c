@@ -86,8 +86,6 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     int rc = unsupported(r, err);
     if (!rc && !*text(r->model_path))
         rc = mull_fail(err, MULL_EARG, WHAT, "model_path", "name a checkpoint folder", "no model was given");
-    if (!rc && r->kind == MULL_GRPO && mull_comm_world(o->comm) > 1)
-        rc = mull_fail(err, MULL_EUNSUPPORTED, WHAT, "ranks", "use one rank", "rollouts run on one rank only");
     if (rc) return rc;
     mull_trainer *t = calloc(1, sizeof *t);
     if (!t) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
@@ -191,7 +189,7 @@ static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, m
 /* No batch while other ranks have one. */
 static void idle(mull_trainer *t) {
     if (t->trained_tower) mull_tower_enter(t->trained_tower);
-    mull_net_idle(t->net);
+    mull_net_idle(t->net, true);
     if (t->trained_tower) mull_tower_leave(t->trained_tower);
 }
 
@@ -212,6 +210,12 @@ static bool spike(mull_train_state *s, double loss) {
 
 /* What a rank has to say before each batch; the largest of all counts. */
 enum { DONE, BATCH, STOP, FAILED };
+
+int mull__train_other_failed(mull_error *err) {
+    /* The rank that knows why should be heard first. */
+    nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    return mull_fail(err, MULL_EIO, WHAT, "another rank", "see what that rank says", "it cannot go on");
+}
 
 /* The batches of one step. Ranks may have packed their samples into different numbers of batches: one that has no more
  * takes part in what the others' need of it. */
@@ -237,13 +241,18 @@ static int batches(mull_trainer *t, const mull_train_source *src, const mull_tra
         if (mine == BATCH) src->release(src->ctx, &b);
         if (rc || lost) return rc ? rc : lost;
         if (all == STOP) return MULL_ECANCELLED;
-        if (all == FAILED) {
-            /* The rank that knows why should be heard first. */
-            nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
-            return mull_fail(err, MULL_EIO, WHAT, "another rank", "see what that rank says", "it has no next batch");
-        }
+        if (all == FAILED) return mull__train_other_failed(err);
         if (all == DONE) return MULL_OK;
     }
+}
+
+int mull__train_position(mull_trainer *t, mull_position *at, mull_error *err) {
+    double v[] = {(double)at->drawn, (double)at->bad, (double)at->skipped};
+    int rc = mull_ranks_add(t->ranks, v, 3, err);
+    at->drawn = (int64_t)v[0];
+    at->bad = (int64_t)v[1];
+    at->skipped = (int64_t)v[2];
+    return rc;
 }
 
 /* Sums of all ranks, in their order. */
@@ -258,18 +267,12 @@ static int add_ranks(mull_trainer *t, mull_loss_sum *sum, mull_step *st, double 
                   (double)sum->tokens,
                   (double)sum->samples,
                   (double)st->tokens,
-                  *work,
-                  (double)at->drawn,
-                  (double)at->bad,
-                  (double)at->skipped};
+                  *work};
     int rc = mull_ranks_add(t->ranks, v, sizeof v / sizeof *v, err);
     *sum = (mull_loss_sum){v[0], v[1], v[2], v[3], v[4], (int64_t)v[5], (int64_t)v[6], (int64_t)v[7]};
     st->tokens = (int64_t)v[8];
     *work = v[9];
-    at->drawn = (int64_t)v[10];
-    at->bad = (int64_t)v[11];
-    at->skipped = (int64_t)v[12];
-    return rc;
+    return rc ? rc : mull__train_position(t, at, err);
 }
 
 int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, double start, mull_step *st,

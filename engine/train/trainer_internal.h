@@ -33,6 +33,10 @@ double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows,
  * what it knows: step, lr, norm, clip, skipped; seconds and mfu from start and st->flops. */
 int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, double start, mull_step *st,
                       mull_error *err);
+/* The counts of all ranks: at has this one's. */
+int mull__train_position(mull_trainer *t, mull_position *at, mull_error *err);
+/* The error of a rank that is well, when another one is not. */
+int mull__train_other_failed(mull_error *err);
 /* MULL_EFORMAT when too many steps in a row had no finite gradient. */
 int mull__train_check_skipped(const mull_trainer *t, mull_error *err);
 /* saver.c. A checkpoint of where the run stands: written by a thread from a copy, or (last) when this returns. */
