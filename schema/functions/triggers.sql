@@ -31,3 +31,6 @@ CREATE TRIGGER checkpoint_gone AFTER UPDATE OF state ON checkpoint FOR EACH ROW
     WHEN (NEW.state = 'REMOVED' AND OLD.state <> 'REMOVED') EXECUTE FUNCTION mull__checkpoint_gone();
 
 CREATE TRIGGER array_corr BEFORE INSERT ON job_array FOR EACH ROW EXECUTE FUNCTION mull__array_corr();
+
+CREATE TRIGGER job_webhook AFTER UPDATE OF state ON job FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state AND NEW.array_job IS NULL) EXECUTE FUNCTION mull__webhook_note();

@@ -1,32 +1,4 @@
--- Webhooks: who wants to hear of jobs, and the outbox of what they have not heard yet. A delivery is written by the
--- transaction that changes the job's state, so none can be lost and none is sent for what did not happen; it is sent
--- afterwards, at least once, by whichever scheduler claims it.
-CREATE TABLE webhook (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    team text REFERENCES team (name),        -- NULL: jobs of every team
-    url text NOT NULL,
-    secret text NOT NULL,                    -- signs what is sent, so it is kept as it is
-    states text[] NOT NULL DEFAULT '{}',     -- of jobs; none: all
-    note text NOT NULL DEFAULT '',
-    created_by text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    disabled_at timestamptz,                 -- the receiver answered 410 Gone
-    last_status int,
-    last_error text NOT NULL DEFAULT ''
-);
-CREATE TABLE webhook_delivery (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    webhook bigint NOT NULL REFERENCES webhook (id) ON DELETE CASCADE,
-    body text NOT NULL,                      -- as it is signed and sent
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    attempts int NOT NULL DEFAULT 0,
-    next_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- the next attempt; while one is under way, when it counts as lost
-    delivered_at timestamptz,
-    dead_at timestamptz,                     -- given up
-    last_status int,
-    last_error text NOT NULL DEFAULT ''
-);
-CREATE INDEX webhook_due ON webhook_delivery (webhook, next_at) WHERE delivered_at IS NULL AND dead_at IS NULL;
+-- Webhooks: the outbox, who is told, and what became of it.
 
 -- Tasks of an array are not told one by one: the array's own changes are.
 CREATE FUNCTION mull__webhook_note() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -42,8 +14,6 @@ BEGIN
      WHERE (w.team IS NULL OR w.team = NEW.team) AND w.disabled_at IS NULL AND (w.states = '{}' OR NEW.state = ANY (w.states));
     RETURN NULL;
 END $$;
-CREATE TRIGGER job_webhook AFTER UPDATE OF state ON job FOR EACH ROW
-    WHEN (OLD.state IS DISTINCT FROM NEW.state AND NEW.array_job IS NULL) EXECUTE FUNCTION mull__webhook_note();
 
 -- p_team '' = jobs of every team. problem is NULL or says why not.
 CREATE FUNCTION mull_webhook_add(p_team text, p_url text, p_secret text, p_states text, p_note text, p_actor text)
@@ -140,12 +110,5 @@ BEGIN
            disabled_at = CASE WHEN p_status = 410 THEN clock_timestamp() ELSE disabled_at END WHERE id = hook;
     IF p_status = 410 THEN
         PERFORM mull__event('scheduler', 'webhook_off', NULL, NULL, NULL, jsonb_build_object('id', hook, 'status', 410));
-    END IF;
-END $$;
-
-DO $$ BEGIN
-    IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'mull_scheduler') THEN
-        GRANT SELECT, INSERT, UPDATE, DELETE ON webhook, webhook_delivery TO mull_scheduler;
-        GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO mull_scheduler;
     END IF;
 END $$;
