@@ -2,7 +2,9 @@
 #include "cli/client.h"
 
 #include "cli/args.h"
+#include "cli/jobs.h"
 #include "cli/paths.h"
+#include "cli/proc.h"
 
 #include <curl/curl.h>
 #include <stdio.h>
@@ -10,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { SLOW_DOWN_S = 30 }; /* how long a call keeps to the server's Retry-After */
 enum { CONNECT_MS = 5000, CALL_MS = 30000, QUIET_S = 60, BODY_MAX = 256 << 20 };
 
 struct mull_client {
@@ -150,6 +153,20 @@ static void set_request(mull_client *c, const char *method, const char *path, co
     }
 }
 
+/* A server that is asked too fast (429) has done nothing, so it may be asked again, whatever it was. */
+static CURLcode perform(mull_client *c, body *b) {
+    for (double until = mull_clock() + SLOW_DOWN_S;;) {
+        long status = 0;
+        curl_off_t wait = 0;
+        b->len = 0;
+        CURLcode code = curl_easy_perform(c->curl);
+        curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
+        curl_easy_getinfo(c->curl, CURLINFO_RETRY_AFTER, &wait);
+        if (code != CURLE_OK || status != 429 || mull_clock() + (double)wait > until) return code;
+        mull_pause(wait > 1 ? (double)wait : 1);
+    }
+}
+
 int mull_client_call(mull_client *c, const char *method, const char *path, const json_t *json, mull_reply *out,
                      mull_err *err) {
     *out = (mull_reply){0};
@@ -161,7 +178,7 @@ int mull_client_call(mull_client *c, const char *method, const char *path, const
     curl_easy_setopt(c->curl, CURLOPT_LOW_SPEED_LIMIT, 0L);
     curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, &b);
-    CURLcode code = curl_easy_perform(c->curl);
+    CURLcode code = perform(c, &b);
     free(text);
     int rc = 0;
     if (code != CURLE_OK) {
@@ -201,6 +218,7 @@ int mull_client_refused(const mull_reply *r, const json_t *lines, const char *fi
         return exit_status;
     }
     const char *todo = r->status == 401   ? "set MULL_TOKEN to a valid token"
+                       : r->status == 429 ? "ask more slowly; mull-scheduler --rate sets how fast is allowed"
                        : r->status == 503 ? "look at it with: mull doctor"
                        : r->status == 404 ? "mull ps lists jobs"
                                           : NULL;

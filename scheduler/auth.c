@@ -1,6 +1,10 @@
 /* Who is asking. On the unix socket the kernel says it (SO_PEERCRED): the server's own user and root are let in. Over
  * TCP a bearer token is needed; only its SHA-256 is known here and in the database. A token found good is remembered
- * for a few seconds, so that a busy client costs no extra statement and a revoked token dies soon. */
+ * for a few seconds, so that a busy client costs no extra statement and a revoked token dies soon.
+ *
+ * Over TCP a token has its rate of requests, and an address has one for what needs no token and a much lower one for
+ * tokens that are not known, so that nobody can try many, or keep the database busy with them. A token that is
+ * remembered is not held up by others at its address who try. */
 #include "scheduler/front.h"
 
 #include <pwd.h>
@@ -10,7 +14,7 @@
 #include <strings.h>
 #include <unistd.h>
 
-enum { REMEMBER_MS = 5000, SLOTS = 256 };
+enum { REMEMBER_MS = 5000, SLOTS = 256, UNKNOWN_RATE = 1, UNKNOWN_BURST = 20 };
 
 typedef struct remembered {
     char hash[65];
@@ -20,6 +24,7 @@ typedef struct remembered {
 
 struct mull_tokens {
     char own_name[64];
+    mull_limit *unknown; /* by address: tokens to be looked up that may turn out to be none */
     remembered slots[SLOTS];
 };
 
@@ -32,7 +37,10 @@ typedef struct auth_call {
 
 struct mull_tokens *mull__tokens_create(void) {
     struct mull_tokens *t = calloc(1, sizeof *t);
-    if (!t) return NULL;
+    if (!t || !(t->unknown = mull_limit_create(UNKNOWN_RATE, UNKNOWN_BURST))) {
+        free(t);
+        return NULL;
+    }
     /* Looked up once: the name service may block. */
     struct passwd *pw = getpwuid(geteuid());
     if (pw)
@@ -47,6 +55,7 @@ void mull__tokens_forget(struct mull_tokens *t) {
 }
 
 void mull__tokens_destroy(struct mull_tokens *t) {
+    if (t) mull_limit_destroy(t->unknown);
     free(t);
 }
 
@@ -62,8 +71,21 @@ static void unix_peer(mull_front *f, mull_req *req, void (*next)(mull_front *, m
     next(f, req);
 }
 
-static void unauthorized(mull_req *req, const char *why) {
+static void unauthorized(mull_front *f, mull_req *req, const char *why) {
+    f->unauthorized++;
     mull_reply_error(req, 401, "unauthorized", "%s", why);
+}
+
+static bool within(mull_front *f, mull_req *req, mull_limit *limit, const char *key, const char *whose) {
+    if (mull_limit_take(limit, key, uv_hrtime() / 1000) == 0) return true;
+    f->limited++;
+    mull_reply_error(req, 429, "rate_limited", "too many requests %s; wait a second, then go on more slowly", whose);
+    return false;
+}
+
+bool mull__may_ask(mull_front *f, mull_req *req) {
+    char peer[MULL_HTTP_PEER];
+    return mull_req_is_unix(req) || within(f, req, f->limit, mull_req_peer(req, peer), "from this address");
 }
 
 static mull_role role_of(const char *name) {
@@ -83,9 +105,11 @@ static void on_token(const mull_pg_reply *r, void *arg) {
     if (mull__front_failed(c.req, r)) return;
     mull_role role = PQntuples(r->res) == 1 ? role_of(PQgetvalue(r->res, 0, 2)) : MULL_ROLE_NONE;
     if (role == MULL_ROLE_NONE) {
-        unauthorized(c.req, "the token is unknown, expired or revoked");
+        unauthorized(c.front, c.req, "the token is unknown, expired or revoked");
         return;
     }
+    char peer[MULL_HTTP_PEER];
+    mull_limit_give(c.front->tokens->unknown, mull_req_peer(c.req, peer));
     mull_identity *who = mull_req_who(c.req);
     snprintf(who->user, sizeof who->user, "%s", PQgetvalue(r->res, 0, 0));
     snprintf(who->team, sizeof who->team, "%s", PQgetvalue(r->res, 0, 1));
@@ -94,7 +118,7 @@ static void on_token(const mull_pg_reply *r, void *arg) {
     memcpy(slot->hash, c.hash, sizeof slot->hash);
     slot->until = uv_now(c.front->cfg.loop) + REMEMBER_MS;
     slot->who = *who;
-    c.next(c.front, c.req);
+    if (within(c.front, c.req, c.front->limit, c.hash, "with this token")) c.next(c.front, c.req);
 }
 
 void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *, mull_req *)) {
@@ -104,7 +128,7 @@ void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *,
     }
     const char *header = mull_req_header(req, "Authorization");
     if (!header || strncasecmp(header, "Bearer ", 7) != 0 || !header[7]) {
-        unauthorized(req, "send Authorization: Bearer TOKEN");
+        if (mull__may_ask(f, req)) unauthorized(f, req, "send Authorization: Bearer TOKEN");
         return;
     }
     auth_call *c = calloc(1, sizeof *c);
@@ -118,9 +142,16 @@ void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *,
     c->next = next;
     remembered *slot = slot_of(f, c->hash);
     if (slot->until > uv_now(f->cfg.loop) && strcmp(slot->hash, c->hash) == 0) {
+        bool ok = within(f, req, f->limit, c->hash, "with this token");
         *mull_req_who(req) = slot->who;
         free(c);
-        next(f, req);
+        if (ok) next(f, req);
+        return;
+    }
+    char peer[MULL_HTTP_PEER];
+    if (!within(f, req, f->tokens->unknown, mull_req_peer(req, peer),
+                "from this address with tokens that are not known")) {
+        free(c);
         return;
     }
     const char *params[] = {c->hash};

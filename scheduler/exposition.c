@@ -52,6 +52,8 @@ static void on_counts(const mull_pg_reply *r, void *arg) {
     gauge(o, "mull_pass_seconds", "Length of the last scheduling pass.", l.last_pass_ms / 1e3);
     counter(o, "mull_submitted", "Jobs committed by this front door.", s.front->submitted);
     counter(o, "mull_submit_commits", "Transactions these took.", s.front->submit_batches);
+    counter(o, "mull_rate_limited", "Requests refused with 429 for coming too fast.", s.front->limited);
+    counter(o, "mull_unauthorized", "Requests refused with 401.", s.front->unauthorized);
     counter(o, "mull_dispatched", "Attempts started.", l.dispatched);
     counter(o, "mull_ended", "Attempts ended.", l.ended);
     counter(o, "mull_events_recorded", "Event lines recorded.", l.recorded);

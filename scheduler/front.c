@@ -431,6 +431,7 @@ static void route(mull_front *f, mull_req *req) {
 
 static void handle(mull_req *req, void *front) {
     int id = mull_req_route(req)->id;
+    if ((id < 0 || mull_route_get(id)->open) && !mull__may_ask(front, req)) return;
     if (id == MULL_ROUTE_UNKNOWN)
         mull_reply_error(req, 404, "not_found", "no such path; /v1/openapi.json lists them");
     else if (id == MULL_ROUTE_METHOD)
@@ -488,7 +489,8 @@ mull_front *mull_front_create(const mull_front_config *config) {
     f->cfg = *config;
     f->submits = mull__submits_create();
     f->tokens = mull__tokens_create();
-    if (!f->submits || !f->tokens) {
+    f->limit = mull_limit_create(config->rate, config->burst);
+    if (!f->submits || !f->tokens || !f->limit) {
         mull_front_destroy(f);
         return NULL;
     }
@@ -506,5 +508,6 @@ void mull_front_destroy(mull_front *f) {
     if (!f) return;
     mull__submits_destroy(f->submits);
     mull__tokens_destroy(f->tokens);
+    mull_limit_destroy(f->limit);
     free(f);
 }

@@ -4,8 +4,9 @@
 #ifndef MULL_SCHEDULER_FRONT_H
 #define MULL_SCHEDULER_FRONT_H
 
-#include "scheduler/request.h"
 #include "scheduler/leader.h"
+#include "scheduler/limit.h"
+#include "scheduler/request.h"
 
 typedef struct mull_front mull_front;
 
@@ -13,10 +14,11 @@ typedef struct mull_front_config {
     uv_loop_t *loop;
     mull_pg *pg;
     mull_redis *redis;
-    mull_leader *leader; /* for its counters, and for what it knows of the queue */
-    const char *files;   /* folder of uploads, NULL: none are taken */
-    const char *models;  /* folder of checkpoints that may be named without a path, NULL: none */
-    uint64_t max_upload; /* bytes */
+    mull_leader *leader;  /* for its counters, and for what it knows of the queue */
+    const char *files;    /* folder of uploads, NULL: none are taken */
+    const char *models;   /* folder of checkpoints that may be named without a path, NULL: none */
+    uint64_t max_upload;  /* bytes */
+    uint32_t rate, burst; /* requests a second of one token, and of one address without any; 0: no limit */
 } mull_front_config;
 
 /* NULL without memory. */
@@ -35,8 +37,9 @@ struct mull_front {
     struct mull_submits *submits;
     struct mull_follow *followers;
     struct mull_tokens *tokens;
-    uv_timer_t poll; /* log followers */
-    uint64_t submitted, submit_batches;
+    mull_limit *limit; /* by token's hash, or by address */
+    uv_timer_t poll;   /* log followers */
+    uint64_t submitted, submit_batches, limited, unauthorized;
     uint64_t expired_ms; /* when batches were last looked through */
 };
 
@@ -72,11 +75,13 @@ bool mull__may(mull_req *req);
 /* Tells the leader to look at a job. Best effort, PostgreSQL already has it. */
 void mull__poke(mull_front *f, const char *op, int64_t job);
 
-/* auth.c: identifies the peer, then calls next (once), or replies 401/403/503 itself. */
+/* auth.c: identifies the peer, then calls next (once), or replies 401/403/429/503 itself. */
 struct mull_tokens *mull__tokens_create(void);
 void mull__tokens_destroy(struct mull_tokens *t);
 /* A token has been revoked: what is remembered is asked again. */
 void mull__tokens_forget(struct mull_tokens *t);
+/* Charges a request that needs no token to its address; false: refused, replied. */
+bool mull__may_ask(mull_front *f, mull_req *req);
 void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *f, mull_req *req));
 
 /* submit.c: group commit. */

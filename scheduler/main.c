@@ -6,6 +6,7 @@
 
 #include <getopt.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@ static const char USAGE[] =
     "[--max-upload MIB]] [--models DIR]\n"
     "                            [--redis-password-file FILE] [--redis-ca PEM] [--node-timeout S]\n"
     "                            [--webhook-allow NETWORK,...]\n"
+    "                            [--rate N[:BURST]]\n"
     "\n"
     "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
     "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n"
@@ -35,7 +37,10 @@ static const char USAGE[] =
     "         --files: where POST /v1/files keeps what it is sent (512 MiB a file, or --max-upload)\n"
     "         --models: folder of checkpoints that batches may name without a path\n"
     "         --webhook-allow: networks besides the public Internet that webhooks may go to (10.0.0.0/8,fd00::/8), or\n"
-    "         MULL_WEBHOOK_ALLOW\n";
+    "         MULL_WEBHOOK_ALLOW\n"
+    "         --rate: requests a second of one token, and of one address where none is needed, over tcp: and tls:; "
+    "what\n"
+    "         comes beyond it is answered with 429 once BURST (4 N) are used up (500:2000; 0: no limit)\n";
 
 static int usage(const char *why, const char *what) {
     fprintf(stderr, "error: wrong usage (%s): %s; see mull-scheduler --help\n", what, why);
@@ -47,6 +52,16 @@ static int migrate(const char *pg) {
     if (mull_migrate(pg, &err) == 0) return EXIT_OK;
     mull_err_print(stderr, &err);
     return EXIT_FAILED;
+}
+
+/* "N" or "N:BURST". */
+static bool rate_of(const char *text, unsigned *rate, unsigned *burst) {
+    int used = 0;
+    *burst = 0;
+    if (text[0] < '0' || text[0] > '9' || sscanf(text, "%6u%n:%7u%n", rate, &used, burst, &used) < 1 || text[used])
+        return false;
+    if (!*burst) *burst = 4 * *rate;
+    return true;
 }
 
 int main(int argc, char **argv) {
@@ -65,8 +80,10 @@ int main(int argc, char **argv) {
                                             {"node-timeout", required_argument, NULL, 'T'},
                                             {"redis-ca", required_argument, NULL, 'C'},
                                             {"webhook-allow", required_argument, NULL, 'w'},
+                                            {"rate", required_argument, NULL, 'R'},
                                             {0}};
-    mull_serve_config c = {.max_upload = 512ull << 20, .webhook_allow = getenv("MULL_WEBHOOK_ALLOW")};
+    mull_serve_config c = {
+        .max_upload = 512ull << 20, .webhook_allow = getenv("MULL_WEBHOOK_ALLOW"), .rate = 500, .burst = 2000};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -107,6 +124,9 @@ int main(int argc, char **argv) {
         }
         case 'C':
             c.redis_ca = optarg;
+            break;
+        case 'R':
+            if (!rate_of(optarg, &c.rate, &c.burst)) return usage("give N or N:BURST, whole numbers", optarg);
             break;
         case 'c':
             c.tls_cert = optarg;

@@ -126,7 +126,9 @@ static int create_parts(server *s, const mull_serve_config *c, const opened *fds
                                                       .leader = s->leader,
                                                       .files = c->files,
                                                       .models = c->models,
-                                                      .max_upload = c->max_upload});
+                                                      .max_upload = c->max_upload,
+                                                      .rate = c->rate,
+                                                      .burst = c->burst});
     s->http = s->front ? mull_front_http(s->front) : NULL;
     s->deliver = mull_deliver_create(&s->loop, s->pg, &s->guard);
     if (!s->leader || !s->http || !s->deliver) return -1;

@@ -12,6 +12,7 @@ typedef struct mull_serve_config {
     int listen_count;
     const char *files, *models; /* folders, NULL: none (mull_front_config) */
     unsigned long long max_upload;
+    unsigned rate, burst;           /* requests a second of one token or address, and at once; rate 0: no limit */
     const char *tls_cert, *tls_key; /* PEM files for the addresses tls:HOST:PORT, NULL: none */
     const char *webhook_allow;      /* networks besides the public Internet that webhooks may go to, NULL: none */
     int node_timeout_s;             /* of mull_leader_config */

@@ -7,6 +7,9 @@
  * error in the middle of a form waits for its end (or, past a limit, for the connection's). */
 #include "schema/http/http.h"
 
+#include "schema/http/framing.h"
+
+#include <arpa/inet.h>
 #include <errno.h>
 #include <microhttpd.h>
 #include <stdarg.h>
@@ -20,7 +23,8 @@
 enum {
     CONNECTION_MEMORY = 40 << 10,
     CONNECTION_TIMEOUT_S = 60, /* without a byte */
-    REQUEST_MS = 60000, /* from the connect or the last answer to the next complete request, however it trickles */
+    HEADER_MS = 15000,         /* from the connect to the end of the first headers: a peer that sends them slowly */
+    REQUEST_MS = 60000, /* from those, or from the last answer, to the next complete request, however it trickles */
     SWEEP_MS = 2000,
     PER_IP = 250,
     MAX_LISTENERS = 8,
@@ -72,6 +76,7 @@ struct mull_req {
     bool listed; /* the caller owes a reply */
     bool waits;  /* between mull_req_wait and mull_req_go */
     bool suspended, too_large, broken, formed, hung;
+    bool unframed; /* where it ends is not certain: nothing more may be read of its connection */
     /* Only when the server closes: orphan, the peer was answered although the handler still has the request; abandoned,
      * the connection is gone too, and the handler's late reply frees it. */
     bool orphan, abandoned;
@@ -203,7 +208,8 @@ void mull_reply(mull_req *req, int status, const char *content_type, char *body,
         MHD_add_response_header(resp, "X-Content-Type-Options", "nosniff");
         MHD_add_response_header(resp, "X-Frame-Options", "DENY");
         if (status == 401) MHD_add_response_header(resp, "WWW-Authenticate", "Bearer realm=\"mull\"");
-        if (status == 503) MHD_add_response_header(resp, "Retry-After", "1");
+        if (status == 503 || status == 429) MHD_add_response_header(resp, "Retry-After", "1");
+        if (req->unframed) MHD_add_response_header(resp, "Connection", "close");
         if (status == 405) MHD_add_response_header(resp, "Allow", "GET, POST, PUT, DELETE");
     }
     set_response(req, status, resp);
@@ -338,7 +344,7 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **ctx,
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
         if (!info || !(p = malloc(sizeof *p))) return;
-        *p = (peer){.next = h->peers, .http = h, .fd = info->connect_fd, .deadline = uv_now(h->loop) + REQUEST_MS};
+        *p = (peer){.next = h->peers, .http = h, .fd = info->connect_fd, .deadline = uv_now(h->loop) + HEADER_MS};
         if (h->peers) h->peers->prev = p;
         h->peers = p;
         *ctx = p;
@@ -477,11 +483,18 @@ static enum MHD_Result begin(listener *l, struct MHD_Connection *conn, const cha
     mull_req *r = p ? calloc(1, sizeof *r + h->cfg.user_size) : NULL;
     if (!r) return MHD_NO;
     p->req = r;
+    p->deadline = uv_now(h->loop) + REQUEST_MS;
     r->l = l;
     r->conn = conn;
     r->phase = BEGINNING;
     *ctx = r;
     enter(r); /* so that begin may reply */
+    const char *why = mull__http_framing(conn);
+    if (why) {
+        r->unframed = true;
+        mull_reply_error(r, 400, "bad_framing", "%s; the connection is closed", why);
+        return queue(r);
+    }
     if (h->cfg.begin) h->cfg.begin(r, strcmp(method, "HEAD") == 0 ? "GET" : method, url, h->cfg.arg);
     /* A declared length over the limit is refused before a byte of it is read. */
     const char *declared = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Content-Length");
@@ -611,6 +624,25 @@ int mull_req_peer_uid(const mull_req *req, uid_t *uid) {
     if (!req->l->is_unix || !info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) != 0) return -1;
     *uid = cred.uid;
     return 0;
+}
+
+const char *mull_req_peer(const mull_req *req, char out[MULL_HTTP_PEER]) {
+    const union MHD_ConnectionInfo *info =
+        req->l->is_unix ? NULL : MHD_get_connection_info(req->conn, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *a = info ? info->client_addr : NULL;
+    strcpy(out, "unix");
+    if (a && a->sa_family == AF_INET) {
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)a)->sin_addr, out, MULL_HTTP_PEER);
+    } else if (a && a->sa_family == AF_INET6) {
+        struct in6_addr n = ((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
+        if (IN6_IS_ADDR_V4MAPPED(&n)) {
+            inet_ntop(AF_INET, n.s6_addr + 12, out, MULL_HTTP_PEER);
+        } else {
+            memset(n.s6_addr + 8, 0, 8);
+            inet_ntop(AF_INET6, &n, out, MULL_HTTP_PEER);
+        }
+    }
+    return out;
 }
 
 /* MHD hands out texts that end at the first NUL: %00 becomes a byte that no path, number or name has. */

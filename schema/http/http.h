@@ -83,6 +83,9 @@ const char *mull_req_query(const mull_req *req, const char *name); /* NULL when 
 const char *mull_req_header(const mull_req *req, const char *name);
 const char *mull_req_body(const mull_req *req, size_t *len);
 bool mull_req_is_unix(const mull_req *req);
+/* The peer's address, of IPv6 the network (its first 64 bits, which one subscriber has); "unix" on a unix socket. */
+enum { MULL_HTTP_PEER = 48 };
+const char *mull_req_peer(const mull_req *req, char out[MULL_HTTP_PEER]);
 int mull_req_peer_uid(const mull_req *req, uid_t *uid); /* SO_PEERCRED of a unix socket; 0 or -1 */
 
 /* Replies: once a request, from the handler on (or in place of mull_req_go while begin waits). Each ends the request;
