@@ -15,7 +15,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const char USAGE[] =
     "usage: mull-worker --redis ADDRESS --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
-    "                   [--root [TEAM=]DIR]... [--hang-seconds N]\n"
+    "                   [--root [TEAM=]DIR]... [--engine-user NAME] [--hang-seconds N]\n"
     "                   [--redis-password-file FILE] [--redis-ca PEM] [--address HOST]\n"
     "\n"
     "--redis    where the queue's Redis listens: unix:PATH, tcp:HOST:PORT, redis://[USER@]HOST:PORT[,HOST:PORT], or\n"
@@ -31,6 +31,7 @@ static const char USAGE[] =
     "--engine   the mull-engine to start (default: the one beside this program)\n"
     "--root     a folder that jobs (of TEAM) may read and write; with one or more of them jobs reach nothing else but\n"
     "           the system's programs and libraries, and the kernel sees to it (Landlock)\n"
+    "--engine-user  whom engines run as, when this worker is root; their private folders are made theirs\n"
     "--hang-seconds  an engine that says nothing for so long is killed and its job started again\n"
     "           (default: MULL_HANG_SECONDS, else 600; 0: never)\n"
     "\n"
@@ -67,6 +68,7 @@ static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *do
                                             {"engine", required_argument, NULL, 'e'},
                                             {"hang-seconds", required_argument, NULL, 'g'},
                                             {"root", required_argument, NULL, 'R'},
+                                            {"engine-user", required_argument, NULL, 'U'},
                                             {"help", no_argument, NULL, 'h'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"redis-password-file", required_argument, NULL, 'P'},
@@ -103,6 +105,12 @@ static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *do
         case 'C':
             t->redis_ca = optarg;
             break;
+        case 'U': {
+            mull_err err;
+            if (mull_engine_user_find(optarg, &c->user, &err) == 0) break;
+            mull_err_print(stderr, &err);
+            return EXIT_USAGE;
+        }
         case 'R': {
             mull_err err;
             if (c->root_count == MULL_MAX_ROOTS) return usage("too many", "--root");

@@ -258,11 +258,15 @@ static void put(env *e, const char *fmt, ...) {
     e->used += (size_t)n + 1;
 }
 
-/* What the supervisor confines the engine to (sandbox.h), when there are roots: its own folder, that of the first rank,
- * where ranks meet, and the roots of its team. -1 when that does not fit, and then it may not run. */
+/* What the supervisor confines the engine to (sandbox.h): sockets only where ranks meet or the engine serves, a user of
+ * its own; and when there are roots, its own folder, that of the first rank, where ranks meet, and the roots of its
+ * team. -1 when that does not fit, and then it may not run. */
 static int put_sandbox(mull_rank *k, env *e) {
     const mull_run *r = k->run;
     const mull_worker_config *c = &r->w->cfg;
+    const char *kind = json_string_value(json_object_get(r->spec, "kind"));
+    if (r->world_size > 1 || (kind && !strcmp(kind, "serve"))) put(e, "MULL_SANDBOX_NETWORK=1");
+    if (c->user.uid) put(e, "MULL_SANDBOX_USER=%u:%u", (unsigned)c->user.uid, (unsigned)c->user.gid);
     if (c->root_count == 0) return 0;
     char own[2 * sizeof k->dir + 2], write[12 << 10], engine[4096];
     snprintf(own, sizeof own, "%s:%s", k->dir, r->ranks[0]->dir);
@@ -283,6 +287,7 @@ static int make_env(mull_rank *k, env *e) {
         "PATH",     "HOME",         "USER",          "LANG",         "LC_ALL",      "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",
         "MULL_ISA", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"};
     const mull_run *r = k->run;
+    const mull_worker_config *c = &r->w->cfg;
     const mull_node_device *d = r->device_count ? r->devices[k->rank % r->device_count] : NULL;
     int sharing = r->device_count ? (r->world + r->device_count - 1) / r->device_count : 1;
     int threads = d && d->threads > sharing ? d->threads / sharing : 1;
@@ -290,6 +295,8 @@ static int make_env(mull_rank *k, env *e) {
     e->used = 0;
     for (size_t i = 0; i < sizeof passed / sizeof *passed; i++) {
         const char *v = getenv(passed[i]);
+        if (c->user.uid && !strcmp(passed[i], "HOME")) v = k->dir;
+        if (c->user.uid && !strcmp(passed[i], "USER")) v = c->user.name;
         if (v) put(e, "%s=%s", passed[i], v);
     }
     put(e, "%s", r->w->marker);
@@ -410,7 +417,9 @@ static int try_start(mull_rank *k, const char **where) {
     int ours[5], theirs[5];
     uv_pipe_t *pipes[] = {&k->in, &k->out, &k->err, &k->events, &k->control};
     *where = k->dir;
-    if (mkdir(k->dir, 0700) != 0) return uv_translate_sys_error(errno);
+    const mull_engine_user *u = &k->run->w->cfg.user;
+    if (mkdir(k->dir, 0700) != 0 || (u->uid && chown(k->dir, u->uid, u->gid) != 0))
+        return uv_translate_sys_error(errno);
     int rc = open_ends(ours, theirs);
     if (rc != 0) return rc;
     for (int i = 0; i < 5; i++) uv_pipe_open(pipes[i], ours[i]);

@@ -1,8 +1,11 @@
 /* See sandbox.h. The numbers of Landlock's newer rights are written out: the headers of Debian 12 end before them. */
 #include "worker/sandbox.h"
 
+#include "worker/seccomp.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/landlock.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -88,11 +91,7 @@ static int allow_list(int rules, const char *list, uint64_t rights) {
     return 0;
 }
 
-int mull_sandbox_enter(const char *read, const char *write) {
-    struct rlimit none = {0, 0};
-    setrlimit(RLIMIT_CORE, &none);
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return errno;
-    if (!write) return 0;
+static int limit_paths(const char *read, const char *write) {
     int version = abi();
     if (version < 1) return errno;
     uint64_t all = all_rights(version), look = EXECUTE | READ_FILE | READ_DIR;
@@ -106,4 +105,16 @@ int mull_sandbox_enter(const char *read, const char *write) {
     if (!why && syscall(SYS_landlock_restrict_self, rules, 0) != 0) why = errno;
     close(rules);
     return why;
+}
+
+/* The order matters: groups while we may, then the user, and what needs no right at all last. */
+int mull_sandbox_enter(const mull_sandbox *s) {
+    struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    if (s->uid && (setgroups(0, NULL) || setresgid(s->gid, s->gid, s->gid) || setresuid(s->uid, s->uid, s->uid)))
+        return errno;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return errno;
+    int why = s->write ? limit_paths(s->read, s->write) : 0;
+    if (why || !mull_seccomp_possible()) return why;
+    return mull_seccomp_enter(s->network);
 }

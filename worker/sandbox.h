@@ -1,4 +1,5 @@
-/* What an engine may touch. Always: no new privileges, no core files. With roots: the files below them, its own private
+/* What an engine may touch. Always: no new privileges, no core files, and without the kernel's calls of seccomp.h; a
+ * worker that is root can give engines a user of their own. With roots: the files below them, its own private
  * folder and the system's programs and libraries to read, and nothing else, enforced by the kernel (Landlock), so that
  * neither "..", links, /proc nor a program it starts leads out. */
 #ifndef MULL_WORKER_SANDBOX_H
@@ -8,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 enum { MULL_MAX_ROOTS = 64 };
 
@@ -23,7 +25,13 @@ bool mull_sandbox_possible(mull_err *err);
 /* The folders of a team's jobs as one text, "/a:/b", with own, the engine's private folder. "" without roots: nothing
  * is confined. -1 when it does not fit. */
 int mull_sandbox_paths(const mull_root *roots, size_t n, const char *team, const char *own, char *out, size_t cap);
-/* Confines this process and all it starts. read and write are texts as above, NULL: no limit of paths. 0 or errno. */
-int mull_sandbox_enter(const char *read, const char *write);
+typedef struct mull_sandbox {
+    const char *read, *write; /* texts as above; write NULL: no limit of paths */
+    bool network;             /* sockets of the Internet, for ranks that meet and engines that serve */
+    uid_t uid;                /* to become, with no other groups than gid; 0: stay who we are */
+    gid_t gid;
+} mull_sandbox;
+/* Confines this process and all it starts. 0 or errno. */
+int mull_sandbox_enter(const mull_sandbox *s);
 
 #endif

@@ -2,6 +2,7 @@
  * save what they have. */
 #include "schema/log.h"
 #include "worker/proc.h"
+#include "worker/seccomp.h"
 #include "worker/supervise.h"
 #include "worker/worker_internal.h"
 
@@ -56,6 +57,13 @@ static int lock_state(mull_worker *w, mull_err *err) {
                      "another worker is using it");
 }
 
+/* Below the state folder only the attempts' own folders are an engine's. */
+static int open_for_user(const mull_worker *w, mull_err *err) {
+    char path[4200];
+    snprintf(path, sizeof path, "%s/attempts", w->cfg.state);
+    return mull_engine_user_reach(&w->cfg.user, path, w->cfg.state, err);
+}
+
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
     (void)st;
     (void)type;
@@ -82,7 +90,7 @@ static void end_leftovers(mull_worker *w) {
     if (round == ROUNDS) mull_log(MULL_LOG_ERROR, "some of it does not die; its devices may be busy");
     snprintf(path, sizeof path, "%s/attempts", w->cfg.state);
     mull__remove_tree(path);
-    mkdir(path, 0700);
+    mkdir(path, w->cfg.user.uid ? 0711 : 0700);
 }
 
 /* ---- heartbeat ---- */
@@ -266,6 +274,13 @@ static int set_up(mull_worker *w, mull_err *err) {
     if (rc != 0) return rc;
     snprintf(w->marker, sizeof w->marker, "MULL_WORKER_STATE=%s", w->cfg.state);
     end_leftovers(w);
+    rc = open_for_user(w, err);
+    if (rc != 0) return rc;
+    if (geteuid() == 0 && !w->cfg.user.uid)
+        mull_log(MULL_LOG_WARN,
+                 "engines run as root, as this worker does; --engine-user NAME gives them their own user");
+    if (!mull_seccomp_possible())
+        mull_log(MULL_LOG_WARN, "this kernel has no seccomp filters: engines are not kept from its dangerous calls");
     rc = mull_devices_find(&w->cfg.devices, &w->devices, err);
     if (rc != 0) return rc;
     if (make_boot(w) != 0) return mull_fail(err, MULL_ERR_IO, "cannot start", "boot id", NULL, "no random numbers");

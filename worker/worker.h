@@ -4,6 +4,7 @@
 
 #include "schema/store_redis_server.h"
 #include "worker/devices.h"
+#include "worker/engine_user.h"
 #include "worker/sandbox.h"
 
 typedef struct mull_worker_config {
@@ -16,7 +17,8 @@ typedef struct mull_worker_config {
     mull_device_ask devices;
     mull_root roots[MULL_MAX_ROOTS]; /* what jobs may touch; none: whatever this user may */
     size_t root_count;
-    int hang_s; /* an attempt that says nothing for so long is taken for hung and killed; 0: never */
+    mull_engine_user user; /* whom engines run as */
+    int hang_s;            /* an attempt that says nothing for so long is taken for hung and killed; 0: never */
 } mull_worker_config;
 
 enum { MULL_WORKER_REPLACED = 2 }; /* exit status: another worker has this node's name */

@@ -1,10 +1,19 @@
-/* What an engine can reach: the confinement alone, then a whole worker with --root. */
+/* What an engine can reach: its paths, its kernel's calls, its user. */
 #include "tests/worker/play.h"
 #include "worker/sandbox.h"
+#include "worker/engine_user.h"
+#include "worker/seccomp.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <pwd.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static char dir[64];
@@ -28,7 +37,7 @@ static int try_open(const char *path, int flags) {
 /* In the confined child: the number of the first check that failed, 0 for none. */
 static int confined(void) {
     const char *mine = at("mine");
-    if (mull_sandbox_enter("/usr:/lib:/lib64:/bin:/etc:/proc", mine) != 0) return 1;
+    if (mull_sandbox_enter(&(mull_sandbox){.read = "/usr:/lib:/lib64:/bin:/etc:/proc", .write = mine}) != 0) return 1;
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) return 2;
     if (try_open(at("mine/file"), O_RDWR) != 0) return 3;
     if (try_open(at("mine/new"), O_WRONLY | O_CREAT) != 0) return 4;
@@ -51,6 +60,16 @@ static int confined(void) {
     return 0;
 }
 
+/* Runs check in a child; 0, or the number that it gave. */
+static int in_child(int (*check)(void)) {
+    pid_t pid = fork();
+    int status;
+    if (pid == 0) _exit(check());
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
 static void nothing_leads_out(void **state) {
     (void)state;
     mull_err err;
@@ -58,13 +77,97 @@ static void nothing_leads_out(void **state) {
         print_message("NOTE: not tested: this kernel has no Landlock\n");
         skip();
     }
-    pid_t pid = fork();
-    if (pid == 0) _exit(confined());
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_int_equal(in_child(confined), 0);
     assert_int_equal(access(at("theirs/file"), F_OK), 0);
+}
+
+static void *nothing(void *arg) {
+    return arg;
+}
+
+/* errno of a socket of this family, 0 when it could be made. */
+static int try_socket(int family) {
+    int fd = socket(family, SOCK_DGRAM, 0);
+    if (fd < 0) return errno;
+    close(fd);
+    return 0;
+}
+
+static int kept_from_the_kernel(void) {
+    pthread_t t;
+    if (mull_sandbox_enter(&(mull_sandbox){0}) != 0) return 1;
+#if !defined(__SANITIZE_ADDRESS__)
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 || errno != EPERM) return 2;
+#endif
+    if (mount("none", dir, "tmpfs", 0, NULL) == 0 || errno != EPERM) return 3;
+    if (syscall(SYS_bpf, 0, NULL, 0) == 0 || errno != EPERM) return 4;
+    if (syscall(SYS_keyctl, 0, 0, 0, 0, 0) == 0 || errno != EPERM) return 5;
+    if (syscall(SYS_userfaultfd, 0) >= 0 || errno != EPERM) return 6;
+    if (syscall(SYS_kexec_load, 0, 0, NULL, 0) == 0 || errno != EPERM) return 7;
+    if (syscall(SYS_io_uring_setup, 1, NULL) >= 0 || errno != EPERM) return 8;
+    if (unshare(CLONE_NEWNS) == 0 || errno != EPERM) return 9;
+    if (syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL) >= 0 || errno != EPERM) return 10;
+    if (try_socket(AF_INET) != EPERM || try_socket(AF_INET6) != EPERM || try_socket(AF_NETLINK) != EPERM) return 11;
+    if (try_socket(AF_UNIX) != 0) return 12;
+    if (pthread_create(&t, NULL, nothing, NULL) != 0 || pthread_join(t, NULL) != 0) return 13;
+    if (system("exec true") != 0) return 14;                                 // NOLINT(cert-env33-c): a fixed text
+    if (system("exec mount -t tmpfs none /mnt 2>/dev/null") == 0) return 15; // NOLINT(cert-env33-c)
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0 && errno != EPERM && errno != ENOSPC) return 16;
+    return 0;
+}
+
+static int on_the_network(void) {
+    if (mull_sandbox_enter(&(mull_sandbox){.network = true}) != 0) return 1;
+    if (try_socket(AF_INET) != 0) return 2;
+    if (try_socket(AF_PACKET) != EPERM || try_socket(AF_VSOCK) != EPERM || try_socket(AF_ALG) != EPERM) return 3;
+    return 0;
+}
+
+static void dangerous_calls_are_refused(void **state) {
+    (void)state;
+    if (!mull_seccomp_possible()) {
+        print_message("NOTE: not tested: this kernel has no seccomp filters\n");
+        skip();
+    }
+    assert_int_equal(in_child(kept_from_the_kernel), 0);
+    assert_int_equal(in_child(on_the_network), 0);
+}
+
+static int as_nobody(void) {
+    mull_engine_user u;
+    mull_err err;
+    if (mull_engine_user_find("nobody", &u, &err) != 0) return 1;
+    if (mull_sandbox_enter(&(mull_sandbox){.uid = u.uid, .gid = u.gid}) != 0) return 2;
+    if (getuid() != u.uid || geteuid() != u.uid || getgid() != u.gid || getgroups(0, NULL) != 0) return 3;
+    if (setuid(0) == 0) return 4;
+    if (try_open(at("mine/file"), O_RDONLY) != EACCES) return 5; /* the folder is root's, 0700 */
+    if (kill(getppid(), 0) == 0 || errno != EPERM) return 6;
+    return 0;
+}
+
+static void root_gives_engines_a_user(void **state) {
+    (void)state;
+    mull_engine_user u;
+    mull_err err;
+    if (geteuid() != 0) {
+        assert_true(mull_engine_user_find("nobody", &u, &err) < 0);
+        print_message("NOTE: not tested further: only root can change users\n");
+        skip();
+    }
+    assert_int_equal(in_child(as_nobody), 0);
+    assert_true(mull_engine_user_find("root", &u, &err) < 0);
+    assert_true(mull_engine_user_find("no such user", &u, &err) < 0);
+    assert_int_equal(mull_engine_user_find("nobody", &u, &err), 0);
+    char own[256];
+    snprintf(own, sizeof own, "%s", at("mine"));
+    assert_true(mull_engine_user_reach(&u, own, own, &err) < 0); /* mkdtemp's folder is not the worker's to open */
+    assert_int_equal(chmod(dir, 0711), 0);
+    assert_int_equal(mull_engine_user_reach(&u, own, own, &err), 0);
+    struct stat st;
+    assert_int_equal(stat(own, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0711);
+    assert_int_equal(stat(at("theirs"), &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0700);
 }
 
 static void roots_are_read_by_team(void **state) {
@@ -115,6 +218,8 @@ static int teardown(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_leads_out),
+        cmocka_unit_test(dangerous_calls_are_refused),
+        cmocka_unit_test(root_gives_engines_a_user),
         cmocka_unit_test(roots_are_read_by_team),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
