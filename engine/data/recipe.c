@@ -259,7 +259,7 @@ static void fill(reading *rd) {
 
 /* Rollout jobs answer with older weights, whose log-probs they give for what they sampled and for nothing else. */
 static void check_rollouts(reading *rd) {
-    static const char *const IDLE[] = {"max_staleness", "rollout_groups", "rollout_wait"};
+    static const char *const IDLE[] = {"max_staleness", "importance_cap", "rollout_groups", "rollout_wait"};
     const mull_recipe *r = rd->r;
     bool stale = r->rollout_mode && r->max_staleness > 0;
 #define BAD(key, ...) mull__note(rd->report, true, line_at(rd, key), "", key, NULL, __VA_ARGS__)
@@ -269,7 +269,8 @@ static void check_rollouts(reading *rd) {
     if (stale && r->grpo_tokens)
         BAD("grpo_tokens", "takes completion with max_staleness above 0: rollouts have no log-probs of the prompt");
     if (stale && r->basic_reinforce_mode)
-        BAD("basic_reinforce_mode", "has no ratio that could correct what older weights sampled: set max_staleness: 0");
+        BAD("basic_reinforce_mode",
+            "has no weights that could correct what older weights sampled: set max_staleness: 0");
     if (r->rollout_mode && !r->freeze_vision && !r->lora_rank)
         BAD("freeze_vision", "takes True with rollout_mode: disaggregated: policies are published without the tower");
 #undef BAD

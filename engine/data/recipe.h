@@ -75,6 +75,7 @@ typedef struct mull_recipe {
     int64_t rollout_batch;  /* completions decoded together */
     int64_t rollout_mode;   /* 0: the trainer answers; 1: rollout jobs do (engine/train/rollout_exchange.h) */
     int64_t max_staleness;  /* optimiser steps that the weights which answered may be behind, with rollout jobs */
+    double importance_cap;  /* of the weights that correct for it; 0: none */
     int64_t rollout_groups; /* prompts of a shard */
     double rollout_wait;    /* s without a shard that end the run; 0: never */
     bool save_rollouts;

@@ -110,6 +110,7 @@ const mull__key mull__keys[] = {
     BOOL(false, save_rollouts, 1),
     WORD(false, rollout_mode, 0, "colocate|disaggregated"),
     INT(false, max_staleness, 0, 0, 1e6),
+    REAL(false, importance_cap, 2, 0, 1e6),
     INT(false, rollout_groups, 8, 1, 4096),
     REAL(false, rollout_wait, 3600, 0, 1e8),
 

@@ -212,7 +212,8 @@ void mull_grpo_figures_json(const mull_grpo_figures *f, json_t *to) {
     put(to, "logp_mismatch_max", f->mismatch_max);
     put(to, "staleness", f->staleness);
     put(to, "staleness_max", f->staleness_max);
-    put(to, "ratio", f->ratio);
+    put(to, "importance", f->importance);
+    put(to, "importance_capped", f->importance_capped);
     put(to, "wait_s", f->wait_seconds);
     put(to, "wait_share", f->wait_share);
     put(to, "resampled", (double)f->resampled);

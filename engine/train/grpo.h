@@ -7,8 +7,8 @@
  * loader step, prompt, sample), and checkpoints are written between rounds only, so a resumed run is the same run.
  *
  * With rollout_mode: disaggregated other processes answer (rollout_exchange.h). Completions of an older policy, at most
- * max_staleness steps old, enter GRPO's own ratio with the log-probs that they were sampled with, in place of those
- * of the weights before the round; its clip bounds what they can do.
+ * max_staleness steps old, are weighted token by token by how much likelier this round's weights would have made them
+ * than the weights that did, at most importance_cap times (loss_grpo.c).
  *
  * On several ranks each draws, answers, scores and trains on its own prompts; gradients are reduced as in supervised
  * training (ranks.h), and what advantages, losses, dynamic sampling and figures count is counted over all of them
@@ -39,8 +39,8 @@ typedef struct mull_grpo_figures {
     double mismatch, mismatch_max;      /* |log-prob of the rollout - of the trainer's forward|, NAN after the weights
                                            have moved away from the ones that answered */
     double staleness, staleness_max;    /* optimiser steps between the weights that answered and these */
-    double ratio;                       /* mean importance ratio of the counted tokens to the policy that their old
-                                           log-probs are of; NAN when that is this one */
+    double importance;                  /* mean weight of counted tokens that older weights sampled; NAN: none */
+    double importance_capped;           /* share of them at the cap */
     double wait_seconds, wait_share;    /* for rollout jobs, and of the step's time; NAN without them */
     int64_t resampled;                  /* groups drawn anew for lack of spread in the round */
     int64_t rollout_tokens, train_rows; /* generated tokens of the round; rows of the step's forward passes */

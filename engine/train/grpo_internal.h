@@ -55,6 +55,7 @@ typedef struct mull__round {
     int64_t resampled, tokens, prompt_tokens, cached_tokens;
     double seconds, refresh_seconds; /* seconds: of answering; with rollout jobs: since the last round's answers */
     int64_t version;                 /* optimiser steps that this process's weights have seen */
+    bool stale;                      /* older ones made some of the completions */
 } mull__round;
 
 /* The frozen copy of what is trained: pointers by parameter, into the policy's own memory where nothing is trained. */

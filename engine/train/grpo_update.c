@@ -19,7 +19,7 @@ typedef struct pack {
     mull__completion **c; /* [count] */
     int32_t *first, *length, *before, *counted;
     int32_t *trunk, *branch; /* [nseq], [T] */
-    float *advantage, *old, *ref;
+    float *advantage, *old, *ref, *behaviour;
     double *share, pairs;
     int64_t rows; /* of the loss */
 } pack;
@@ -40,6 +40,7 @@ static void pack_fini(pack *p) {
     free(p->advantage);
     free(p->old);
     free(p->ref);
+    free(p->behaviour);
     free(p->share);
     *p = (pack){0};
 }
@@ -82,9 +83,10 @@ static int allocate(const struct mull__grpo *g, pack *p, int64_t rows, int64_t l
     p->share = calloc(n + 1, sizeof *p->share);
     p->old = o->old ? malloc(((size_t)loss + 1) * sizeof *p->old) : NULL;
     p->ref = o->ref ? malloc(((size_t)loss + 1) * sizeof *p->ref) : NULL;
+    p->behaviour = o->stale ? malloc(((size_t)loss + 1) * sizeof *p->behaviour) : NULL;
     if (rows < INT32_MAX && p->b.ids && p->branch && p->b.cu && p->b.media && p->b.patches && p->b.media_cu && p->c &&
         p->first && p->length && p->before && p->counted && p->trunk && p->advantage && p->share &&
-        (!o->old || p->old) && (!o->ref || p->ref))
+        (!o->old || p->old) && (!o->ref || p->ref) && (!o->stale || p->behaviour))
         return MULL_OK;
     pack_fini(p);
     return mull_fail(err, MULL_ENOMEM, WHAT, "", "lower pack_tokens", "out of memory");
@@ -133,6 +135,8 @@ static void add_completion(const struct mull__grpo *g, pack *p, const mull__grou
     p->share[k] = share;
     if (p->old) memcpy(p->old + p->rows, o->old + c->at, need * sizeof *p->old);
     if (p->ref) memcpy(p->ref + p->rows, o->ref + c->at, need * sizeof *p->ref);
+    /* Completions of older weights are not trained on with grpo_tokens: all, so these are the answer's tokens. */
+    for (size_t i = 0; p->behaviour && i < need; i++) p->behaviour[p->rows + (int64_t)i] = c->stale ? c->logp[i] : NAN;
     p->rows += (int64_t)need;
 }
 
@@ -223,6 +227,7 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
                          .advantage = p->advantage,
                          .ref = p->ref,
                          .old = p->old,
+                         .behaviour = p->behaviour,
                          .counted = p->counted,
                          .share = p->share};
     mull_grpo_opts o = {.type = (mull_grpo_loss)r->loss_type,
@@ -232,6 +237,7 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
                         .temperature = r->temperature,
                         .max_completion_length = r->max_completion_length,
                         .reinforce = r->basic_reinforce_mode,
+                        .importance_cap = r->importance_cap,
                         .backward = backward};
     int rc = mull_pack_build(&t->pack, mull_trainer_config(t), &p->b, &source, err);
     if (!rc) rc = room(g, p->rows, err);
@@ -267,10 +273,6 @@ static int next(struct mull__grpo *g, size_t *at, size_t end, const double *shar
 }
 
 /* ---- before the first step */
-static bool is_stale(const mull__round *o, const mull__group *x) {
-    return x->version < o->version;
-}
-
 static int log_probs(struct mull__grpo *g, float *out, mull_error *err) {
     size_t at = 0, end = g->round.ngroups * (size_t)g->t->r->num_generations;
     int rc = MULL_OK;
@@ -286,32 +288,19 @@ static int log_probs(struct mull__grpo *g, float *out, mull_error *err) {
     return rc;
 }
 
-/* Of completions that an older policy made, the log-probs are those of the policy that made them. */
-static void behaviour(const struct mull__grpo *g, float *old) {
-    const mull__round *o = &g->round;
-    for (size_t i = 0; i < o->ngroups; i++)
-        for (int64_t k = 0; is_stale(o, &o->groups[i]) && k < g->t->r->num_generations; k++) {
-            const mull__completion *c = &o->groups[i].c[k];
-            memcpy(old + c->at, c->logp, (size_t)c->n * sizeof *old);
-        }
-}
-
 int mull__grpo_before(struct mull__grpo *g, mull_error *err) {
     const mull_recipe *r = g->t->r;
     mull__round *o = &g->round;
-    size_t stale = 0;
-    for (size_t i = 0; i < o->ngroups; i++) stale += is_stale(o, &o->groups[i]);
-    bool several = (r->num_iterations * r->steps_per_generation > 1 || stale) && !r->basic_reinforce_mode;
+    bool several = r->num_iterations * r->steps_per_generation > 1 && !r->basic_reinforce_mode;
     float *old = several ? calloc((size_t)o->flat + 1, sizeof *old) : NULL;
     float *ref = g->kl ? calloc((size_t)o->flat + 1, sizeof *ref) : NULL;
     int rc =
         (several && !old) || (g->kl && !ref) ? mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory") : MULL_OK;
     /* A rank without groups still takes part in the passes of the others. */
-    if (!rc && old && (!stale || stale < o->ngroups)) rc = log_probs(g, old, err);
-    if (!rc && old && stale) behaviour(g, old);
+    if (!rc && old) rc = log_probs(g, old, err);
     if (!rc && ref) {
         /* Until the policy moves away, the reference is the policy. */
-        if (old && !stale && !g->ref.memory && !r->lora_rank) {
+        if (old && !g->ref.memory && !r->lora_rank) {
             memcpy(ref, old, (size_t)o->flat * sizeof *ref);
         } else {
             mull__grpo_swap_reference(g, true);
@@ -326,8 +315,8 @@ int mull__grpo_before(struct mull__grpo *g, mull_error *err) {
 
 /* ---- one optimiser step */
 typedef struct token_sums {
-    double kl, entropy, ratio, low, high, mismatch, worst;
-    int64_t n, compared;
+    double kl, entropy, low, high, mismatch, worst, importance, capped;
+    int64_t n, compared, stale;
 } token_sums;
 
 static void count_tokens(const struct mull__grpo *g, const pack *p, bool compare, token_sums *t) {
@@ -343,9 +332,14 @@ static void count_tokens(const struct mull__grpo *g, const pack *p, bool compare
                 t->kl += (double)g->klt[at];
                 t->entropy += g->entropy[at];
                 double ratio = p->old ? exp((double)g->logp[at] - (double)p->old[at]) : 1;
-                t->ratio += ratio;
                 t->low += ratio < low && c->advantage < 0;
                 t->high += ratio > high && c->advantage > 0;
+            }
+            if (c->stale && i < c->counted) {
+                double before = p->old ? (double)p->old[at] : (double)g->logp[at], b = (double)p->behaviour[at];
+                t->importance += mull_grpo_importance(before, b, r->importance_cap);
+                t->capped += r->importance_cap > 0 && exp(before - b) > r->importance_cap;
+                t->stale++;
             }
             if (!compare || c->stale || i < answer || i - answer >= c->n) continue;
             double d = fabs((double)(p->old ? p->old[at] : g->logp[at]) - (double)c->logp[i - answer]);
@@ -443,7 +437,8 @@ int mull__grpo_window(struct mull__grpo *g, int w, bool first, mull_step *st, mu
     st->counted = t.n;
     f->kl = g->kl ? t.kl / n : NAN;
     f->entropy = t.entropy / n;
-    f->ratio = o->old ? t.ratio / n : NAN;
+    f->importance = t.stale ? t.importance / (double)t.stale : NAN;
+    f->importance_capped = t.stale ? t.capped / (double)t.stale : NAN;
     f->clip_low = t.low / n;
     f->clip_high = t.high / n;
     f->mismatch = t.compared ? t.mismatch / (double)t.compared : NAN;

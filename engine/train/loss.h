@@ -47,6 +47,7 @@ typedef struct mull_grpo_opts {
     int64_t max_completion_length; /* dr_grpo's divisor */
     int64_t window_tokens;         /* dapo: counted tokens of the whole accumulation window; 0: of this batch */
     bool reinforce;                /* -logp * advantage, no ratio, no KL */
+    double importance_cap;         /* bound of the weights that behaviour gives; 0: none */
     bool backward;
 } mull_grpo_opts;
 
@@ -59,10 +60,14 @@ typedef struct mull_grpo_batch {
     const int32_t *prompt;  /* [nseq]: tokens before the completion */
     const float *advantage; /* [nseq] */
     const float *ref, *old; /* flat over completions; NULL: no KL; the current ones */
+    const float *behaviour; /* flat: log-probs of the policy that sampled, NAN where it is the one of old; or NULL */
     const int32_t *counted; /* [nseq]: tokens of the completion that count: up to and including the first end token */
     const double *share;    /* [nseq]: what each counted token weighs, instead of what the loss type makes of this batch
                                alone: the caller knows the whole step. NULL: the latter */
 } mull_grpo_batch;
+
+/* What a token counts for that another policy sampled: min(cap, exp(old - behaviour)). */
+double mull_grpo_importance(double old, double behaviour, double cap);
 
 /* sum->loss grows by the batch's loss under its own normalisation, sum->weight by 1 (dapo with window_tokens: by 0, its
  * loss is already a share of the window's; with share: by 0). logp, kl (or NULL): flat over completions, every token.

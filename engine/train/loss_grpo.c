@@ -1,18 +1,28 @@
 /* GRPO's losses; see loss.h. Per token, with r = exp(lp - old) and d = clamp(ref - lp, +-10):
  *   -min(r A, clip(r) A) + beta (exp(d) - d - 1)
- * What a type does is the divisor of a token's share, known before any log-probability is. */
+ * What a type does is the divisor of a token's share, known before any log-probability is.
+ *
+ * Tokens that an older policy sampled (behaviour b) get the decoupled objective (Hilton et al. 2022; AReaL, Fu et al.
+ * 2025): the first term is weighted by min(cap, exp(old - b)), a constant, so that the clip is about how far this round
+ * moves and not about how far the policy had moved before it. With b as old, tokens beyond the clip would stop counting
+ * before they were ever trained on. */
 #include "engine/train/loss_internal.h"
 
 #include <math.h>
 
 typedef struct tokens {
     const mull_grpo_opts *o;
-    const float *ref, *old; /* by token of the batch, or NULL */
-    const double *share;    /* by token: 0 where it does not count */
-    const float *advantage; /* by sequence */
-    const int32_t *seq;     /* by token */
+    const float *ref, *old, *behaviour; /* by token of the batch, or NULL */
+    const double *share;                /* by token: 0 where it does not count */
+    const float *advantage;             /* by sequence */
+    const int32_t *seq;                 /* by token */
 
 } tokens;
+
+double mull_grpo_importance(double old, double behaviour, double cap) {
+    double w = exp(old - behaviour);
+    return cap > 0 && w > cap ? cap : w;
+}
 
 /* The loss of token i and its slope in lp. */
 static double token(const tokens *t, int64_t i, double lp, double *kl, double *loss) {
@@ -31,6 +41,11 @@ static double token(const tokens *t, int64_t i, double lp, double *kl, double *l
     } else {
         *loss = -clipped * a; /* flat: the clip is active */
         slope = 0;
+    }
+    if (t->behaviour && !isnan(t->behaviour[i])) {
+        double w = mull_grpo_importance(t->old ? (double)t->old[i] : lp, (double)t->behaviour[i], o->importance_cap);
+        *loss *= w;
+        slope *= w;
     }
     if (t->ref) {
         double d = (double)t->ref[i] - lp, c = fmin(fmax(d, -10), 10);
@@ -97,7 +112,13 @@ int mull_loss_grpo(mull_net *n, const mull_pack *p, const mull_grpo_batch *g, co
             w->coef[i] = t < g->counted[s] ? share : 0;
         }
     }
-    tokens t = {.o = o, .ref = g->ref, .old = g->old, .share = w->coef, .advantage = g->advantage, .seq = seq};
+    tokens t = {.o = o,
+                .ref = g->ref,
+                .old = g->old,
+                .behaviour = g->behaviour,
+                .share = w->coef,
+                .advantage = g->advantage,
+                .seq = seq};
     mull_net_gather(n, w->rows, all);
     mull_net_head(n, w->targets, all, o->temperature, o->backward ? slope_of : NULL, &t, w->logp);
     for (i = 0; i < all; i++) {

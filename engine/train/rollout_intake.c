@@ -312,6 +312,7 @@ static int take_shard(struct mull__grpo *g, size_t first, const mull_want *w, in
     for (int64_t k = 0; !rc && k < key.groups; k++) {
         mull__group *x = &groups[k];
         x->version = w->version;
+        g->round.stale |= w->version < g->round.version;
         for (int64_t m = 0; m < key.generations && !rc; m++) {
             x->c[m].seed = mull__grpo_seed(g->t->r, x->step, x->place, (int)m);
             x->c[m].stale = w->version < g->round.version;

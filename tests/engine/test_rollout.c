@@ -114,7 +114,7 @@ static void without_lag_nothing_changes(void **state) {
     remove_tree(f.dir);
 }
 
-/* With lag: the bound is kept and reached, ratios are of the policy that answered, and the result is a function of the
+/* With lag: the bound is kept and reached, answers are weighted for it, and the result is a function of the
  * recipe alone. */
 static void lag_is_bounded_and_exact(void **state) {
     (void)state;
@@ -130,12 +130,38 @@ static void lag_is_bounded_and_exact(void **state) {
     assert_int_equal(a.n, 6);
     for (int k = 0; k < a.n; k++) {
         assert_true(a.f[k].staleness == (k < 2 ? k : 2) && a.f[k].staleness_max == a.f[k].staleness);
-        /* The first round is fresh: measured against the trainer's forward; later ones have ratios instead. */
-        assert_true(k ? isnan(a.f[k].mismatch) && a.f[k].ratio > 0 : a.f[k].mismatch_max <= 1e-4);
-        assert_true(k < 1 || fabs(a.f[k].ratio - 1) > 1e-7);
+        /* The first round is fresh: measured against the trainer's forward; later ones have weights instead. */
+        assert_true(k ? isnan(a.f[k].mismatch) && a.f[k].importance > 0 : a.f[k].mismatch_max <= 1e-4);
+        assert_true(k < 1 || fabs(a.f[k].importance - 1) > 1e-7);
     }
     same_weights(one, three, 6, false);
     same_samples(one, three);
+    remove_tree(f.dir);
+}
+
+/* The weights of stale tokens are constants: where all are at the cap, the gradient is the cap's multiple, and without
+ * KL there is nothing else. */
+static void weights_scale_the_gradient(void **state) {
+    (void)state;
+    fixture f;
+    fixture_init(&f);
+    static run r[3];
+    static const char *const CAP[] = {"importance_cap=0.001", "importance_cap=0.002", "importance_cap=0"};
+    char out[96];
+    for (int i = 0; i < 3; i++) {
+        snprintf(out, sizeof out, "%s/cap-%d", f.dir, i);
+        with_jobs(&f, out, 1, 2, &r[i], SETS(JOBS, "max_staleness=1", "max_steps=2", "no_ref_model=True", CAP[i]));
+        assert_true(isnan(r[i].f[0].importance) && r[i].step[0].grad_norm == r[0].step[0].grad_norm);
+    }
+    const mull_grpo_figures *a = &r[0].f[1], *b = &r[1].f[1], *c = &r[2].f[1];
+    assert_true(a->importance_capped == 1 && b->importance_capped == 1 && c->importance_capped == 0);
+    assert_true(fabs(a->importance - 0.001) < 1e-12 && fabs(b->importance - 0.002) < 1e-12);
+    double one = r[0].step[1].grad_norm, two = r[1].step[1].grad_norm;
+    assert_true(one > 0 && fabs(two / one - 2) < 1e-4);
+    /* Uncapped they average one over what was sampled, up to what so few tokens say. */
+    assert_true(fabs(c->importance - 1) < 0.5 && r[2].step[1].grad_norm > 100 * one);
+    assert_true(mull_grpo_importance(-1, -2, 2) == 2 && mull_grpo_importance(-2, -1, 2) == exp(-1) &&
+                mull_grpo_importance(-1, -2, 0) == exp(1));
     remove_tree(f.dir);
 }
 
@@ -288,7 +314,7 @@ static void refusals(void **state) {
                {"rollout_mod=disaggregated", "max_steps=1", "did you mean rollout_mode"},
                {"rollout_mode=disaggregated", "mmlatent_rl_mode=False", "needs a GRPO recipe"},
                {"max_staleness=1", "grpo_tokens=all", "log-probs of the prompt"},
-               {"max_staleness=1", "basic_reinforce_mode=True", "no ratio"},
+               {"max_staleness=1", "basic_reinforce_mode=True", "no weights"},
                {"rollout_mode=disaggregated", "freeze_vision=False", "without the tower"}};
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         const char *mode = i == 4 || i == 5 ? "rollout_mode=disaggregated" : "seed=5";
@@ -369,6 +395,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(shards),
                                        cmocka_unit_test(without_lag_nothing_changes),
                                        cmocka_unit_test(lag_is_bounded_and_exact),
+                                       cmocka_unit_test(weights_scale_the_gradient),
                                        cmocka_unit_test(what_is_lost_is_made_again),
                                        cmocka_unit_test(a_resumed_trainer_goes_on),
                                        cmocka_unit_test(refusals)};
