@@ -108,6 +108,7 @@ static json_t *announce(mull__annotation *a, const json_t *complete, bool before
     json_object_set_new(result, "artifacts", list);
     json_object_set_new(result, "resumed_rows", json_integer((json_int_t)(before ? a->rows : a->resumed)));
     int64_t tokens = number(complete, "prompt_tokens") + number(complete, "output_tokens");
+    mull_events_errors(a->ev, number(complete, "errors"));
     mull_events_progress(a->ev, a->rows, a->rows, "rows", tokens, 0, true);
     return result;
 }

@@ -236,6 +236,7 @@ static void progress(const work *w, bool last) {
         eta = left * ((double)tokens / (double)c->rows) / ((double)fresh / s);
     else if (rows > 0)
         eta = left * s / (double)rows;
+    mull_events_errors(w->a->ev, c->errors);
     mull_events_progress(w->a->ev, c->rows, w->a->rows, "rows", tokens, eta, last);
 }
 

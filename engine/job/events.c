@@ -23,8 +23,8 @@ struct mull_events {
     int fd;
     bool human, terminal, threaded;
     pthread_t thread;
-    pthread_mutex_t lock; /* the descriptor, stderr's progress line, the times below */
-    int64_t progress_ms;
+    pthread_mutex_t lock;          /* the descriptor, stderr's progress line, the times below */
+    int64_t progress_ms, errors;   /* errors: -1: nobody counts them */
     bool line_open;                /* a progress line on the terminal waits to be overwritten */
     json_t *keys, *steps, *values; /* of the metrics line that is being gathered; keys NULL: none */
     int64_t points_ms;             /* when its first step came */
@@ -139,6 +139,7 @@ int mull_events_create(int fd, bool human, mull_events **out, mull_error *err) {
     mull_events *e = calloc(1, sizeof *e);
     if (!e) return mull_fail(err, MULL_ENOMEM, "cannot start", "events", "", "out of memory");
     e->fd = fd;
+    e->errors = -1;
     e->human = human;
     e->terminal = human && isatty(STDERR_FILENO);
     atomic_store(&e->loading, true);
@@ -219,6 +220,12 @@ static void show_progress(mull_events *e, int64_t done, int64_t total, const cha
     fflush(stderr);
 }
 
+void mull_events_errors(mull_events *e, int64_t errors) {
+    pthread_mutex_lock(&e->lock);
+    e->errors = errors;
+    pthread_mutex_unlock(&e->lock);
+}
+
 void mull_events_progress(mull_events *e, int64_t done, int64_t total, const char *unit, int64_t tokens, double eta_s,
                           bool last) {
     int64_t now = now_ms(), every = e->human && !e->terminal ? LINES_EVERY_MS : 1000;
@@ -226,12 +233,14 @@ void mull_events_progress(mull_events *e, int64_t done, int64_t total, const cha
     pthread_mutex_lock(&e->lock);
     bool due = last || !e->progress_ms || now - e->progress_ms >= every;
     if (due) e->progress_ms = now;
+    int64_t errors = e->errors;
     if (due && e->human) show_progress(e, done, total, unit, tokens, eta_s);
     pthread_mutex_unlock(&e->lock);
     if (!due) return;
     json_t *o = json_pack("{s:I, s:I, s:s, s:I, s:o}", "done", (json_int_t)done, "total", (json_int_t)total, "unit",
                           unit, "tokens", (json_int_t)tokens, "eta_s",
                           eta_s >= 0 ? json_integer((json_int_t)(eta_s + 0.5)) : json_null());
+    if (errors >= 0) json_object_set_new(o, "errors", json_integer((json_int_t)errors));
     mull_events_emit(e, "progress", o);
 }
 

@@ -38,6 +38,8 @@ void mull_events_metrics(mull_events *e, int64_t step, const json_t *values);
 /* At most one a second unless last. eta_s < 0: unknown. */
 void mull_events_progress(mull_events *e, int64_t done, int64_t total, const char *unit, int64_t tokens, double eta_s,
                           bool last);
+/* Of what is done, how much came to nothing; told with each progress from now on. */
+void mull_events_errors(mull_events *e, int64_t errors);
 void mull_events_log(mull_events *e, const char *level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void mull_events_error(mull_events *e, const mull_error *err);
 /* How the queue treats a failure: user, oom, infra or requeue. */
