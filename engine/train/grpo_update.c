@@ -392,7 +392,9 @@ static int add_ranks(struct mull__grpo *g, mull_loss_sum *sum, token_sums *t, mu
                   t->high,
                   t->mismatch,
                   (double)t->compared,
-                  t->ratio};
+                  t->importance,
+                  t->capped,
+                  (double)t->stale};
     int rc = mull_ranks_add(g->t->ranks, v, sizeof v / sizeof *v, err);
     if (!rc) rc = mull_ranks_most(g->t->ranks, &t->worst, 1, err);
     sum->loss = v[0];
@@ -406,7 +408,9 @@ static int add_ranks(struct mull__grpo *g, mull_loss_sum *sum, token_sums *t, mu
                       .high = v[8],
                       .mismatch = v[9],
                       .compared = (int64_t)v[10],
-                      .ratio = v[11],
+                      .importance = v[11],
+                      .capped = v[12],
+                      .stale = (int64_t)v[13],
                       .worst = t->worst};
     return rc;
 }
