@@ -43,8 +43,8 @@ CREATE FUNCTION mull__batch_json(b api_batch) RETURNS json LANGUAGE sql STABLE A
         'cancelled_at', CASE WHEN s.status = 'cancelled' THEN mull__epoch(j.ended_at) END,
         'request_counts', json_build_object(
             'total', COALESCE((r.result->>'rows')::bigint, p.total, 0),
-            'completed', COALESCE((r.result->>'ok')::bigint, p.done, 0),
-            'failed', COALESCE((r.result->>'errors')::bigint, 0)),
+            'completed', COALESCE((r.result->>'ok')::bigint, p.done - COALESCE(p.errors, 0), 0),
+            'failed', COALESCE((r.result->>'errors')::bigint, p.errors, 0)),
         'metadata', b.metadata, 'job', j.id::text)
       FROM job j LEFT JOIN progress p ON p.job = j.id
            LEFT JOIN job_result r ON r.job = j.id AND r.attempt = j.attempt AND j.state = 'COMPLETED',

@@ -227,11 +227,12 @@ RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     CASE line->>'ev'
     WHEN 'progress' THEN
-        INSERT INTO progress AS p (job, done, total, unit, tokens, eta_s, updated_at)
+        INSERT INTO progress AS p (job, done, total, unit, tokens, eta_s, errors, updated_at)
         VALUES (p_job, COALESCE((line->>'done')::numeric::bigint, 0), (line->>'total')::numeric::bigint,
-                COALESCE(line->>'unit', ''), (line->>'tokens')::numeric::bigint, (line->>'eta_s')::float8, p_at)
+                COALESCE(line->>'unit', ''), (line->>'tokens')::numeric::bigint, (line->>'eta_s')::float8,
+                (line->>'errors')::numeric::bigint, p_at)
         ON CONFLICT (job) DO UPDATE SET done = EXCLUDED.done, total = EXCLUDED.total, unit = EXCLUDED.unit,
-            tokens = EXCLUDED.tokens, eta_s = EXCLUDED.eta_s, updated_at = EXCLUDED.updated_at;
+            tokens = EXCLUDED.tokens, eta_s = EXCLUDED.eta_s, errors = EXCLUDED.errors, updated_at = EXCLUDED.updated_at;
     WHEN 'run' THEN
         PERFORM mull__apply_run(p_job, p_attempt, p_fence, line);
     WHEN 'metric' THEN
