@@ -70,6 +70,30 @@ static void test_bad_rows(void **state) {
     mull_buf_fini(&bad);
 }
 
+/* As a job: progress counts the error records beside what is done, the last time and before. */
+static void test_errors_in_progress(void **state) {
+    const place *p = *state;
+    put_text(p->in, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}\n{broken\n[1]\n");
+    shell("echo '{\"kind\":\"annotate\",\"model\":\"%s\",\"input\":\"%s\",\"out\":\"%s/told\","
+          "\"sampling\":{\"max_new_tokens\":3}}' | " MULL_BIN_DIR "/mull-engine run 3>%s/events 2>/dev/null",
+          p->model, p->in, p->dir, p->dir);
+    mull_buf events = get_file(p->dir, "events");
+    json_int_t told = 0, done = 0;
+    for (size_t i = 0; i < count_lines(&events); i++) {
+        json_t *o = line_of(&events, i);
+        if (!strcmp(text_at(o, "ev"), "progress")) {
+            assert_true(json_is_integer(json_object_get(o, "errors")));
+            told = util_int(o, "errors");
+            done = util_int(o, "done");
+            assert_true(told <= done);
+        }
+        json_decref(o);
+    }
+    assert_int_equal(told, 2);
+    assert_int_equal(done, 3);
+    mull_buf_fini(&events);
+}
+
 /* Begun with one input or setting, refused with another; complete, it is left as it is. */
 static void test_other_work_is_refused(void **state) {
     const place *p = *state;
@@ -93,6 +117,7 @@ static void test_other_work_is_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bad_rows), cmocka_unit_test(test_other_work_is_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bad_rows), cmocka_unit_test(test_errors_in_progress),
+                                       cmocka_unit_test(test_other_work_is_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
