@@ -1,4 +1,5 @@
 /* mull-scheduler: `migrate` brings the database's tables up to date, `serve` runs the front door and the queue. */
+#include "scheduler/retain.h"
 #include "scheduler/serve.h"
 #include "schema/error.h"
 #include "schema/log.h"
@@ -21,8 +22,12 @@ static const char USAGE[] =
     "                            [--redis-password-file FILE] [--redis-ca PEM] [--node-timeout S]\n"
     "                            [--webhook-allow NETWORK,...]\n"
     "                            [--rate N[:BURST]]\n"
+    "       mull-scheduler retain --pg CONNINFO [--logs DAYS] [--metrics DAYS] [--samples DAYS] [--deliveries DAYS] "
+    "[--dry-run]\n"
     "\n"
     "migrate  creates or upgrades the tables (forward only, safe to run again) and ends\n"
+    "retain   throws away what belongs to jobs that ended so many days ago: lines of logs, points of metrics, samples\n"
+    "         of evaluations; and what webhooks have received. Jobs, runs, figures and the audit stay\n"
     "serve    answers HTTP on every --listen address and takes the lead when it is free; SIGTERM stops it\n"
     "         --pg: a connection string of libpq; of several hosts (host=a,b target_session_attrs=read-write) the one\n"
     "         that takes writes is used, also after a failover; a password comes from PGPASSFILE\n"
@@ -81,9 +86,15 @@ int main(int argc, char **argv) {
                                             {"redis-ca", required_argument, NULL, 'C'},
                                             {"webhook-allow", required_argument, NULL, 'w'},
                                             {"rate", required_argument, NULL, 'R'},
+                                            {"logs", required_argument, NULL, 'L'},
+                                            {"metrics", required_argument, NULL, 'M'},
+                                            {"samples", required_argument, NULL, 'S'},
+                                            {"deliveries", required_argument, NULL, 'D'},
+                                            {"dry-run", no_argument, NULL, 'd'},
                                             {0}};
     mull_serve_config c = {
         .max_upload = 512ull << 20, .webhook_allow = getenv("MULL_WEBHOOK_ALLOW"), .rate = 500, .burst = 2000};
+    mull_retain_config keep = {0};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -108,6 +119,21 @@ int main(int argc, char **argv) {
             c.max_upload <<= 20;
             break;
         }
+        case 'L':
+            keep.logs = optarg;
+            break;
+        case 'M':
+            keep.metrics = optarg;
+            break;
+        case 'S':
+            keep.samples = optarg;
+            break;
+        case 'D':
+            keep.deliveries = optarg;
+            break;
+        case 'd':
+            keep.dry_run = true;
+            break;
         case 'w':
             c.webhook_allow = optarg;
             break;
@@ -149,11 +175,13 @@ int main(int argc, char **argv) {
         }
     }
     if (optind + 1 != argc)
-        return usage("give one command, migrate or serve", optind < argc ? argv[optind + 1] : "none");
+        return usage("give one command: migrate, serve or retain", optind < argc ? argv[optind + 1] : "none");
     signal(SIGPIPE, SIG_IGN);
     mull_log_init("scheduler");
     if (!c.pg) return usage("--pg is missing", argv[optind]);
     if (strcmp(argv[optind], "migrate") == 0) return migrate(c.pg);
+    keep.pg = c.pg;
+    if (strcmp(argv[optind], "retain") == 0) return mull_retain(&keep);
     if (strcmp(argv[optind], "serve") != 0) return usage("unknown command", argv[optind]);
     if (!c.redis) return usage("--redis is missing", "serve");
     if (c.listen_count == 0) return usage("--listen is missing", "serve");
