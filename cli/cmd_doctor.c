@@ -44,9 +44,16 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
         return MULL_EXIT_FAILED;
     }
     mull_doctor d = {.local = &l, .findings = json_array()};
-    mull_doctor_programs(&d);
-    mull_doctor_machine(&d);
-    mull_doctor_services(&d);
+    const char *server = getenv("MULL_SERVER");
+    bool elsewhere = server && *server && !o.state; /* then it is the queue there that is asked about */
+    if (!elsewhere) {
+        mull_doctor_programs(&d);
+        mull_doctor_machine(&d);
+        mull_doctor_services(&d);
+    }
+    if (!elsewhere && o.state) setenv("MULL_STATE", o.state, 1);
+    if (!elsewhere) unsetenv("MULL_SERVER");
+    mull_doctor_queue(&d, elsewhere);
     bool well = d.failed == 0;
     if (o.json) {
         mull_emit(json_pack("{s:b, s:s, s:o}", "ok", well, "state_dir", l.dir.root, "checks", d.findings));
@@ -58,9 +65,11 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     return well ? MULL_EXIT_OK : MULL_EXIT_FAILED;
 }
 
-const mull_cmd mull_cmd_doctor = {"doctor",
-                                  "[--state DIR] [--json]",
-                                  "look whether everything is well, and say what to do",
-                                  "Exit status 1 when something must be mended; warnings do not count.\n",
-                                  opts,
-                                  run};
+const mull_cmd mull_cmd_doctor = {
+    "doctor",
+    "[--state DIR] [--json]",
+    "look whether everything is well, and say what to do",
+    "With MULL_SERVER it is the queue there that is looked at. Exit status 1 when something must be mended;\n"
+    "warnings do not count.\n",
+    opts,
+    run};

@@ -11,13 +11,14 @@
 #include <string.h>
 
 typedef struct opts {
-    bool json;
+    bool json, csv;
     const char *team, *kind, *name;
     long limit;
 } opts;
 
 static const mull_opt runs_opts[] = {
     {"--json", 0, MULL_OPT_FLAG, offsetof(opts, json), NULL, NULL, "one JSON object a run"},
+    {"--csv", 0, MULL_OPT_FLAG, offsetof(opts, csv), NULL, NULL, "a line a run with a heading, for spreadsheets"},
     {"--team", 0, MULL_OPT_TEXT, offsetof(opts, team), NULL, "TEAM", "only runs of this team"},
     {"--kind", 0, MULL_OPT_TEXT, offsetof(opts, kind), NULL, "KIND", "only of jobs of this kind"},
     {"--name", 0, MULL_OPT_TEXT, offsetof(opts, name), NULL, "TEXT", "only of jobs whose name has this in it"},
@@ -79,6 +80,36 @@ static void print_list(const json_t *runs) {
     mull_table_fini(&t);
 }
 
+/* Quoted as RFC 4180 has it. */
+static void csv_text(const char *s, const char *behind) {
+    putchar('"');
+    for (; *s; s++) {
+        if (*s == '"') putchar('"');
+        putchar(*s);
+    }
+    printf("\"%s", behind);
+}
+
+static void print_csv(const json_t *runs) {
+    static const char *const texts[] = {"id", "name", "kind", "team", "user", "state", "started_at", "ended_at"};
+    static const char *const hashes[] = {"config", "data", "model", "code"};
+    size_t i;
+    const json_t *r;
+    puts("id,name,kind,team,user,state,started_at,ended_at,done,total,loss,checkpoints,parent_checkpoint,config,data,"
+         "model,"
+         "code");
+    json_array_foreach(runs, i, r) {
+        const json_t *p = json_object_get(r, "progress"), *loss = json_object_get(r, "loss");
+        for (size_t k = 0; k < 8; k++) csv_text(mull_text(r, texts[k]), ",");
+        printf("%lld,%lld,", (long long)json_integer_value(json_object_get(p, "done")),
+               (long long)json_integer_value(json_object_get(p, "total")));
+        if (json_is_number(loss)) printf("%.17g", json_number_value(loss));
+        printf(",%lld,", (long long)json_integer_value(json_object_get(r, "checkpoint_count")));
+        csv_text(mull_text(json_object_get(r, "parent"), "checkpoint"), ",");
+        for (size_t k = 0; k < 4; k++) csv_text(mull_text(json_object_get(r, "hashes"), hashes[k]), k < 3 ? "," : "\n");
+    }
+}
+
 static int list_runs(mull_client *c, const opts *o) {
     char team[200] = "", kind[100] = "", name[400] = "", cursor[32] = "", path[900];
     json_t *all = json_array();
@@ -103,6 +134,8 @@ static int list_runs(mull_client *c, const opts *o) {
     json_t *run;
     if (!rc && o->json) {
         json_array_foreach(all, i, run) mull_emit(json_incref(run));
+    } else if (!rc && o->csv) {
+        print_csv(all);
     } else if (!rc && json_array_size(all)) {
         print_list(all);
     } else if (!rc) {
@@ -193,6 +226,7 @@ static int run_runs(const mull_cmd *cmd, int argc, char **argv) {
     int words, worst = MULL_EXIT_OK;
     MULL_PARSE(cmd, argc, argv, &o, &words);
     if (o.limit < 1) return mull_usage(cmd->name, "--limit is a number from 1");
+    if (o.csv && (o.json || words)) return mull_usage(cmd->name, "--csv is a list of runs; give it alone");
     int first = words > 1 && !strcmp(argv[1], "show") ? 2 : 1;
     for (int i = first; i <= words; i++)
         if (mull_id_check(cmd->name, argv[i])) return MULL_EXIT_USAGE;

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 enum { VERSION_S = 10, MIB = 1 << 20, SPACE_FAIL_MIB = 200, SPACE_WARN_MIB = 2048, FILES_WANTED = 1024 };
@@ -145,10 +146,27 @@ static void gpus(mull_doctor *d) {
         mull_doctor_say(d, "gpu", MULL_FINDING_OK, NULL, "none; jobs run on the CPU");
 }
 
+/* A file system that forgets, or that PostgreSQL should not be on. */
+static void media(mull_doctor *d) {
+    struct statfs v;
+    if (statfs(d->local->dir.root, &v) != 0) return;
+    const char *kind = v.f_type == 0x01021994   ? "tmpfs"
+                       : v.f_type == 0x6969     ? "NFS"
+                       : v.f_type == 0xFF534D42 ? "CIFS"
+                                                : NULL;
+    if (kind)
+        mull_doctor_say(d, "file system", MULL_FINDING_WARN,
+                        "choose a state folder on a local disk: --state or MULL_STATE",
+                        !strcmp(kind, "tmpfs") ? "the state folder is on tmpfs: everything is gone at a reboot"
+                                               : "the state folder is on %s: locks and fsync may not hold there",
+                        kind);
+}
+
 void mull_doctor_machine(mull_doctor *d) {
     folder(d);
     limits(d);
     gpus(d);
+    media(d);
 }
 
 /* ---- what runs */
@@ -202,6 +220,17 @@ static void answers(mull_doctor *d, const char *check, bool yes, const char *whe
                     yes ? "answers" : "does not answer", where);
 }
 
+/* What it holds may be lost, but never thrown away while it runs. */
+static void redis_settings(mull_doctor *d) {
+    char policy[40], aof[8];
+    mull_probe_redis_setting(d->local->dir.redis, "maxmemory-policy", policy, sizeof policy);
+    mull_probe_redis_setting(d->local->dir.redis, "appendonly", aof, sizeof aof);
+    bool right = !strcmp(policy, "noeviction") && !strcmp(aof, "yes");
+    mull_doctor_say(d, "redis keeps", right ? MULL_FINDING_OK : MULL_FINDING_FAIL,
+                    right ? NULL : "mull down, then mull up; nobody else may change its settings",
+                    "maxmemory-policy %s, appendonly %s", *policy ? policy : "unknown", *aof ? aof : "unknown");
+}
+
 void mull_doctor_services(mull_doctor *d) {
     const mull_local *l = d->local;
     mull_proc p;
@@ -214,6 +243,7 @@ void mull_doctor_services(mull_doctor *d) {
     process(d, "supervisor");
     for (int s = 0; s < MULL_SERVICES; s++) running[s] = process(d, mull_service_name(s));
     if (running[MULL_REDIS]) answers(d, "redis", mull_probe_redis(l->dir.redis), l->dir.redis);
+    if (running[MULL_REDIS]) redis_settings(d);
     if (running[MULL_POSTGRES]) answers(d, "postgres", mull_probe_postgres(l->dir.pg_socket), l->dir.pg_socket);
     if (!running[MULL_SCHEDULER]) return;
     json_t *body = NULL;

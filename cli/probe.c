@@ -59,6 +59,20 @@ bool mull_probe_redis(const char *socket_path) {
     return n == sizeof got && !memcmp(got, "+PONG", sizeof got);
 }
 
+void mull_probe_redis_setting(const char *socket_path, const char *name, char *out, size_t cap) {
+    char request[128], got[512], *line = got;
+    *out = 0;
+    /* QUIT behind it ends the answer: *2 $N name $N value +OK */
+    int len = snprintf(request, sizeof request, "CONFIG GET %.60s\r\nQUIT\r\n", name);
+    int fd = ask(socket_path, request, (size_t)len);
+    if (fd < 0) return;
+    size_t n = answer(fd, got, sizeof got - 1, now_ms() + LIMIT_MS);
+    close(fd);
+    got[n] = 0;
+    for (int i = 0; i < 4 && line; i++) line = (line = strstr(line, "\r\n")) ? line + 2 : NULL;
+    if (line) snprintf(out, cap, "%.*s", (int)strcspn(line, "\r\n"), line);
+}
+
 bool mull_probe_postgres(const char *folder) {
     static const unsigned char request[8] = {0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}; /* SSLRequest */
     char path[3400], got;

@@ -233,6 +233,37 @@ static void completion_loads_in_bash(void **state) {
     free(text);
 }
 
+static void doctor_sees_what_the_queue_suffers_from(void **state) {
+    (void)state;
+    json_t *node = mull_run_json((const char *const[]){MULL, "node", "ls", "--json", NULL}, LIMIT_S);
+    const char *name = json_string_value(json_object_get(node, "name"));
+    expect_status(RUN("doctor"), 0);
+    expect_status(RUN("node", "drain", name), 0);
+    mull_run r = RUN("doctor", "--json");
+    assert_int_equal(r.status, 1); /* no node takes jobs */
+    assert_non_null(strstr(r.out, "\"check\":\"drained\",\"status\":\"warn\""));
+    assert_non_null(strstr(r.out, "mull node resume"));
+    assert_non_null(strstr(r.out, "maxmemory-policy noeviction"));
+    mull_run_fini(&r);
+    char server[600];
+    snprintf(server, sizeof server, "unix:%s/run/scheduler.sock", folder);
+    setenv("MULL_SERVER", server, 1); /* the queue there, nothing of this machine */
+    r = RUN("doctor");
+    assert_int_equal(r.status, 1);
+    assert_non_null(strstr(r.out, "answers; you are"));
+    assert_null(strstr(r.out, "redis-server"));
+    mull_run_fini(&r);
+    setenv("MULL_SERVER", "unix:/nowhere/at/all", 1);
+    r = RUN("doctor");
+    assert_int_equal(r.status, 1);
+    assert_non_null(strstr(r.out, "does not answer"));
+    mull_run_fini(&r);
+    unsetenv("MULL_SERVER");
+    expect_status(RUN("node", "resume", name), 0);
+    expect_status(RUN("doctor"), 0);
+    json_decref(node);
+}
+
 int main(void) {
     if (access("/usr/bin/redis-server", X_OK) || access("/usr/lib/postgresql", X_OK)) {
         fprintf(stderr, "skipped: redis-server and PostgreSQL are not installed (ops/deps)\n");
@@ -246,6 +277,7 @@ int main(void) {
         cmocka_unit_test(wrong_usage),
         cmocka_unit_test(recipes_at_submit),
         cmocka_unit_test(completion_loads_in_bash),
+        cmocka_unit_test(doctor_sees_what_the_queue_suffers_from),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

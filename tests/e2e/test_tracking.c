@@ -164,6 +164,8 @@ static const char *checkpoint_at(const char *job, int step) {
 static void checkpoints_checked_and_removed(void **state) {
     (void)state;
     char path[500];
+    expect(RUN("runs", "--csv"), 0, "id,name,kind,team,user,state");
+    expect(RUN("runs", "--csv", a), 2, "give it alone");
     expect(RUN("ckpt", "ls", a), 0, "checkpoint-6");
     expect(RUN("ckpt", "show", checkpoint_at(a, 6)), 0, "model.safetensors");
     expect(RUN("ckpt", "verify", checkpoint_at(a, 6)), 0, "is whole");
