@@ -1,4 +1,4 @@
-/* mull ps, queue, node: what is there now. -w shows it again every two seconds. */
+/* mull ps, queue and node ls: what is there now. -w shows it again every two seconds. */
 #include "cli/args.h"
 #include "cli/jobs.h"
 #include "cli/spec.h"
@@ -30,7 +30,6 @@ static const mull_opt ps_opts[] = {
     {"--array", 0, MULL_OPT_TEXT, offsetof(look, array), NULL, "ID", "the tasks of this array that have begun"},
     {"--limit", 'n', MULL_OPT_INT, offsetof(look, limit), NULL, "N", "at most N jobs, the newest (default 100)"},
     {0}};
-static const mull_opt look_opts[] = {LOOK_OPTS, {0}};
 static const mull_opt queue_opts[] = {LOOK_OPTS,
                                       {"--simulate", 0, MULL_OPT_TEXT, offsetof(look, simulate), NULL, "FILE",
                                        "when would the job of this spec start? nothing is submitted"},
@@ -334,73 +333,7 @@ static int show_nodes(mull_client *c, const look *o) {
     return MULL_EXIT_OK;
 }
 
-static int change_node(const char *verb, const char *node, bool json) {
-    char name[400], path[440];
-    json_t *r;
-    mull_query_encode(node, name, sizeof name);
-    snprintf(path, sizeof path, "/v1/nodes/%s/%s", name, verb);
-    int rc = mull_ask("POST", path, NULL, &r);
-    if (rc) return rc;
-    if (json)
-        mull_emit(json_incref(r));
-    else
-        fprintf(stderr, "node %s is %s\n", node, mull_text(r, "state"));
-    json_decref(r);
-    return MULL_EXIT_OK;
-}
-
-/* key=value or WORD sets, KEY- takes away. */
-static int label_node(const mull_cmd *cmd, const char *node, char *const *words, int n, bool json) {
-    json_t *set = json_array(), *unset = json_array(), *body = json_pack("{s:o, s:o}", "set", set, "unset", unset), *r;
-    int rc = MULL_EXIT_OK;
-    for (int i = 0; i < n && !rc; i++) {
-        size_t len = strlen(words[i]);
-        if (len > 1 && words[i][len - 1] == '-' && !strchr(words[i], '='))
-            json_array_append_new(unset, json_stringn(words[i], len - 1));
-        else if (mull_label_ok(words[i]))
-            json_array_append_new(set, json_string(words[i]));
-        else
-            rc = mull_usage(cmd->name, "'%s' is no label; give WORD, KEY=VALUE, or KEY- to take one away", words[i]);
-    }
-    char name[400], path[440];
-    mull_query_encode(node, name, sizeof name);
-    snprintf(path, sizeof path, "/v1/nodes/%s/labels", name);
-    if (!rc) rc = mull_ask("POST", path, body, &r);
-    json_decref(body);
-    if (rc) return rc;
-    if (json) {
-        mull_emit(r);
-        return MULL_EXIT_OK;
-    }
-    fprintf(stderr, "node %s:", node);
-    size_t i;
-    const json_t *v;
-    json_array_foreach(json_object_get(r, "labels"), i, v) fprintf(stderr, "%s %s", i ? "," : "", json_string_value(v));
-    fprintf(stderr, "%s\n", json_array_size(json_object_get(r, "labels")) ? "" : " no labels");
-    json_decref(r);
-    return MULL_EXIT_OK;
-}
-
-static int run_node(const mull_cmd *cmd, int argc, char **argv) {
-    look o = {0};
-    int words;
-    MULL_PARSE(cmd, argc, argv, &o, &words);
-    bool acts = words && (!strcmp(argv[1], "drain") || !strcmp(argv[1], "resume"));
-    if (acts && words == 2) return change_node(argv[1], argv[2], o.json);
-    if (acts) return mull_usage(cmd->name, "give the name of one node");
-    if (words && !strcmp(argv[1], "label"))
-        return words > 2 ? label_node(cmd, argv[2], argv + 3, words - 2, o.json)
-                         : mull_usage(cmd->name, "give a node and labels: WORD, KEY=VALUE, or KEY- to take one away");
-    if (words > 1 || (words == 1 && strcmp(argv[1], "ls") != 0))
-        return mull_usage(cmd->name, "unknown action '%s'; there are ls, drain, resume, label",
-                          argv[words > 1 ? 2 : 1]);
+int mull_nodes_show(bool json, bool watch) {
+    look o = {.json = json, .watch = watch};
     return watching(&o, show_nodes);
 }
-
-const mull_cmd mull_cmd_node = {"node",
-                                "ls|drain|resume|label [NAME] [LABEL...] [flags]",
-                                "list the workers' nodes and their devices; take nodes out and back; label them",
-                                "examples:\n  mull node ls\n  mull node drain gpu3\n"
-                                "  mull node label gpu3 switch=leaf2 fast-disk old-\n",
-                                look_opts,
-                                run_node};

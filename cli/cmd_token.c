@@ -23,30 +23,6 @@ static const mull_opt token_opts[] = {
 static const mull_opt user_opts[] = {
     {"--json", 0, MULL_OPT_FLAG, offsetof(opts, json), NULL, NULL, "one JSON object a line"}, {0}};
 
-/* The members named by keys of each object of the list key in r, under columns; with json the objects themselves. */
-static void show(json_t *r, const char *key, const mull_column *columns, const char *const *keys, size_t n, bool json) {
-    mull_table t;
-    json_t *v;
-    size_t i;
-    mull_table_init(&t, columns, n);
-    json_array_foreach(json_object_get(r, key), i, v) {
-        char numbers[8][24];
-        const char *cells[8];
-        for (size_t k = 0; k < n; k++) {
-            const json_t *x = json_object_get(v, keys[k]);
-            snprintf(numbers[k], sizeof numbers[k], "%lld", (long long)json_integer_value(x));
-            cells[k] = json_is_integer(x) ? numbers[k] : mull_text(v, keys[k]);
-        }
-        mull_table_row(&t, cells);
-        if (json) mull_emit(json_incref(v));
-    }
-    if (!json && t.nrows)
-        mull_table_print(&t, stdout, mull_term_width(stdout), mull_term_color(stdout));
-    else if (!json)
-        fprintf(stderr, "there are no %s\n", key);
-    mull_table_fini(&t);
-}
-
 static int list_tokens(bool json) {
     static const mull_column columns[] = {
         {"ID", .right = true}, {"USER"}, {"TEAM"}, {"ROLE"}, {"STATE"}, {"MADE"}, {"ENDS"}, {"NOTE", .shrink = 8}};
@@ -54,7 +30,7 @@ static int list_tokens(bool json) {
     json_t *r;
     int rc = mull_ask("GET", "/v1/tokens", NULL, &r);
     if (rc) return rc;
-    show(r, "tokens", columns, keys, 8, json);
+    mull_list_show(r, "tokens", columns, keys, 8, json);
     json_decref(r);
     return MULL_EXIT_OK;
 }
@@ -120,7 +96,7 @@ static int run_user(const mull_cmd *cmd, int argc, char **argv) {
         return mull_usage(cmd->name, "'%s' is no action; there is ls (mull token create makes a user)", argv[words]);
     int rc = mull_ask("GET", "/v1/users", NULL, &r);
     if (rc) return rc;
-    show(r, "users", columns, keys, 5, o.json);
+    mull_list_show(r, "users", columns, keys, 5, o.json);
     json_decref(r);
     return MULL_EXIT_OK;
 }

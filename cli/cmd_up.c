@@ -17,7 +17,7 @@ enum { PATIENCE_S = 180, HEAL_S = 60 };
 static const char what[] = "cannot start";
 
 typedef struct options {
-    const char *state, *devices, *listen, *tls_cert, *tls_key;
+    const char *state, *devices, *listen, *tls_cert, *tls_key, *workers, *exported;
     bool json;
 } options;
 
@@ -30,6 +30,10 @@ static const mull_opt opts[] = {
     {"--tls-cert", 0, MULL_OPT_TEXT, offsetof(options, tls_cert), NULL, "PEM",
      "with --listen: TLS with this certificate"},
     {"--tls-key", 0, MULL_OPT_TEXT, offsetof(options, tls_key), NULL, "PEM", "with --tls-cert: its key"},
+    {"--workers", 0, MULL_OPT_TEXT, offsetof(options, workers), NULL, "HOST:PORT",
+     "with --tls-cert: Redis is open there to workers of other hosts that joined (mull node token)"},
+    {"--export", 0, MULL_OPT_TEXT, offsetof(options, exported), NULL, "DIR",
+     "hand out files below DIR to workers that do not see it, and to mull pull; take in what jobs write there"},
     {"--json", 0, MULL_OPT_FLAG, offsetof(options, json), NULL, NULL, "print the processes as JSON"},
     {0}};
 
@@ -114,6 +118,8 @@ static int look_again(mull_local *l, mull_err *err) {
     if (rc) return rc;
     memcpy(fresh.devices, l->devices, sizeof fresh.devices);
     memcpy(fresh.listen, l->listen, sizeof fresh.listen);
+    memcpy(fresh.workers, l->workers, sizeof fresh.workers);
+    memcpy(fresh.exported, l->exported, sizeof fresh.exported);
     memcpy(fresh.tls_cert, l->tls_cert, sizeof fresh.tls_cert);
     memcpy(fresh.tls_key, l->tls_key, sizeof fresh.tls_key);
     *l = fresh;
@@ -178,6 +184,9 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
         return mull_usage(cmd->name, "--devices '%s' is neither cpu:N nor cuda:all", o.devices);
     if (!o.tls_cert != !o.tls_key || (o.tls_cert && !o.listen))
         return mull_usage(cmd->name, "--listen, --tls-cert and --tls-key go together");
+    if (o.workers && !o.tls_cert)
+        return mull_usage(cmd->name, "--workers needs --listen, --tls-cert and --tls-key: workers come over TLS");
+    if (o.workers && !listen_ok(o.workers)) return mull_usage(cmd->name, "--workers '%s' is not HOST:PORT", o.workers);
     if (o.listen && !listen_ok(o.listen)) return mull_usage(cmd->name, "--listen '%s' is not HOST:PORT", o.listen);
     if (mull_local_find(&l, o.state, &err)) {
         mull_err_print(stderr, &err);
@@ -185,6 +194,9 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     }
     snprintf(l.devices, sizeof l.devices, "%s", o.devices ? o.devices : "cpu:1");
     if (o.listen) snprintf(l.listen, sizeof l.listen, "%s:%s", o.tls_cert ? "tls" : "tcp", o.listen);
+    if (o.exported && !realpath(o.exported, l.exported))
+        return mull_complain(what, o.exported, "give a folder", "%s", strerror(errno));
+    if (o.workers) snprintf(l.workers, sizeof l.workers, "%s", o.workers);
     if (o.tls_cert && (!realpath(o.tls_cert, l.tls_cert) || !realpath(o.tls_key, l.tls_key)))
         return mull_complain(what, *l.tls_cert ? o.tls_key : o.tls_cert, "give PEM files", "%s", strerror(errno));
     bool told = false;
@@ -221,11 +233,14 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
 
 const mull_cmd mull_cmd_up = {
     "up",
-    "[--state DIR] [--devices cpu:N|cuda:all] [--listen HOST:PORT [--tls-cert PEM --tls-key PEM]] [--json]",
+    "[--state DIR] [--devices cpu:N|cuda:all] [--listen HOST:PORT [--tls-cert PEM --tls-key PEM [--workers "
+    "HOST:PORT]]] "
+    "[--export DIR] [--json]",
     "start everything on this machine: queue, database, one worker",
     "examples:\n"
     "  mull up\n"
     "  mull up --state ./state --devices cpu:2\n"
+    "  mull up --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem --workers 0.0.0.0:6390\n"
     "\n"
     "Nothing listens on a network without --listen, and no root is needed. What dies is started again; run\n"
     "again, it starts only what is missing. Data stays in the state folder.\n",

@@ -262,3 +262,27 @@ void mull_jobs_write(const json_t *jobs, bool wide, FILE *f, int width, bool col
 void mull_jobs_table(const json_t *jobs, bool wide) {
     mull_jobs_write(jobs, wide, stdout, mull_term_width(stdout), mull_term_color(stdout));
 }
+
+void mull_list_show(json_t *r, const char *key, const mull_column *columns, const char *const *keys, size_t n,
+                    bool json) {
+    mull_table t;
+    json_t *v;
+    size_t i;
+    mull_table_init(&t, columns, n);
+    json_array_foreach(json_object_get(r, key), i, v) {
+        char numbers[8][24];
+        const char *cells[8];
+        for (size_t k = 0; k < n; k++) {
+            const json_t *x = json_object_get(v, keys[k]);
+            snprintf(numbers[k], sizeof numbers[k], "%lld", (long long)json_integer_value(x));
+            cells[k] = json_is_integer(x) ? numbers[k] : mull_text(v, keys[k]);
+        }
+        mull_table_row(&t, cells);
+        if (json) mull_emit(json_incref(v));
+    }
+    if (!json && t.nrows)
+        mull_table_print(&t, stdout, mull_term_width(stdout), mull_term_color(stdout));
+    else if (!json)
+        fprintf(stderr, "there are no %s\n", key);
+    mull_table_fini(&t);
+}

@@ -43,6 +43,12 @@ void mull_eval_table(const json_t *results, FILE *f);
 void mull_compare_table(const json_t *compared, FILE *f);
 /* What a follower ("follow" of a job) made: a line for each task of each checkpoint. */
 void mull_follow_table(const json_t *follow, FILE *f);
+/* The members named by keys of each object of the list key in r, under n columns (at most 8); with json the objects
+ * themselves. */
+void mull_list_show(json_t *r, const char *key, const mull_column *columns, const char *const *keys, size_t n,
+                    bool json);
+/* mull node ls. */
+int mull_nodes_show(bool json, bool watch);
 /* Percent-encodes into out. */
 void mull_query_encode(const char *text, char *out, size_t cap);
 /* The table of ps, on standard output as wide as it is; or anywhere, of that width (0: nothing is cut). */

@@ -320,6 +320,7 @@ void mull_local_write(const mull_local *l, const char *phase) {
     json_object_set_new(j, "phase", json_string(phase));
     json_object_set_new(j, "devices", json_string(l->devices));
     json_object_set_new(j, "listen", json_string(l->listen));
+    json_object_set_new(j, "workers", json_string(l->workers));
     json_object_set_new(j, "node", json_string(l->node));
     char tmp[3300];
     join(tmp, sizeof tmp, "%s.new", l->dir.file);

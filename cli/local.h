@@ -24,6 +24,8 @@ typedef struct mull_local {
     char devices[128];                  /* of the worker: "cpu:2" */
     char listen[128];                   /* tcp:HOST:PORT or tls:HOST:PORT that the scheduler also answers on, or "" */
     char tls_cert[4096], tls_key[4096]; /* PEM files of a tls one */
+    char workers[128];   /* HOST:PORT at which Redis is open to workers of other hosts, over TLS; or "" */
+    char exported[4096]; /* [TEAM=]DIR that the scheduler exports, or "" */
     char node[65];
     char bin_dir[2048];   /* of mull's own programs */
     char redis_bin[2048]; /* redis-server */
@@ -68,6 +70,8 @@ int mull_local_migrate(const mull_local *l, mull_err *err);
 bool mull_local_stop(const mull_local *l, double seconds);
 /* Moves a log that has grown too long aside. */
 void mull_local_rotate(const mull_local *l);
+
+int mull_local_redis_start(const mull_local *l, mull_err *err); /* redis.c; its pid or negative */
 
 /* PostgreSQL's part (postgres.c). */
 int mull_postgres_init(const mull_local *l, mull_err *err);

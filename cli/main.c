@@ -35,9 +35,6 @@ static int unknown(const char *word) {
     for (int i = 0; mull_commands[i] && n < 60; i++) names[n++] = mull_commands[i]->name;
     names[n++] = "help";
     names[n++] = "version";
-    static const char *const later[] = {"pull"};
-    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-        if (!strcmp(word, later[i])) return mull_usage("", "'%s' is not available in this build", word);
     const char *near = mull_nearest(word, names, n);
     const char *what = word[0] == '-' ? "flag" : "command";
     if (near) return mull_usage("", "unknown %s '%s'; did you mean %s?", what, word, near);

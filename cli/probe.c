@@ -51,12 +51,12 @@ static size_t answer(int fd, char *out, size_t cap, long long until) {
 }
 
 bool mull_probe_redis(const char *socket_path) {
-    char got[5];
+    char got[5]; /* one that wants a password answers too */
     int fd = ask(socket_path, "PING\r\n", 6);
     if (fd < 0) return false;
     size_t n = answer(fd, got, sizeof got, now_ms() + LIMIT_MS);
     close(fd);
-    return n == sizeof got && !memcmp(got, "+PONG", sizeof got);
+    return n == sizeof got && (!memcmp(got, "+PONG", sizeof got) || !memcmp(got, "-NOAU", sizeof got));
 }
 
 void mull_probe_redis_setting(const char *socket_path, const char *name, char *out, size_t cap) {

@@ -15,37 +15,6 @@
 
 enum { LOG_MAX = 16 << 20 };
 
-static int start_redis(const mull_local *l, mull_err *err) {
-    /* A server that nobody has a record of would share its files with a second one. */
-    if (mull_probe_redis(l->dir.redis))
-        return mull_fail(err, MULL_ERR_BUSY, "cannot start Redis", l->dir.redis, "stop that one first",
-                         "a server that mull has not started answers on this socket");
-    const char *argv[] = {l->redis_bin,
-                          "--port",
-                          "0",
-                          "--unixsocket",
-                          l->dir.redis,
-                          "--unixsocketperm",
-                          "600",
-                          "--dir",
-                          mull_local_path(l, "redis", ""),
-                          "--appendonly",
-                          "yes",
-                          "--appendfsync",
-                          "everysec",
-                          "--save",
-                          "",
-                          "--maxmemory-policy",
-                          "noeviction",
-                          "--daemonize",
-                          "no",
-                          "--logfile",
-                          "",
-                          NULL};
-    mull_spawn s = {.argv = argv, .log = mull_local_log(l, "redis"), .record = mull_local_record(l, "redis")};
-    return mull_spawn_start(&s, err);
-}
-
 static int start_scheduler(const mull_local *l, mull_err *err) {
     char program[2200], pg[4200], redis[3400], listen[3400];
     snprintf(program, sizeof program, "%s/mull-scheduler", l->bin_dir);
@@ -55,12 +24,26 @@ static int start_scheduler(const mull_local *l, mull_err *err) {
     char files[3400], models[3400];
     snprintf(files, sizeof files, "%.3000s", mull_local_path(l, "files", ""));
     snprintf(models, sizeof models, "%.3000s", mull_local_path(l, "models", ""));
-    const char *argv[20] = {program,    "serve", "--pg",    pg,    "--redis",  redis,
+    const char *argv[28] = {program,    "serve", "--pg",    pg,    "--redis",  redis,
                             "--listen", listen,  "--files", files, "--models", models};
     const char **more = argv + 12;
     if (l->listen[0]) {
         *more++ = "--listen";
         *more++ = l->listen;
+    }
+    char workers[160];
+    if (l->workers[0]) {
+        snprintf(workers, sizeof workers, "rediss://*%s", strrchr(l->workers, ':'));
+        *more++ = "--redis-password-file";
+        *more++ = mull_local_path(l, "redis", "password");
+        *more++ = "--worker-redis";
+        *more++ = workers;
+        *more++ = "--worker-ca";
+        *more++ = l->tls_cert;
+    }
+    if (l->exported[0]) {
+        *more++ = "--export";
+        *more++ = l->exported;
     }
     if (l->tls_cert[0]) {
         *more++ = "--tls-cert";
@@ -77,10 +60,20 @@ static int start_worker(const mull_local *l, mull_err *err) {
     snprintf(program, sizeof program, "%s/mull-worker", l->bin_dir);
     snprintf(engine, sizeof engine, "%s/mull-engine", l->bin_dir);
     snprintf(redis, sizeof redis, "unix:%s", l->dir.redis);
-    const char *argv[] = {program,    "--redis", redis,
-                          "--node",   l->node,   "--devices",
-                          l->devices, "--state", mull_local_path(l, "worker", ""),
-                          "--engine", engine,    NULL};
+    const char *argv[] = {program,
+                          "--redis",
+                          redis,
+                          "--node",
+                          l->node,
+                          "--devices",
+                          l->devices,
+                          "--state",
+                          mull_local_path(l, "worker", ""),
+                          "--engine",
+                          engine,
+                          l->workers[0] ? "--redis-password-file" : NULL,
+                          mull_local_path(l, "redis", "password"),
+                          NULL};
     mull_spawn s = {.argv = argv, .log = mull_local_log(l, "worker"), .record = mull_local_record(l, "worker")};
     return mull_spawn_start(&s, err);
 }
@@ -88,7 +81,7 @@ static int start_worker(const mull_local *l, mull_err *err) {
 int mull_service_start(const mull_local *l, mull_service s, mull_err *err) {
     switch (s) {
     case MULL_REDIS:
-        return start_redis(l, err);
+        return mull_local_redis_start(l, err);
     case MULL_POSTGRES:
         return mull_postgres_start(l, err);
     case MULL_SCHEDULER:

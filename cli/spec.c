@@ -94,7 +94,7 @@ static void absolute_at(json_t *spec, const char *key) {
 }
 
 void mull_spec_absolute(json_t *spec) {
-    static const char *const keys[] = {"model", "out",    "output", "input",      "config",
+    static const char *const keys[] = {"model", "out",    "output", "input",       "config",
                                        "data",  "images", "videos", "media_roots", "key_file"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) absolute_at(spec, keys[i]);
 }

@@ -99,6 +99,26 @@ static remembered *slot_of(mull_front *f, const char *hash) {
     return &f->tokens->slots[h % SLOTS];
 }
 
+static void remember(auth_call *c) {
+    remembered *slot = slot_of(c->front, c->hash);
+    memcpy(slot->hash, c->hash, sizeof slot->hash);
+    slot->until = uv_now(c->front->cfg.loop) + REMEMBER_MS;
+    slot->who = *mull_req_who(c->req);
+}
+
+static void on_node(const mull_pg_reply *r, void *arg) {
+    auth_call c = *(auth_call *)arg;
+    free(arg);
+    if (mull__front_failed(c.req, r)) return;
+    if (PQntuples(r->res) != 1 || PQgetisnull(r->res, 0, 0)) {
+        unauthorized(c.front, c.req, "the node is unknown or revoked");
+        return;
+    }
+    snprintf(mull_req_who(c.req)->node, sizeof mull_req_who(c.req)->node, "%s", PQgetvalue(r->res, 0, 0));
+    remember(&c);
+    if (within(c.front, c.req, c.front->limit, c.hash, "as this node")) c.next(c.front, c.req);
+}
+
 static void on_token(const mull_pg_reply *r, void *arg) {
     auth_call c = *(auth_call *)arg;
     free(arg);
@@ -114,10 +134,7 @@ static void on_token(const mull_pg_reply *r, void *arg) {
     snprintf(who->user, sizeof who->user, "%s", PQgetvalue(r->res, 0, 0));
     snprintf(who->team, sizeof who->team, "%s", PQgetvalue(r->res, 0, 1));
     who->role = role;
-    remembered *slot = slot_of(c.front, c.hash);
-    memcpy(slot->hash, c.hash, sizeof slot->hash);
-    slot->until = uv_now(c.front->cfg.loop) + REMEMBER_MS;
-    slot->who = *who;
+    remember(&c);
     if (within(c.front, c.req, c.front->limit, c.hash, "with this token")) c.next(c.front, c.req);
 }
 
@@ -155,5 +172,9 @@ void mull__authenticate(mull_front *f, mull_req *req, void (*next)(mull_front *,
         return;
     }
     const char *params[] = {c->hash};
+    if (!strncmp(header + 7, "mulln_", 6)) {
+        mull_pg_query(f->cfg.pg, "SELECT mull_node_auth($1)", 1, params, on_node, c);
+        return;
+    }
     mull_pg_query(f->cfg.pg, "SELECT * FROM mull_auth($1)", 1, params, on_token, c);
 }

@@ -245,6 +245,13 @@ static void readyz(mull_front *f, mull_req *req) {
 
 bool mull__may(mull_req *req) {
     const mull_route_def *d = mull_route_get(mull_req_route(req)->id);
+    if (d->open) return true;
+    bool node = mull_req_who(req)->node[0] != 0;
+    if (node ? d->callers == MULL_PEOPLE : d->callers == MULL_NODES_ONLY) {
+        mull_reply_error(req, 403, "forbidden", node ? "a node may not do this" : "this is for nodes that have joined");
+        return false;
+    }
+    if (node) return true;
     mull_role role = mull_req_who(req)->role;
     if (d->writes && role < MULL_ROLE_MEMBER)
         mull_reply_error(req, 403, "forbidden", "the role viewer may not change anything");
@@ -303,6 +310,21 @@ static void route(mull_front *f, mull_req *req) {
         break;
     case MULL_ROUTE_NODE_LABELS:
         mull__node_labels(f, req);
+        break;
+    case MULL_ROUTE_NODE_TOKENS:
+        mull__answer(f, req, "SELECT mull_node_tokens()", 0, NULL);
+        break;
+    case MULL_ROUTE_NODE_TOKEN_CREATE:
+        mull__node_token_create(f, req);
+        break;
+    case MULL_ROUTE_NODE_TOKEN_REVOKE:
+        mull__node_token_revoke(f, req);
+        break;
+    case MULL_ROUTE_NODE_JOIN:
+        mull__node_join(f, req);
+        break;
+    case MULL_ROUTE_NODE_REVOKE:
+        mull__node_revoke(f, req);
         break;
     case MULL_ROUTE_MAINTENANCE:
         mull__answer(f, req, "SELECT mull_maintenance_list()", 0, NULL);
@@ -380,6 +402,14 @@ static void route(mull_front *f, mull_req *req) {
         break;
     case MULL_ROUTE_BATCH_CANCEL:
         mull__batch_cancel(f, req);
+        break;
+    case MULL_ROUTE_FILES_TREE:
+    case MULL_ROUTE_FILES_READ:
+    case MULL_ROUTE_FILES_PART:
+    case MULL_ROUTE_FILES_WRITE:
+    case MULL_ROUTE_FILES_COMMIT:
+    case MULL_ROUTE_FILES_REMOVE:
+        mull__transfer(f, req);
         break;
     case MULL_ROUTE_WHOAMI:
         mull__whoami(req);

@@ -19,6 +19,11 @@ typedef struct mull_front_config {
     const char *models;   /* folder of checkpoints that may be named without a path, NULL: none */
     uint64_t max_upload;  /* bytes */
     uint32_t rate, burst; /* requests a second of one token, and of one address without any; 0: no limit */
+    /* For workers that join: where they find Redis, NULL: none may; the PEM texts of the certificates by which they
+     * know Redis and this server, NULL: the system's; and the sum of this server's key that tokens carry, NULL: no TLS.
+     */
+    const char *worker_redis, *worker_ca, *tls_ca, *tls_pin;
+    const struct mull_exports *exports; /* folders whose files it hands out; NULL: none */
 } mull_front_config;
 
 /* NULL without memory. */
@@ -121,6 +126,15 @@ void mull__run(mull_front *f, mull_req *req);
 void mull__checkpoints(mull_front *f, mull_req *req);
 void mull__checkpoint(mull_front *f, mull_req *req);
 void mull__checkpoint_action(mull_front *f, mull_req *req);
+
+/* nodes.c: tokens to join with, joining, throwing out. */
+void mull__node_token_create(mull_front *f, mull_req *req);
+void mull__node_token_revoke(mull_front *f, mull_req *req);
+void mull__node_join(mull_front *f, mull_req *req);
+void mull__node_revoke(mull_front *f, mull_req *req);
+
+/* transfer.c: files of jobs, for nodes and users without a shared folder. */
+void mull__transfer(mull_front *f, mull_req *req);
 
 /* people.c: users, tokens, the audit. */
 void mull__whoami(mull_req *req);

@@ -159,6 +159,7 @@ static void on_tick(uv_timer_t *t) {
     mull__check_deadlines(l);
     mull__usage_tick(l);
     mull__cron_tick(l);
+    if (l->users_all || now - l->users_ms >= MULL_USERS_MS) mull__users_look(l, false);
     mull__read_streams(l);
     if (l->state == MULL_LEADING && now - l->last_reconcile_ms >= MULL_RECONCILE_MS) mull__reconcile(l);
 }

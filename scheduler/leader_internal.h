@@ -22,6 +22,7 @@ enum {
     MULL_GRACE_S = 10,
     MULL_HALF_LIFE_S = 7 * 24 * 3600, /* of the use that fair share counts; the front door's figures use it too */
     MULL_SAVE_USAGE_MS = 30000,
+    MULL_USERS_MS = 5000,          /* between looks at the users that nodes have in Redis */
     MULL_CRON_MS = 1000,           /* between looks for schedules that are due */
     MULL_PREEMPT_BATCH = 64,       /* victims of one pass */
     MULL_NOMINATED_MS = 5 * 60000, /* a job for which others were stopped goes before everything else so long */
@@ -80,6 +81,8 @@ struct mull_leader {
     uint64_t ends_seen;     /* counts changes to the set of live attempts by the recorder */
     uv_timer_t retry;       /* of a batch that could not be recorded */
     struct mull_batch *retry_batch;
+    uint64_t users_ms; /* when Redis's users of nodes were last looked at */
+    bool users_all;    /* and the next look makes all of them */
 
     /* reconcile.c */
     bool reconciling;
@@ -160,6 +163,8 @@ void mull__read_streams(mull_leader *l);
 void mull__attempts_ended(mull_leader *l, const int64_t *fences, size_t n);
 void mull__resync_all(mull_leader *l);
 
+/* Makes Redis's users agree with the nodes that have joined (redis_users.h). */
+void mull__users_look(mull_leader *l, bool all);
 /* How far events have been read, in the ms of their ids. */
 uint64_t mull__stream_ms(const mull_leader *l);
 

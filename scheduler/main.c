@@ -1,4 +1,5 @@
 /* mull-scheduler: `migrate` brings the database's tables up to date, `serve` runs the front door and the queue. */
+#include "scheduler/exports.h"
 #include "scheduler/retain.h"
 #include "scheduler/serve.h"
 #include "schema/error.h"
@@ -22,6 +23,7 @@ static const char USAGE[] =
     "                            [--redis-password-file FILE] [--redis-ca PEM] [--node-timeout S]\n"
     "                            [--webhook-allow NETWORK,...]\n"
     "                            [--rate N[:BURST]]\n"
+    "                            [--worker-redis ADDRESS [--worker-ca PEM]] [--export [TEAM=]DIR]...\n"
     "       mull-scheduler retain --pg CONNINFO [--logs DAYS] [--metrics DAYS] [--samples DAYS] [--deliveries DAYS] "
     "[--dry-run]\n"
     "\n"
@@ -39,6 +41,12 @@ static const char USAGE[] =
     "         --node-timeout: seconds of silence after which a node is down and its jobs start elsewhere (15); a "
     "worker\n"
     "         that is cut off kills its engines after two thirds of it\n"
+    "         --worker-redis: let workers of other hosts join (mull node token); they find Redis at "
+    "redis[s]://HOST:PORT,\n"
+    "         where * as HOST is the one by which they reached this server, and know it by --worker-ca\n"
+    "         --export: a folder (of TEAM) whose files go to and from workers that do not see it (mull-worker "
+    "--transfer)\n"
+    "         and, below a job's out, to users (mull pull)\n"
     "         --files: where POST /v1/files keeps what it is sent (512 MiB a file, or --max-upload)\n"
     "         --models: folder of checkpoints that batches may name without a path\n"
     "         --webhook-allow: networks besides the public Internet that webhooks may go to (10.0.0.0/8,fd00::/8), or\n"
@@ -82,6 +90,9 @@ int main(int argc, char **argv) {
                                             {"help", no_argument, NULL, 'h'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"redis-password-file", required_argument, NULL, 'P'},
+                                            {"export", required_argument, NULL, 'E'},
+                                            {"worker-redis", required_argument, NULL, 'x'},
+                                            {"worker-ca", required_argument, NULL, 'X'},
                                             {"node-timeout", required_argument, NULL, 'T'},
                                             {"redis-ca", required_argument, NULL, 'C'},
                                             {"webhook-allow", required_argument, NULL, 'w'},
@@ -92,8 +103,12 @@ int main(int argc, char **argv) {
                                             {"deliveries", required_argument, NULL, 'D'},
                                             {"dry-run", no_argument, NULL, 'd'},
                                             {0}};
-    mull_serve_config c = {
-        .max_upload = 512ull << 20, .webhook_allow = getenv("MULL_WEBHOOK_ALLOW"), .rate = 500, .burst = 2000};
+    static mull_exports exports;
+    mull_serve_config c = {.exports = &exports,
+                           .max_upload = 512ull << 20,
+                           .webhook_allow = getenv("MULL_WEBHOOK_ALLOW"),
+                           .rate = 500,
+                           .burst = 2000};
     mull_retain_config keep = {0};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
@@ -148,6 +163,23 @@ int main(int argc, char **argv) {
             c.node_timeout_s = (int)s;
             break;
         }
+        case 'E': {
+            mull_err err;
+            if (mull_exports_add(&exports, optarg, &err) != 0) {
+                mull_err_print(stderr, &err);
+                return EXIT_USAGE;
+            }
+            break;
+        }
+        case 'x':
+            if (strncmp(optarg, "redis://", 8) != 0 && strncmp(optarg, "rediss://", 9) != 0)
+                return usage("give redis://HOST:PORT or rediss://HOST:PORT", optarg);
+            if (strchr(optarg, '@')) return usage("each node gets a user of its own; leave USER@ out", optarg);
+            c.worker_redis = optarg;
+            break;
+        case 'X':
+            c.worker_ca = optarg;
+            break;
         case 'C':
             c.redis_ca = optarg;
             break;

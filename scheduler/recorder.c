@@ -5,6 +5,7 @@
  * number). Only then are the workers told what is safe (ack) and the stream trimmed. The ready stream is read here
  * too: it carries hints only, the rows are read from PostgreSQL before a hint is acknowledged. */
 #include "scheduler/leader_internal.h"
+#include "scheduler/redis_users.h"
 
 #include "scheduler/stage.h"
 
@@ -445,11 +446,58 @@ void mull__resync_all(mull_leader *l) {
             mull__inbox(l, l->queue.nodes[i].boot, json_pack("{s:i, s:s, s:i}", "v", 1, "type", "resync", "from", 0));
 }
 
+typedef struct users_look {
+    bool all;
+    char *listed;
+} users_look;
+
+static void look_free(users_look *k) {
+    free(k->listed);
+    free(k);
+}
+
+static void on_node_users(const mull_pg_reply *r, void *arg) {
+    mull_leader *l;
+    void *data;
+    bool current = mull__lead_current(arg, &l, &data);
+    if (current && !mull__lead_failed(l, r, "reading the nodes' users"))
+        mull__redis_users_restore(l->cfg.redis, ((users_look *)data)->listed, r->res, ((users_look *)data)->all);
+    look_free(data);
+}
+
+static void on_users_listed(const redisReply *reply, void *arg) {
+    mull_leader *l;
+    void *data;
+    bool current = mull__lead_current(arg, &l, &data);
+    users_look *k = data;
+    if (current) k->listed = mull__redis_users_listed(reply);
+    if (!current || !k->listed)
+        look_free(k);
+    else
+        mull__lead_query(l, "SELECT * FROM mull_node_users()", 0, NULL, on_node_users, k);
+}
+
+void mull__users_look(mull_leader *l, bool all) {
+    users_look *k = calloc(1, sizeof *k);
+    mull_lead_call *c = k && mull_redis_connected(l->cfg.redis) ? mull__lead_call(l, k) : NULL;
+    l->users_ms = mull__now(l);
+    if (!c) {
+        free(k);
+        l->users_all |= all; /* with the next look */
+        return;
+    }
+    k->all = all || l->users_all;
+    l->users_all = false;
+    const char *argv[] = {"ACL", "USERS"};
+    mull_redis_command(l->cfg.redis, 2, argv, NULL, on_users_listed, c);
+}
+
 /* A fresh connection may be to a server that lost everything: reconcile now rather than in a few seconds. */
 static void on_connected(void *arg) {
     mull_leader *l = arg;
     if (l->state != MULL_LEADING || l->closing) return;
     l->link_since_ms = mull__now(l);
+    mull__users_look(l, true);
     make_group(l);
     mull__reconcile(l);
     mull__read_streams(l);
@@ -457,6 +505,7 @@ static void on_connected(void *arg) {
 
 void mull__recorder_start(mull_leader *l) {
     l->recording = false;
+    mull__users_look(l, true);
     make_group(l);
     mull__read_streams(l);
 }

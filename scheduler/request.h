@@ -12,6 +12,7 @@ typedef struct mull_identity {
     char user[64];
     char team[64]; /* "" = any team */
     mull_role role;
+    char node[128]; /* a worker that has joined: it may use the routes for nodes, and nothing else */
 } mull_identity;
 
 typedef struct mull_ask {

@@ -27,6 +27,11 @@ typedef enum mull_route_id {
     MULL_ROUTE_NODE_DRAIN,
     MULL_ROUTE_NODE_RESUME,
     MULL_ROUTE_NODE_LABELS,
+    MULL_ROUTE_NODE_TOKENS,
+    MULL_ROUTE_NODE_TOKEN_CREATE,
+    MULL_ROUTE_NODE_TOKEN_REVOKE,
+    MULL_ROUTE_NODE_JOIN,
+    MULL_ROUTE_NODE_REVOKE,
     MULL_ROUTE_MAINTENANCE,
     MULL_ROUTE_MAINTENANCE_ADD,
     MULL_ROUTE_MAINTENANCE_RM,
@@ -58,6 +63,12 @@ typedef enum mull_route_id {
     MULL_ROUTE_BATCH_LIST,
     MULL_ROUTE_BATCH,
     MULL_ROUTE_BATCH_CANCEL,
+    MULL_ROUTE_FILES_TREE, /* in the order of transfer.c */
+    MULL_ROUTE_FILES_READ,
+    MULL_ROUTE_FILES_PART,
+    MULL_ROUTE_FILES_WRITE,
+    MULL_ROUTE_FILES_COMMIT,
+    MULL_ROUTE_FILES_REMOVE,
     MULL_ROUTE_WHOAMI,
     MULL_ROUTE_USERS,
     MULL_ROUTE_TOKENS,
@@ -89,6 +100,7 @@ typedef struct mull_route_def {
     bool open;            /* needs no token */
     bool writes;          /* refused for the role viewer */
     bool admin;           /* refused for all but the role admin */
+    enum { MULL_PEOPLE, MULL_PEOPLE_AND_NODES, MULL_NODES_ONLY } callers;
 } mull_route_def;
 
 typedef struct mull_route {

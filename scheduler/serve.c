@@ -7,6 +7,7 @@
 #include "scheduler/listen.h"
 #include "scheduler/tls.h"
 #include "schema/log.h"
+#include "schema/secret_file.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -33,6 +34,8 @@ typedef struct server {
     uint64_t drain_until;
     bool stopping;
     mull_http_tls tls;
+    char *worker_ca; /* PEM text */
+    char tls_pin[MULL_TLS_PIN];
     char name[256];
 } server;
 
@@ -128,7 +131,12 @@ static int create_parts(server *s, const mull_serve_config *c, const opened *fds
                                                       .models = c->models,
                                                       .max_upload = c->max_upload,
                                                       .rate = c->rate,
-                                                      .burst = c->burst});
+                                                      .burst = c->burst,
+                                                      .worker_redis = c->worker_redis,
+                                                      .exports = c->exports,
+                                                      .worker_ca = s->worker_ca,
+                                                      .tls_ca = s->tls.cert,
+                                                      .tls_pin = s->tls.cert ? s->tls_pin : NULL});
     s->http = s->front ? mull_front_http(s->front) : NULL;
     s->deliver = mull_deliver_create(&s->loop, s->pg, &s->guard);
     if (!s->leader || !s->http || !s->deliver) return -1;
@@ -171,6 +179,11 @@ int mull_serve(const mull_serve_config *c) {
         mull_err_print(stderr, &err);
         return 2;
     }
+    if ((s.tls.cert && mull_tls_pin(&s.tls, s.tls_pin, &err) != 0) ||
+        (c->worker_ca && mull_text_read(c->worker_ca, &s.worker_ca, &err) != 0)) {
+        mull_err_print(stderr, &err);
+        return 1;
+    }
     if (open_listeners(c, fds) != 0) return 1;
     name_holder(&s, c);
     if (uv_loop_init(&s.loop) != 0 || create_parts(&s, c, fds) != 0) {
@@ -195,6 +208,7 @@ int mull_serve(const mull_serve_config *c) {
     mull_deliver_destroy(s.deliver);
     mull_http_destroy(s.http);
     mull_tls_free(&s.tls);
+    free(s.worker_ca);
     uv_loop_close(&s.loop);
     for (int i = 0; i < c->listen_count; i++) mull_listen_remove(c->listen[i]);
     mull_log(MULL_LOG_INFO, "stopped");

@@ -12,10 +12,12 @@ typedef struct mull_serve_config {
     int listen_count;
     const char *files, *models; /* folders, NULL: none (mull_front_config) */
     unsigned long long max_upload;
-    unsigned rate, burst;           /* requests a second of one token or address, and at once; rate 0: no limit */
-    const char *tls_cert, *tls_key; /* PEM files for the addresses tls:HOST:PORT, NULL: none */
-    const char *webhook_allow;      /* networks besides the public Internet that webhooks may go to, NULL: none */
-    int node_timeout_s;             /* of mull_leader_config */
+    unsigned rate, burst;                 /* requests a second of one token or address, and at once; rate 0: no limit */
+    const char *webhook_allow;            /* networks besides the public Internet that webhooks may go to, NULL: none */
+    const char *worker_redis, *worker_ca; /* of mull_front_config; the second a path */
+    const struct mull_exports *exports;   /* NULL: none */
+    const char *tls_cert, *tls_key;       /* PEM files for the addresses tls:HOST:PORT, NULL: none */
+    int node_timeout_s;                   /* of mull_leader_config */
     const char *name; /* NULL = host name and first address: the same after a restart, different from all others */
 } mull_serve_config;
 

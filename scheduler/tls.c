@@ -2,8 +2,10 @@
 #include "scheduler/tls.h"
 
 #include <errno.h>
+#include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +56,24 @@ int mull_tls_load(const char *cert, const char *key, mull_http_tls *tls, mull_er
     BIO_free(c);
     BIO_free(k);
     return rc;
+}
+
+int mull_tls_pin(const mull_http_tls *tls, char pin[MULL_TLS_PIN], mull_err *err) {
+    BIO *c = BIO_new_mem_buf(tls->cert, -1);
+    X509 *x = c ? PEM_read_bio_X509(c, NULL, NULL, (void *)(uintptr_t) "") : NULL;
+    unsigned char *der = NULL, sum[EVP_MAX_MD_SIZE], text[64];
+    int n = x ? i2d_X509_PUBKEY(X509_get_X509_PUBKEY(x), &der) : -1;
+    unsigned len = 0;
+    bool ok = n > 0 && EVP_Digest(der, (size_t)n, sum, &len, EVP_sha256(), NULL) == 1 && len == 32;
+    if (ok) {
+        EVP_EncodeBlock(text, sum, 32); /* 44 characters, the last '=' */
+        for (int i = 0; i < 43; i++) pin[i] = (char)(text[i] == '+' ? '-' : text[i] == '/' ? '_' : text[i]);
+        pin[43] = 0;
+    }
+    OPENSSL_free(der);
+    X509_free(x);
+    BIO_free(c);
+    return ok ? 0 : mull_fail(err, MULL_ERR_INTERNAL, WHAT, "certificate", NULL, "its public key cannot be read");
 }
 
 void mull_tls_free(mull_http_tls *tls) {

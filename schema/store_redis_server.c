@@ -85,6 +85,8 @@ static int make_tls(mull_redis_server *s, const char *ca, mull_err *err) {
     if (!s->tls || SSL_CTX_set_min_proto_version(s->tls, TLS1_2_VERSION) != 1)
         return mull_fail(err, MULL_ERR_NOMEM, "cannot use TLS", s->text, NULL, "OpenSSL refuses");
     SSL_CTX_set_verify(s->tls, SSL_VERIFY_PEER, NULL);
+    /* A certificate that was given may be the server's own, whoever signed it. */
+    X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(s->tls), X509_V_FLAG_PARTIAL_CHAIN);
     if (ca) return trust(s->tls, ca, err);
     if (SSL_CTX_set_default_verify_paths(s->tls) == 1) return 0;
     return mull_fail(err, MULL_ERR_MISSING, "cannot use TLS", s->text, "name the authority's certificate",

@@ -1,5 +1,7 @@
 /* mull-worker: the node's agent. */
 #include "schema/log.h"
+#include "worker/join.h"
+#include "worker/stage.h"
 #include "worker/supervise.h"
 #include "worker/worker.h"
 
@@ -14,10 +16,12 @@
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const char USAGE[] =
-    "usage: mull-worker --redis ADDRESS --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
+    "usage: mull-worker join URL --state DIR ...    (mull-worker join --help)\n"
+    "       mull-worker [--redis ADDRESS] --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
     "                   [--root [TEAM=]DIR]... [--engine-user NAME] [--hang-seconds N]\n"
-    "                   [--redis-password-file FILE] [--redis-ca PEM] [--address HOST]\n"
+    "                   [--redis-password-file FILE] [--redis-ca PEM] [--address HOST] [--transfer]\n"
     "\n"
+    "Once it has joined a queue (mull-worker join) it knows where to go; else:\n"
     "--redis    where the queue's Redis listens: unix:PATH, tcp:HOST:PORT, redis://[USER@]HOST:PORT[,HOST:PORT], or\n"
     "           rediss://... for TLS; of several hosts the primary is used\n"
     "--redis-password-file  its first line is the password (else MULL_REDIS_PASSWORD)\n"
@@ -25,6 +29,9 @@ static const char USAGE[] =
     "--state    a folder for this worker alone: its lock, its event spool, the engines' private folders\n"
     "--address  the name or number at which other nodes reach this one, for jobs over several (default: the host's "
     "name)\n"
+    "--transfer  this host shares no folder with the queue's: what a job's spec names is fetched from the front door "
+    "and\n"
+    "           what it writes is brought there (mull-scheduler --export); not with --root and --engine-user\n"
     "--node     the node's name (default: the host's)\n"
     "--devices  what is offered: cpu:N slots that share the CPUs, cuda:all, cuda:0,1, or cpu:N+cuda:... (default "
     "cpu:1)\n"
@@ -72,6 +79,7 @@ static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *do
                                             {"help", no_argument, NULL, 'h'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"redis-password-file", required_argument, NULL, 'P'},
+                                            {"transfer", no_argument, NULL, 't'},
                                             {"address", required_argument, NULL, 'a'},
                                             {"redis-ca", required_argument, NULL, 'C'},
                                             {0}};
@@ -86,6 +94,9 @@ static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *do
             break;
         case 'n':
             c->node = optarg;
+            break;
+        case 't':
+            c->transfer = true;
             break;
         case 'a':
             c->address = optarg;
@@ -134,7 +145,6 @@ static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *do
         }
     }
     if (optind != argc) return usage("takes no arguments", argv[optind]);
-    if (!t->redis) return usage("it is missing", "--redis");
     if (!c->state || !*c->state) return usage("it is missing", "--state");
     return EXIT_OK;
 }
@@ -153,10 +163,12 @@ int main(int argc, char **argv) {
     static char self[PATH_MAX], state[PATH_MAX], engine[PATH_MAX], host[256];
     mull_worker_config c = {.self = self};
     texts t = {.devices = "cpu:1", .hang = getenv("MULL_HANG_SECONDS")};
-    mull_redis_server redis;
+    mull_joined joined = {0};
     mull_err err;
     int done = 0;
     if (argc > 2 && !strcmp(argv[1], "__supervise")) return mull_supervise(argv + 2);
+    if (argc > 2 && !strcmp(argv[1], "__stage")) return mull_stage_main(argv + 2);
+    if (argc > 1 && !strcmp(argv[1], "join")) return mull_join_main(argc - 1, argv + 1);
     int rc = parse(argc, argv, &c, &t, &done);
     if (rc != EXIT_OK || done) return rc;
     if (c.root_count && !mull_sandbox_possible(&err)) {
@@ -169,7 +181,8 @@ int main(int argc, char **argv) {
         return EXIT_USAGE;
     }
     gethostname(host, sizeof host - 1);
-    if (!c.node) c.node = host;
+    bool named = c.node != NULL;
+    if (!named) c.node = host;
     if (!c.address) c.address = host;
     if (!name_ok(c.address) && strspn(c.address, "0123456789abcdefABCDEF:.") != strlen(c.address))
         return usage("a host's name or number is needed", "--address");
@@ -187,12 +200,24 @@ int main(int argc, char **argv) {
     c.state = state;
     signal(SIGPIPE, SIG_IGN);
     mull_log_init("worker");
-    if (mull_redis_server_open(&redis, t.redis, t.redis_password_file, t.redis_ca, &err) != 0) {
+    /* "joined" is for service managers whose command line has a --redis in any case. */
+    if (t.redis && strcmp(t.redis, "joined") != 0)
+        rc = mull_redis_server_open(&joined.redis, t.redis, t.redis_password_file, t.redis_ca, &err);
+    else
+        rc = mull_joined_read(state, &joined, &err);
+    if (rc != 0) {
         mull_err_print(stderr, &err);
         return err.code == MULL_ERR_ARG ? EXIT_USAGE : EXIT_FAILED;
     }
-    c.redis = &redis;
+    if (c.transfer && !joined.node)
+        return usage("only a worker that has joined (mull-worker join) knows where files come from", "--transfer");
+    if (c.transfer && (c.root_count || c.user.uid))
+        return usage("it does not go with --root and --engine-user yet", "--transfer");
+    if (joined.node && named && strcmp(joined.node, c.node) != 0)
+        return usage("it joined under another name; leave --node out, or join again", c.node);
+    if (joined.node) c.node = joined.node;
+    c.redis = &joined.redis;
     rc = mull_worker_run(&c);
-    mull_redis_server_fini(&redis);
+    mull_joined_fini(&joined);
     return rc;
 }

@@ -4,6 +4,7 @@
  * said. While events find no room anywhere, its pipes are not read and the engine waits. */
 #include "schema/event_line.h"
 #include "schema/log.h"
+#include "worker/stage.h"
 #include "worker/supervise.h"
 #include "worker/proc.h"
 #include "worker/worker_internal.h"
@@ -328,6 +329,7 @@ static int make_env(mull_rank *k, env *e) {
     put(e, "TMPDIR=%s", k->dir);
     put(e, "CUDA_DEVICE_ORDER=PCI_BUS_ID");
     put(e, "CUDA_VISIBLE_DEVICES=%s", d ? d->uuid : "");
+    if (r->w->cfg.transfer) put(e, MULL_STAGE_ENV "=%s", r->w->cfg.state);
     int rc = put_sandbox(k, e);
     e->at[e->n] = NULL;
     return rc;
@@ -374,8 +376,9 @@ static int open_ends(int ours[5], int theirs[5]) {
 
 static int spawn(mull_rank *k, int theirs[5]) {
     const mull_worker_config *c = &k->run->w->cfg;
-    char *argv[] = {(char *)(uintptr_t) "mull-worker", (char *)(uintptr_t) "__supervise", (char *)(uintptr_t)c->engine,
-                    (char *)(uintptr_t) "run", NULL};
+    const char *words[] = {"mull-worker", "__supervise", c->self, "__stage", c->engine, "run", NULL};
+    const char *bare[] = {"mull-worker", "__supervise", c->engine, "run", NULL};
+    char **argv = (char **)(uintptr_t)(c->transfer ? words : bare);
     uv_stdio_container_t stdio[5];
     env *e = malloc(sizeof *e);
     if (!e) return UV_ENOMEM;

@@ -118,3 +118,19 @@ int mull_sandbox_enter(const mull_sandbox *s) {
     if (why || !mull_seccomp_possible()) return why;
     return mull_seccomp_enter(s->network);
 }
+
+int mull_sandbox_enter_env(void) {
+    const char *user = getenv("MULL_SANDBOX_USER");
+    unsigned uid = 0, gid = 0;
+    if (user && sscanf(user, "%u:%u", &uid, &gid) != 2) return EINVAL;
+    int why = mull_sandbox_enter(&(mull_sandbox){.read = getenv("MULL_SANDBOX_READ"),
+                                                 .write = getenv("MULL_SANDBOX_WRITE"),
+                                                 .network = getenv("MULL_SANDBOX_NETWORK") != NULL,
+                                                 .uid = uid,
+                                                 .gid = gid});
+    unsetenv("MULL_SANDBOX_READ");
+    unsetenv("MULL_SANDBOX_WRITE");
+    unsetenv("MULL_SANDBOX_NETWORK");
+    unsetenv("MULL_SANDBOX_USER");
+    return why;
+}

@@ -33,5 +33,7 @@ typedef struct mull_sandbox {
 } mull_sandbox;
 /* Confines this process and all it starts. 0 or errno. */
 int mull_sandbox_enter(const mull_sandbox *s);
+/* The same by what the worker has put into the environment (MULL_SANDBOX_...), which is taken out of it. */
+int mull_sandbox_enter_env(void);
 
 #endif

@@ -3,6 +3,7 @@
  * kills the engine (parent-death signal) and what the engine started falls to the worker, a subreaper too. */
 #include "worker/supervise.h"
 #include "worker/sandbox.h"
+#include "worker/stage.h"
 
 #include "worker/proc.h"
 
@@ -64,27 +65,11 @@ static void kill_all(super *s) {
     }
 }
 
-/* What the worker has said about it, in variables that the engine does not see. */
-static int enter_sandbox(void) {
-    const char *user = getenv("MULL_SANDBOX_USER");
-    unsigned uid = 0, gid = 0;
-    if (user && sscanf(user, "%u:%u", &uid, &gid) != 2) return EINVAL;
-    int why = mull_sandbox_enter(&(mull_sandbox){.read = getenv("MULL_SANDBOX_READ"),
-                                                 .write = getenv("MULL_SANDBOX_WRITE"),
-                                                 .network = getenv("MULL_SANDBOX_NETWORK") != NULL,
-                                                 .uid = uid,
-                                                 .gid = gid});
-    unsetenv("MULL_SANDBOX_READ");
-    unsetenv("MULL_SANDBOX_WRITE");
-    unsetenv("MULL_SANDBOX_NETWORK");
-    unsetenv("MULL_SANDBOX_USER");
-    return why;
-}
-
 /* In the child. Never returns; a failure of exec is reported through fd. */
 static void become_engine(char **argv, pid_t parent, const sigset_t *mask, int fd) {
     setsid();
-    int why = enter_sandbox();
+    /* A stager (stage.h) fetches and brings files, and confines the engine that it starts. */
+    int why = getenv(MULL_STAGE_ENV) ? 0 : mull_sandbox_enter_env();
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* behind a change of user, which undoes it */
     if (getppid() != parent) _exit(1);
     sigprocmask(SIG_SETMASK, mask, NULL);

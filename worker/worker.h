@@ -17,6 +17,7 @@ typedef struct mull_worker_config {
     mull_device_ask devices;
     mull_root roots[MULL_MAX_ROOTS]; /* what jobs may touch; none: whatever this user may */
     size_t root_count;
+    bool transfer;         /* files travel to and from the front door (stage.h) */
     mull_engine_user user; /* whom engines run as */
     int hang_s;            /* an attempt that says nothing for so long is taken for hung and killed; 0: never */
 } mull_worker_config;

@@ -2,7 +2,7 @@
 
 CREATE FUNCTION mull_nodes() RETURNS json LANGUAGE sql STABLE AS $$
     SELECT json_build_object('nodes', COALESCE(json_agg(json_build_object(
-        'name', n.name, 'state', n.state, 'boot', n.boot, 'address', n.address, 'version', n.version,
+        'name', n.name, 'state', n.state, 'address', n.address, 'version', n.version,
         'last_seen', mull__time(n.last_seen), 'devices', n.devices, 'labels', n.labels, 'quarantine', n.quarantine,
         'maintenance', (SELECT json_agg(json_build_object('id', m.id::text, 'starts_at', mull__time(m.starts_at),
                         'ends_at', mull__time(m.ends_at), 'reason', m.reason) ORDER BY m.starts_at)

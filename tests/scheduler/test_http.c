@@ -227,7 +227,7 @@ static void the_description_is_true(void **state) {
             json_object_foreach(json_object_get(op, "responses"), status, r) {
                 if (strcmp(status, "default") != 0) snprintf(want, sizeof want, "%s", status);
             }
-            if (strstr(path, "{name}")) continue; /* those have tests of their own */
+            if (strstr(path, "{name}") || strstr(path, "{id}/files")) continue; /* those have tests of their own */
             if (strstr(target, "release") || strstr(target, "requeue") || strcmp(method, "get") != 0) continue;
             char *text;
             int got = mull_http_do(f.sock, "GET", target, NULL, NULL, &text);
