@@ -15,7 +15,7 @@
 namespace {
 
 constexpr int SIMPLE_THREADS = 128;
-constexpr float LOG2E = 1.4426950408889634f;
+constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 template <typename T> struct args {
     const T *q, *k, *v;
@@ -24,7 +24,8 @@ template <typename T> struct args {
     const int32_t *pages; /* NULL: rows */
     const mull_cuda_seq *seqs;
     const mull_cuda_work *work;
-    float *partial;
+    float *partial, *lse;
+    int64_t lse_rows;
     float scale; /* times log2(e): exponentials are powers of two */
     int group, kv_heads, hd;
     bool causal;
@@ -56,6 +57,14 @@ template <typename T> __device__ __forceinline__ float *partial_at(const args<T>
 /* A maximum that the exponent may be taken from: rows that saw no key yet have none. */
 __device__ __forceinline__ float base_of(float max) {
     return max == -INFINITY ? 0.0f : max;
+}
+
+/* The log of a row's sum of exponentials, from its parts of the online softmax in powers of two. */
+template <typename T>
+__device__ __forceinline__ void keep_lse(const args<T> &a, const mull_cuda_seq &s, int head, int pair, float max,
+                                         float sum) {
+    int64_t h = head * a.group + pair % a.group, row = s.row0 + pair / a.group;
+    a.lse[h * a.lse_rows + row] = (max + log2f(sum)) * LN2;
 }
 
 /* ---- without tensor cores: a thread scores one key, then sums one or two features */
@@ -96,6 +105,7 @@ template <typename T> __global__ void __launch_bounds__(SIMPLE_THREADS) simple_k
         if (w.part < 0) {
             T *out = out_at(a, s, head, pair);
             for (int j = 0, d = tid; d < a.hd; j++, d += SIMPLE_THREADS) out[d] = mull_narrow<T>(o[j] / sum);
+            if (a.lse && tid == 0) keep_lse(a, s, head, pair, max, sum);
         } else {
             float *out = partial_at(a, w.part, head, pair);
             for (int j = 0, d = tid; d < a.hd; j++, d += SIMPLE_THREADS) out[d] = o[j];
@@ -231,6 +241,7 @@ template <int HD, int WARPS, int KEYS> __global__ void __launch_bounds__(WARPS *
             float inv = 1.0f / sum[r];
 #pragma unroll
             for (int n = 0; n < ND; n++) out[n * 4] = mull_round2(o[n][2 * r] * inv, o[n][2 * r + 1] * inv);
+            if (a.lse && lane % 4 == 0) keep_lse(a, s, head, pair, max[r], sum[r]);
         } else {
             float *out = partial_at(a, w.part, head, pair);
 #pragma unroll
@@ -307,6 +318,10 @@ bool run_fast(mull_cuda *, const args<float> &, const mull_cuda_plan &) {
     return false;
 }
 
+int kv_heads_of(const mull_cuda_attention *g) {
+    return g->kv ? g->kv->kv_heads : g->kv_heads ? g->kv_heads : g->heads;
+}
+
 template <typename T> void attend(mull_cuda *c, const mull_cuda_attention *g) {
     args<T> a = {};
     a.q = (const T *)g->q;
@@ -321,7 +336,9 @@ template <typename T> void attend(mull_cuda *c, const mull_cuda_attention *g) {
     a.seqs = g->seqs;
     a.work = g->work;
     a.scale = g->scale * LOG2E;
-    a.kv_heads = g->kv ? g->kv->kv_heads : g->heads;
+    a.lse = g->lse;
+    a.lse_rows = g->lse_rows;
+    a.kv_heads = kv_heads_of(g);
     a.group = g->heads / a.kv_heads;
     a.hd = g->hd;
     a.causal = g->causal;
@@ -348,7 +365,11 @@ template <typename T> void attend(mull_cuda *c, const mull_cuda_attention *g) {
 
 extern "C" void mull_cuda_attend(mull_cuda *c, const mull_cuda_attention *g) {
     if (mull_cuda_failed(c)) return;
-    int kv_heads = g->kv ? g->kv->kv_heads : g->heads;
+    int kv_heads = kv_heads_of(g);
+    if (g->lse && g->plan.parts) {
+        mull_cuda_refuse(c, MULL_EINTERNAL, "attention", "report this", "split keys keep no sums");
+        return;
+    }
     if (g->hd <= 0 || g->hd > MULL_CUDA_HEAD_MAX || kv_heads <= 0 || g->heads % kv_heads || kv_heads > 65535) {
         mull_cuda_refuse(c, MULL_EUNSUPPORTED, "attention", "use --device cpu", "%d heads of %d over %d key heads",
                          g->heads, g->hd, kv_heads);

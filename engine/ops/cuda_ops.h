@@ -112,10 +112,11 @@ typedef struct mull_cuda_attention {
     mull_dtype t;
     const void *q;
     int64_t ldq;
-    const mull_cuda_kv *kv; /* paged; NULL: k and v are rows of stride ldkv, as many heads as q */
+    const mull_cuda_kv *kv; /* paged; NULL: k and v are rows of stride ldkv, of kv_heads heads */
     const int32_t *pages;   /* page tables of all sequences */
     const void *k, *v;
     int64_t ldkv;
+    int kv_heads;  /* of rows; 0: as many as q has */
     int heads, hd; /* of queries */
     bool causal;
     float scale;
@@ -125,7 +126,9 @@ typedef struct mull_cuda_attention {
     mull_cuda_plan plan;
     void *out; /* T, [rows, heads * hd] with stride ldo */
     int64_t ldo;
-    bool simple; /* the kernel without tensor cores, which float32 and other head sizes always take */
+    float *lse;       /* [heads, rows] or NULL: the log of each row's sum, for a backward; the plan has no parts then */
+    int64_t lse_rows; /* rows of it */
+    bool simple;      /* the kernel without tensor cores, which float32 and other head sizes always take */
 } mull_cuda_attention;
 void mull_cuda_attend(mull_cuda *c, const mull_cuda_attention *a);
 /* Rotates q and k of qkv rows [m, (heads + 2 kv_heads) hd] (T; q in place) and writes k and v into the pages. */

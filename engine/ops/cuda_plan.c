@@ -4,6 +4,9 @@
  * sequence then keeps many multiprocessors busy, and the cuts depend on nothing but the sequence. Prompts have tiles
  * enough and keep their keys whole. */
 #include "engine/ops/cuda_ops.h"
+#include "engine/ops/cuda_train.h"
+
+#include <stdlib.h>
 
 static int32_t least(int64_t a, int64_t b) {
     return (int32_t)(a < b ? a : b);
@@ -49,4 +52,45 @@ void mull_cuda_plan_attention(const mull_cuda_seq *seqs, int nseq, int group, bo
 
 size_t mull_cuda_attention_scratch(int64_t parts, int kv_heads, int hd) {
     return (size_t)parts * (size_t)kv_heads * MULL_CUDA_TILE_FEW * (size_t)(hd + 2) * sizeof(float);
+}
+
+int32_t mull_cuda_plan_keys(const mull_cuda_seq *seqs, int nseq, mull_cuda_work *work) {
+    int32_t n = 0;
+    for (int s = 0; s < nseq; s++)
+        for (int32_t k = 0; k < seqs[s].rows; k += MULL_CUDA_TILE, n++)
+            if (work)
+                work[n] = (mull_cuda_work){
+                    .seq = s, .key0 = k, .key1 = least((int64_t)k + MULL_CUDA_TILE, seqs[s].rows), .part = -1};
+    return n;
+}
+
+/* ---- rows by where they go */
+typedef struct target {
+    int32_t id, row;
+} target;
+
+static int by_target(const void *x, const void *y) {
+    const target *a = x, *b = y;
+    if (a->id != b->id) return a->id < b->id ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+int mull_cuda_group(const int32_t *ids, int64_t n, mull_cuda_groups *g) {
+    target *t = malloc((size_t)n * sizeof *t + 1);
+    if (!t) return MULL_ENOMEM;
+    int32_t rows = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] >= 0) t[rows++] = (target){ids[i], (int32_t)i};
+    qsort(t, (size_t)rows, sizeof *t, by_target);
+    g->n = 0;
+    for (int32_t i = 0; i < rows; i++) {
+        if (i == 0 || t[i].id != t[i - 1].id) {
+            g->targets[g->n] = t[i].id;
+            g->starts[g->n++] = i;
+        }
+        g->order[i] = t[i].row;
+    }
+    g->starts[g->n] = rows;
+    free(t);
+    return MULL_OK;
 }

@@ -7,6 +7,7 @@
  * Here too is the dispatch of a product: few rows here, more to cuBLASLt (gemm_lt.cu); int8 rows are quantised first.
  */
 #include "engine/ops/cuda_kernel.cuh"
+#include "engine/ops/cuda_train.h"
 
 namespace {
 
@@ -205,7 +206,7 @@ template <typename Y> void by_rows_i8(call j, int64_t m) {
 
 template <typename W, typename Y> void by_width(const call &j, int64_t m) {
     int64_t each = 16 / (int64_t)sizeof(W);
-    bool wide = j.w->k % each == 0 && j.ldx % each == 0 && (uintptr_t)j.x % 16 == 0;
+    bool wide = j.w->k % each == 0 && j.ldx % each == 0 && ((uintptr_t)j.x | (uintptr_t)j.w->data) % 16 == 0;
     if (wide)
         by_rows<W, Y, true>(j, m);
     else
@@ -273,6 +274,25 @@ extern "C" void mull_cuda_gemv(mull_cuda *c, const void *x, int64_t m, int64_t l
     else
         by_width<mull_bf16, mull_bf16>(j, m);
     MULL_LAUNCHED(c, "product of few rows", w->n, w->k);
+}
+
+extern "C" void mull_cuda_gemm(mull_cuda *c, const void *x, int64_t m, int64_t ldx, const mull_cuda_matrix *w,
+                               const void *bias, void *y, mull_dtype y_type, int64_t ldy, bool accumulate) {
+    mull_cuda_product p = {};
+    p.m = m;
+    p.n = w->n;
+    p.k = p.ldb = w->k;
+    p.type = w->type;
+    p.a = x;
+    p.lda = ldx;
+    p.b = w->data;
+    p.b_t = true;
+    p.bias = bias;
+    p.y = y;
+    p.y_type = y_type;
+    p.ldy = ldy;
+    p.accumulate = accumulate;
+    mull_cuda_multiply(c, &p);
 }
 
 extern "C" void mull_cuda_linear(mull_cuda *c, const void *x, int64_t m, int64_t ldx, const mull_cuda_matrix *w,

@@ -2,6 +2,7 @@
  * with a captured graph the positions are known there only; sine and cosine are the accurate ones (angles reach the
  * context's length), within 2 units in the last place of the CPU's. */
 #include "engine/ops/cuda_kernel.cuh"
+#include "engine/ops/cuda_train.h"
 
 namespace {
 
@@ -18,12 +19,13 @@ __global__ void mrope_kernel(const int32_t *pos, int64_t stride, const float *in
 }
 
 template <typename T>
-__global__ void rope_kernel(T *x, int64_t ldx, int heads, int hd, const float *cos, const float *sin) {
+__global__ void rope_kernel(T *x, int64_t ldx, int heads, int hd, const float *cos, const float *sin, float sign) {
     int64_t r = blockIdx.x;
     int half = hd / 2;
     for (int i = (int)threadIdx.x; i < heads * half; i += THREADS) {
         T *p = x + r * ldx + i / half * hd + i % half;
-        float co = cos[r * half + i % half], si = sin[r * half + i % half], a = mull_wide(p[0]), b = mull_wide(p[half]);
+        float co = cos[r * half + i % half], si = sin[r * half + i % half] * sign;
+        float a = mull_wide(p[0]), b = mull_wide(p[half]);
         p[0] = mull_narrow<T>(a * co - b * si);
         p[half] = mull_narrow<T>(b * co + a * si);
     }
@@ -75,12 +77,22 @@ extern "C" void mull_cuda_mrope_table(mull_cuda *c, const int32_t *pos, int64_t 
     MULL_LAUNCHED(c, "mrope table", m, half);
 }
 
+static void rotate(mull_cuda *c, const char *op, void *x, int64_t m, int64_t ldx, int heads, int hd, const float *cos,
+                   const float *sin, float sign, mull_dtype t) {
+    if (!mull_sizes_ok(c, op, m, (int64_t)heads * hd)) return;
+    MULL_BY_TYPE(t, auto kernel = rope_kernel<T>; MULL_LAUNCH(kernel, (unsigned)m, THREADS, 0, mull_cuda_stream(c),
+                                                              (T *)x, ldx, heads, hd, cos, sin, sign));
+    MULL_LAUNCHED(c, op, m, heads * hd);
+}
+
 extern "C" void mull_cuda_rope(mull_cuda *c, void *x, int64_t m, int64_t ldx, int heads, int hd, const float *cos,
                                const float *sin, mull_dtype t) {
-    if (!mull_sizes_ok(c, "rope", m, (int64_t)heads * hd)) return;
-    MULL_BY_TYPE(t, auto kernel = rope_kernel<T>;
-                 MULL_LAUNCH(kernel, (unsigned)m, THREADS, 0, mull_cuda_stream(c), (T *)x, ldx, heads, hd, cos, sin));
-    MULL_LAUNCHED(c, "rope", m, heads * hd);
+    rotate(c, "rope", x, m, ldx, heads, hd, cos, sin, 1, t);
+}
+
+extern "C" void mull_cuda_rope_backward(mull_cuda *c, void *dx, int64_t m, int64_t ldx, int heads, int hd,
+                                        const float *cos, const float *sin, mull_dtype t) {
+    rotate(c, "rope's backward", dx, m, ldx, heads, hd, cos, sin, -1, t);
 }
 
 extern "C" void mull_cuda_rope_store(mull_cuda *c, void *qkv, int64_t m, int heads, const mull_cuda_kv *kv,

@@ -111,4 +111,60 @@ static inline void gpu_close(const float *got, const float *want, size_t n, doub
     }
 }
 
+/* A batch's plan of attention in device memory. */
+typedef struct gpu_plan {
+    mull_cuda_plan plan;
+    void *seqs, *work, *joins;
+} gpu_plan;
+
+static inline gpu_plan gpu_make_plan(const mull_cuda_seq *seqs, int nseq, int group, bool causal, int kv_heads,
+                                     int hd) {
+    gpu_plan p = {0};
+    mull_error err = {0};
+    mull_cuda_plan_attention(seqs, nseq, group, causal, &p.plan, NULL, NULL);
+    size_t n = (size_t)(p.plan.wide + p.plan.few), joins = (size_t)p.plan.joins;
+    mull_cuda_work *w = calloc(n + 1, sizeof *w);
+    mull_cuda_join *j = calloc(joins + 1, sizeof *j);
+    mull_cuda_plan_attention(seqs, nseq, group, causal, &p.plan, w, j);
+    p.seqs = gpu_bytes(seqs, (size_t)nseq * sizeof *seqs);
+    p.work = gpu_bytes(w, n * sizeof *w);
+    p.joins = gpu_bytes(j, joins * sizeof *j);
+    gpu_check(
+        mull_cuda_reserve(gpu, MULL_CUDA_ATTENTION, mull_cuda_attention_scratch(p.plan.parts, kv_heads, hd), &err),
+        &err);
+    free(w);
+    free(j);
+    return p;
+}
+
+#ifdef MULL_CUDA_EMULATED
+void mull_emu_set_order(int order);
+#endif
+
+/* Runs the tests on device 0; on the emulation once for each order of threads. what was not run, without a device. */
+static inline int gpu_main(const struct CMUnitTest *tests, size_t n, const char *what) {
+    int rc = 0, orders = 1;
+    if (mull_cuda_devices() == 0) {
+        printf("SKIPPED: no CUDA device. %s NOT run on a GPU.\n", what);
+        return 77;
+    }
+#ifdef MULL_CUDA_EMULATED
+    orders = 3;
+#endif
+    for (int i = 0; i < orders && !rc; i++) {
+        mull_error err = {0};
+#ifdef MULL_CUDA_EMULATED
+        mull_emu_set_order(i);
+#endif
+        if (mull_cuda_open(0, &gpu, &err)) {
+            mull_error_print(stderr, &err);
+            return 1;
+        }
+        printf("%s\n", mull_cuda_get_info(gpu)->name);
+        rc = _cmocka_run_group_tests(what, tests, n, NULL, NULL);
+        mull_cuda_close(gpu);
+    }
+    return rc;
+}
+
 #endif

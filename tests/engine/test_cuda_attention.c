@@ -12,30 +12,6 @@
 
 static const double ATTN[] = {4e-6, 6e-3}, REL[] = {0, 0.00390625};
 
-typedef struct plan_on_gpu {
-    mull_cuda_plan plan;
-    void *seqs, *work, *joins;
-} plan_on_gpu;
-
-static plan_on_gpu make_plan(const mull_cuda_seq *seqs, int nseq, int group, bool causal, int kv_heads, int hd) {
-    plan_on_gpu p = {0};
-    mull_error err = {0};
-    mull_cuda_plan_attention(seqs, nseq, group, causal, &p.plan, NULL, NULL);
-    size_t n = (size_t)(p.plan.wide + p.plan.few), joins = (size_t)p.plan.joins;
-    mull_cuda_work *w = calloc(n + 1, sizeof *w);
-    mull_cuda_join *j = calloc(joins + 1, sizeof *j);
-    mull_cuda_plan_attention(seqs, nseq, group, causal, &p.plan, w, j);
-    p.seqs = gpu_bytes(seqs, (size_t)nseq * sizeof *seqs);
-    p.work = gpu_bytes(w, n * sizeof *w);
-    p.joins = gpu_bytes(j, joins * sizeof *j);
-    gpu_check(
-        mull_cuda_reserve(gpu, MULL_CUDA_ATTENTION, mull_cuda_attention_scratch(p.plan.parts, kv_heads, hd), &err),
-        &err);
-    free(w);
-    free(j);
-    return p;
-}
-
 /* Sequences of given lengths of which the first pos0 tokens are in the cache already, stored by an earlier batch. */
 static void paged(mull_dtype t, int heads, int kv_heads, int hd, const mull_cuda_seq *shape, int nseq, bool simple) {
     int64_t kvw = (int64_t)kv_heads * hd, ld = heads * hd + 2 * kvw, rows = 0, npages = 1;
@@ -81,7 +57,7 @@ static void paged(mull_dtype t, int heads, int kv_heads, int hd, const mull_cuda
         void *dq = gpu_floats(qkv, (size_t)(m * ld), t), *dc = gpu_floats(cs, (size_t)(m * hd / 2), MULL_F32);
         void *ds = gpu_floats(sn, (size_t)(m * hd / 2), MULL_F32),
              *dout = gpu_floats(NULL, (size_t)(m * heads * hd), t);
-        plan_on_gpu p = make_plan(now, n, heads / kv_heads, true, kv_heads, hd);
+        gpu_plan p = gpu_make_plan(now, n, heads / kv_heads, true, kv_heads, hd);
         mull_cuda_rope_store(gpu, dq, m, heads, &kv, p.seqs, n, dpages, dc, ds, t);
         /* The CPU's cache gets keys rounded as the device rounds them. */
         mull_rope(NULL, qkv, m, ld, heads + kv_heads, hd, cs, sn);
@@ -152,7 +128,7 @@ static void varlen(mull_dtype t, int heads, int hd, const int32_t *cu, int n, bo
     char *dq = gpu_floats(qkv, (size_t)(m * ld), t);
     void *dout = gpu_floats(NULL, (size_t)(m * e), t);
     size_t size = mull_dtype_size(t);
-    plan_on_gpu p = make_plan(seqs, n, 1, false, heads, hd);
+    gpu_plan p = gpu_make_plan(seqs, n, 1, false, heads, hd);
     mull_cuda_attention a = {.t = t,
                              .q = dq,
                              .ldq = ld,
@@ -310,35 +286,10 @@ static void sampling(void **state) {
     free(row);
 }
 
-#ifdef MULL_CUDA_EMULATED
-void mull_emu_set_order(int order);
-#endif
-
 int main(void) {
-    if (mull_cuda_devices() == 0) {
-        puts("SKIPPED: no CUDA device. CUDA attention and sampling were NOT run on a GPU.");
-        return 77;
-    }
     const struct CMUnitTest tests[] = {cmocka_unit_test(plans), cmocka_unit_test(paged_attention),
                                        cmocka_unit_test(segments), cmocka_unit_test(sampling)};
-    int rc = 0, orders = 1;
-#ifdef MULL_CUDA_EMULATED
-    orders = 3;
-#endif
-    for (int i = 0; i < orders && !rc; i++) {
-        mull_error err = {0};
-#ifdef MULL_CUDA_EMULATED
-        mull_emu_set_order(i);
-#endif
-        if (mull_cuda_open(0, &gpu, &err)) {
-            mull_error_print(stderr, &err);
-            return 1;
-        }
-        printf("%s\n", mull_cuda_get_info(gpu)->name);
-        rc = cmocka_run_group_tests(tests, NULL, NULL);
-        mull_cuda_close(gpu);
-    }
-    return rc;
+    return gpu_main(tests, sizeof tests / sizeof *tests, "CUDA attention and sampling were");
 }
 #else
 int main(void) {

@@ -289,38 +289,13 @@ static void errors(void **state) {
     assert_int_equal(mull_cuda_sync(gpu, &err), MULL_EINTERNAL);
 }
 
-#ifdef MULL_CUDA_EMULATED
-void mull_emu_set_order(int order);
-#endif
-
 int main(void) {
-    if (mull_cuda_devices() == 0) {
-        puts("SKIPPED: no CUDA device. The CUDA ops were NOT run on a GPU.");
-        return 77;
-    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products),    cmocka_unit_test(products_invariant), cmocka_unit_test(norms),
         cmocka_unit_test(activations), cmocka_unit_test(embeddings),         cmocka_unit_test(permutations),
         cmocka_unit_test(ropes),       cmocka_unit_test(not_a_number),       cmocka_unit_test(errors),
     };
-    int rc = 0, orders = 1;
-#ifdef MULL_CUDA_EMULATED
-    orders = 3;
-#endif
-    for (int i = 0; i < orders && !rc; i++) {
-        mull_error err = {0};
-#ifdef MULL_CUDA_EMULATED
-        mull_emu_set_order(i);
-#endif
-        if (mull_cuda_open(0, &gpu, &err)) {
-            mull_error_print(stderr, &err);
-            return 1;
-        }
-        printf("%s\n", mull_cuda_get_info(gpu)->name);
-        rc = cmocka_run_group_tests(tests, NULL, NULL);
-        mull_cuda_close(gpu);
-    }
-    return rc;
+    return gpu_main(tests, sizeof tests / sizeof *tests, "The CUDA ops were");
 }
 #else
 int main(void) {

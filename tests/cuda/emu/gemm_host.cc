@@ -1,30 +1,35 @@
 /* The library's part of a product (engine/ops/gemm_lt.cu), as a plain loop: cuBLASLt is not emulated. */
 #include "engine/ops/cuda_kernel.cuh"
+#include "engine/ops/cuda_train.h"
 
-static float at(const void *x, mull_dtype t, int64_t i) {
-    return t == MULL_F32 ? ((const float *)x)[i] : mull_wide(((const mull_bf16 *)x)[i]);
+template <typename T> static void put(T *y, float sum, const T *bias, bool accumulate) {
+    if (bias) sum += mull_wide(*bias);
+    if (accumulate) sum += mull_wide(*y);
+    *y = mull_narrow<T>(sum);
 }
 
-extern "C" void mull_cuda_gemm(mull_cuda *c, const void *x, int64_t m, int64_t ldx, const mull_cuda_matrix *w,
-                               const void *bias, void *y, mull_dtype y_type, int64_t ldy, bool accumulate) {
-    if (mull_cuda_failed(c)) return;
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < w->n; j++) {
+template <typename T> static void multiply(const mull_cuda_product *p) {
+    int64_t a_row = p->a_t ? 1 : p->lda, a_col = p->a_t ? p->lda : 1, b_row = p->b_t ? 1 : p->ldb,
+            b_col = p->b_t ? p->ldb : 1;
+    for (int64_t i = 0; i < p->m; i++)
+        for (int64_t j = 0; j < p->n; j++) {
+            const T *a = (const T *)p->a + i * a_row, *b = (const T *)p->b + j * b_col;
             float sum = 0;
-            if (w->type == MULL_F32) {
-                const float *a = (const float *)x + i * ldx, *b = (const float *)w->data + j * w->k;
-                for (int64_t k = 0; k < w->k; k++) sum += a[k] * b[k];
-            } else {
-                const mull_bf16 *a = (const mull_bf16 *)x + i * ldx, *b = (const mull_bf16 *)w->data + j * w->k;
-                for (int64_t k = 0; k < w->k; k++) sum += mull_wide(a[k]) * mull_wide(b[k]);
-            }
-            if (bias) sum += at(bias, y_type, j);
-            if (accumulate) sum += at(y, y_type, i * ldy + j);
-            if (y_type == MULL_F32)
-                ((float *)y)[i * ldy + j] = sum;
+            for (int64_t k = 0; k < p->k; k++) sum += mull_wide(a[k * a_col]) * mull_wide(b[k * b_row]);
+            int64_t at = i * p->ldy + j;
+            if (p->y_type == MULL_F32)
+                put((float *)p->y + at, sum, p->bias ? (const float *)p->bias + j : nullptr, p->accumulate);
             else
-                ((mull_bf16 *)y)[i * ldy + j] = mull_round(sum);
+                put((mull_bf16 *)p->y + at, sum, p->bias ? (const mull_bf16 *)p->bias + j : nullptr, p->accumulate);
         }
+}
+
+extern "C" void mull_cuda_multiply(mull_cuda *c, const mull_cuda_product *p) {
+    if (mull_cuda_failed(c)) return;
+    if (p->type == MULL_F32)
+        multiply<float>(p);
+    else
+        multiply<mull_bf16>(p);
 }
 
 extern "C" void mull_cuda_gemm_i8(mull_cuda *c, const int8_t *x, int64_t m, const int8_t *w, int64_t n, int64_t k,
