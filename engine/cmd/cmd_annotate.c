@@ -1,6 +1,7 @@
 /* mull-engine annotate: what `run` does for a job of kind annotate, from flags, with progress on stderr. */
 #include "engine/annotate/annotate.h"
 #include "engine/cmd/cmd.h"
+#include "engine/cmd/cmd_model.h"
 #include "engine/cmd/spec_flags.h"
 
 #include <getopt.h>
@@ -16,7 +17,7 @@ static const char USAGE[] =
     "  --min-pixels N   --max-pixels N   --fps F | --nframes N   --media-root DIR (again for more)\n"
     "  --shard-rows 1000   --batch 32   --output-format jsonl|zstd|parquet   --wait SECONDS   --quiet\n"
     "  --prompt TEXT | --prompts TEXT (again for more)   --image-column NAME   --video-column NAME   --id-column NAME\n"
-    "  --dtype auto|f32|bf16|int8   --threads N   --device cpu\n\n"
+    "  --dtype auto|f32|bf16|int8   --threads N   --device cpu|cuda\n\n"
     "F: JSON lines, plain or zstd, each OpenAI's Batch request {\"custom_id\",\"method\",\"url\",\"body\"} or\n"
     "{\"messages\":[...]}; or, with a prompt that may name columns as {column}, JSON lines or Parquet of any columns, "
     "or a\n"
@@ -130,7 +131,7 @@ static int take(flags *f, int opt, int index, const char *v) {
         f->quiet = true;
         return 0;
     case O_DEVICE:
-        return strcmp(v, "cpu") ? mull_cmd_usage(C, "--device takes cpu in this build, not '%s'", v) : 0;
+        return mull_cmd_device_gpus(C, v, f->spec);
     default:
         return MULL_EXIT_USAGE;
     }

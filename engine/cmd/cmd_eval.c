@@ -16,7 +16,7 @@ static const char USAGE[] =
     "  --compat release   --max-new-tokens N   --temperature T   --seed N   --bootstrap 1000\n"
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|new_sepprompt|none   --latents 20\n"
     "  --min-pixels 200704   --max-pixels 12845056   --nframes 32 | --fps F\n"
-    "  --dtype auto|f32|bf16|int8   --threads N   --device cpu   --batch 16   --wait SECONDS   --quiet\n\n"
+    "  --dtype auto|f32|bf16|int8   --threads N   --device cpu|cuda   --batch 16   --wait SECONDS   --quiet\n\n"
     "DIR of --data holds a folder for each task (its name or the dataset's): JSON lines or parquet as downloaded, "
     "media\n"
     "in the rows or beside them. Writes OUT/results.json (lmms-eval's shape, with confidence intervals),\n"
@@ -145,7 +145,7 @@ static int take(flags *f, int opt, int index, const char *v) {
     case O_WAIT:
         return mull_cmd_double("eval", "--wait", v, 0, 1e6, &f->wait);
     case O_DEVICE:
-        return mull_cmd_device("eval", v, NULL);
+        return mull_cmd_device_gpus("eval", v, f->spec);
     case O_QUIET:
         f->quiet = true;
         return 0;

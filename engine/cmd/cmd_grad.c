@@ -107,7 +107,9 @@ static int flag(flags *f, int ch) {
         o->params.freeze = optarg;
         return 0;
     case 'd':
-        return mull_cmd_device("grad", optarg, NULL);
+        rc = mull_cmd_device("grad", optarg, &load);
+        o->net.backend = mull_cmd_train_backend(&load);
+        return rc;
     case 'N':
         rc = mull_cmd_threads("grad", optarg, &load);
         o->threads = load.threads;

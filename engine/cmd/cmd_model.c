@@ -2,7 +2,7 @@
 #include "engine/cmd/cmd_model.h"
 
 #include "engine/cmd/cmd.h"
-#include "engine/model/backend.h"
+#include "engine/train/backend.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -27,6 +27,22 @@ int mull_cmd_device(const char *command, const char *text, mull_cmd_model *o) {
               "use --device cpu, or build with -DMULL_CUDA=ON where nvcc is", "this build has no CUDA");
     mull_error_print(stderr, &err);
     return MULL_EXIT_FAILED;
+#endif
+}
+
+int mull_cmd_device_gpus(const char *command, const char *text, json_t *spec) {
+    mull_cmd_model o = {0};
+    int rc = mull_cmd_device(command, text, &o);
+    if (!rc) json_object_set_new(spec, "gpus", json_integer(o.backend != NULL));
+    return rc;
+}
+
+const mull_train_backend *mull_cmd_train_backend(const mull_cmd_model *o) {
+#if MULL_HAVE_CUDA
+    return o->backend ? mull_cuda_train_backend() : NULL;
+#else
+    (void)o;
+    return NULL;
 #endif
 }
 

@@ -4,6 +4,8 @@
 
 #include "engine/model/model.h"
 
+#include <jansson.h>
+
 typedef struct mull_cmd_model {
     bool typed; /* --dtype was given */
     mull_weight_type weights;
@@ -12,7 +14,10 @@ typedef struct mull_cmd_model {
 } mull_cmd_model;
 
 /* Parse one flag; on nonsense print usage and return its exit status. */
-int mull_cmd_device(const char *command, const char *text, mull_cmd_model *o); /* o NULL: only the CPU */
+int mull_cmd_device(const char *command, const char *text, mull_cmd_model *o);    /* o NULL: only the CPU */
+const struct mull_train_backend *mull_cmd_train_backend(const mull_cmd_model *o); /* of the same device */
+/* The same for a command that runs as a job: spec gets gpus, 0 or 1. */
+int mull_cmd_device_gpus(const char *command, const char *text, json_t *spec);
 int mull_cmd_dtype(const char *command, const char *text, mull_cmd_model *o);
 int mull_cmd_threads(const char *command, const char *text, mull_cmd_model *o);
 

@@ -45,7 +45,8 @@ static int read_spec(mull_buf *text, mull_error *err) {
 static void hello(mull_events *ev, const mull_job *j) {
     mull_events_emit(ev, "hello",
                      json_pack("{s:s, s:I, s:s, s:s, s:s}", "version", MULL_VERSION, "pid", (json_int_t)getpid(),
-                               "kind", mull_job_kind_name(j->kind), "job", j->id, "device", "cpu"));
+                               "kind", mull_job_kind_name(j->kind), "job", j->id, "device",
+                               j->gpus > 0 ? "cuda" : "cpu"));
     if (j->unknown[0]) mull_events_log(ev, "warning", "this engine does not use these keys: %s", j->unknown);
 }
 

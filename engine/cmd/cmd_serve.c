@@ -1,5 +1,6 @@
 /* mull-engine serve: what `run` does for a job of kind serve, from flags, with words on stderr. */
 #include "engine/cmd/cmd.h"
+#include "engine/cmd/cmd_model.h"
 #include "engine/cmd/spec_flags.h"
 #include "engine/serve/serve.h"
 
@@ -15,7 +16,8 @@ static const char USAGE[] =
     "only)\n"
     "  --max-new-tokens 512   --temperature T   --top-p P   --repetition-penalty P   (where a request says nothing)\n"
     "  --prompt-format mull|chatml|old   --mode mmlatent2|new_wtxt|none   --latents 20\n"
-    "  --min-pixels N   --max-pixels N   --fps F | --nframes N   --dtype auto|f32|bf16|int8   --threads N\n\n"
+    "  --min-pixels N   --max-pixels N   --fps F | --nframes N   --dtype auto|f32|bf16|int8   --threads N\n"
+    "  --device cpu|cuda\n\n"
     "POST /v1/chat/completions, GET /v1/models and /healthz, as OpenAI's clients expect. SIGTERM: what is under way "
     "gets\n"
     "5 s, then it ends with status 75.\n";
@@ -46,7 +48,7 @@ static const mull_spec_flag TABLE[] = {
     FLAGS(X)
 #undef X
 };
-enum { O_ROOT = 256, O_THREADS, O_HELP };
+enum { O_ROOT = 256, O_THREADS, O_DEVICE, O_HELP };
 
 static const struct option LONG[] = {
 #define X(flag, kind, key) {flag, 1, 0, 1},
@@ -54,6 +56,7 @@ static const struct option LONG[] = {
 #undef X
         {"media-root", 1, 0, O_ROOT},
     {"threads", 1, 0, O_THREADS},
+    {"device", 1, 0, O_DEVICE},
     {"help", 0, 0, O_HELP},
     {0, 0, 0, 0}};
 
@@ -92,6 +95,8 @@ int mull_cmd_serve(int argc, char **argv) {
             rc = mull_spec_take("serve", &TABLE[index], optarg, spec, sampling);
         else if (opt == O_THREADS)
             rc = mull_cmd_int("serve", "--threads", optarg, 0, 4096, &threads);
+        else if (opt == O_DEVICE)
+            rc = mull_cmd_device_gpus("serve", optarg, spec);
         else if (opt == O_ROOT)
             rc = json_array_append_new(roots, mull_spec_path(optarg))
                      ? mull_cmd_usage("serve", "--media-root is no UTF-8")

@@ -14,7 +14,7 @@
 
 static const char USAGE[] =
     "usage: mull-engine train CONFIG.yaml --out DIR [--set key=value ..] [--max-steps N] [--dry-run] [--threads N]\n"
-    "                         [--ranks N]\n\n"
+    "                         [--ranks N] [--device cpu|cuda]\n\n"
     "Trains what the recipe says and writes one JSON line a step; checkpoints appear whole as DIR/checkpoint-N: "
     "Hugging\n"
     "Face folders with the optimiser's state beside the weights. --set resume_from_checkpoint=true goes on from the\n"
@@ -23,7 +23,10 @@ static const char USAGE[] =
     "--ranks N: so many processes on this machine share the work, each with its own samples and its part of what the\n"
     "recipe's zero_stage splits; --threads is each one's. A step takes N times as many samples. The run goes on from "
     "a\n"
-    "checkpoint of any number of ranks; with the same number bit for bit.\n";
+    "checkpoint of any number of ranks; with the same number bit for bit.\n"
+    "--device cuda: on the first visible GPU; with bf16: true products read bf16, else float32. Not yet there: GRPO, "
+    "an\n"
+    "unfrozen vision tower, several ranks.\n";
 
 static volatile sig_atomic_t stopped;
 
@@ -129,7 +132,8 @@ int mull_cmd_train(int argc, char **argv) {
             o.threads = load.threads;
             break;
         case 'D':
-            rc = mull_cmd_device("train", optarg, NULL);
+            rc = mull_cmd_device("train", optarg, &load);
+            o.backend = mull_cmd_train_backend(&load);
             break;
         case 'r':
             rc = mull_cmd_int("train", "--ranks", optarg, 1, MULL_WORLD_MAX, &ranks);
@@ -146,6 +150,8 @@ int mull_cmd_train(int argc, char **argv) {
     o.config = argv[optind];
     if (!o.out) o.out = ".";
     o.ranks = (int)ranks;
+    if (ranks > 1 && o.backend)
+        return mull_cmd_usage("train", "--ranks is for --device cpu: several ranks train on the CPU only");
     if (ranks > 1 && !o.dry_run && !getenv("MULL_WORLD_SIZE")) return start_ranks(o, (int)ranks, argc, argv);
     struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGTERM, &sa, NULL);

@@ -2,7 +2,7 @@
 #include "engine/infer/clock.h"
 #include "engine/infer/regex.h"
 #include "engine/job/spec.h"
-#include "engine/model/backend.h"
+#include "engine/train/backend.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -68,14 +68,16 @@ static int sampling(const mull_job *j, mull_session *s, mull_error *err) {
 }
 
 /* A job that holds a GPU uses it, or says why it cannot: it would keep the device from those who can. */
-static int backend(const mull_job *j, mull_model_opts *opts, mull_error *err) {
+int mull_job_backend(const mull_job *j, const mull_train_backend **train, const mull_backend **model, mull_error *err) {
+    *train = NULL;
+    *model = NULL;
     if (j->gpus <= 0) return MULL_OK;
 #if MULL_HAVE_CUDA
     (void)err;
-    opts->backend = mull_cuda_backend();
+    *train = mull_cuda_train_backend();
+    *model = mull_cuda_backend();
     return MULL_OK;
 #else
-    (void)opts;
     return mull_fail(err, MULL_EUNSUPPORTED, "cannot use the GPU", "gpus",
                      "submit without gpus, or build with -DMULL_CUDA=ON where nvcc is", "this build has no CUDA");
 #endif
@@ -86,7 +88,8 @@ int mull_session_open(const mull_job *j, mull_session *s, mull_error *err) {
     mull_model_opts opts = {.threads = j->threads};
     double start = mull_clock_ms();
     int rc = weight_type(j->dtype, &opts, err);
-    if (!rc) rc = backend(j, &opts, err);
+    const mull_train_backend *train;
+    if (!rc) rc = mull_job_backend(j, &train, &opts.backend, err);
     if (!rc) rc = mull_job_limits(j, &s->limits, err);
     if (!rc) rc = mull_tokenizer_load(j->model, &s->tok, err);
     if (!rc) rc = render_opts(j, s, err);

@@ -74,6 +74,10 @@ typedef struct mull_session {
     double load_ms;
 } mull_session;
 
+typedef struct mull_train_backend mull_train_backend; /* train/backend.h */
+/* Where a job computes: gpus > 0 is the first visible GPU, NULL the CPU; an error in a build without CUDA. */
+int mull_job_backend(const mull_job *job, const mull_train_backend **train, const mull_backend **model,
+                     mull_error *err);
 int mull_session_open(const mull_job *job, mull_session *s, mull_error *err);
 void mull_session_fini(mull_session *s);
 /* The limits of job over those of the checkpoint. */

@@ -122,7 +122,9 @@ int mull_train_job(const mull_job *job, mull_events *ev, json_t **result, mull_e
                                  .threads = job->threads,
                                  .resume = true};
     mull_comm_opts who;
+    const mull_backend *model_backend;
     int rc = mull_comm_from_env(&who, err);
+    if (!rc) rc = mull_job_backend(job, &o.backend, &model_backend, err);
     t.quiet = !rc && who.rank > 0;
     mull_train_session_hooks h = {.run = {on_step, on_checkpoint, stop, &t, on_removed},
                                   .note = note,

@@ -12,9 +12,10 @@
 
 struct mull_backend {
     const char *name;
-    /* Loads the checked tensors of file; type is one of F32, BF16, INT8. *bytes: of all weights. */
-    int (*open)(const mull_config *c, const mull_safetensors *file, mull_weight_type type, void **state, size_t *bytes,
-                mull_error *err);
+    /* Loads the checked tensors of file; type is one of F32, BF16, INT8. *bytes: of all weights. With vision_only there
+     * is no language model, and the functions lm_.. may not be called. */
+    int (*open)(const mull_config *c, const mull_safetensors *file, mull_weight_type type, bool vision_only,
+                void **state, size_t *bytes, mull_error *err);
     void (*close)(void *state);
     /* The first failure of anything queued so far; waits for it. */
     int (*status)(void *state, mull_error *err);

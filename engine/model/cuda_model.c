@@ -199,7 +199,7 @@ static int load_rope(loader *l, mull_error *err) {
 
 static int walk(loader *l, mull_error *err) {
     load_vision(l);
-    load_lm(l);
+    if (!l->m->vision_only) load_lm(l);
     return load_rope(l, err);
 }
 
@@ -216,15 +216,16 @@ static void close_model(void *state) {
     free(m);
 }
 
-static int open_model(const mull_config *c, const mull_safetensors *file, mull_weight_type type, void **state,
-                      size_t *bytes, mull_error *err) {
+static int open_model(const mull_config *c, const mull_safetensors *file, mull_weight_type type, bool vision_only,
+                      void **state, size_t *bytes, mull_error *err) {
     *state = NULL;
     if (type != MULL_WEIGHT_F32 && type != MULL_WEIGHT_BF16 && type != MULL_WEIGHT_INT8)
         return mull_fail(err, MULL_EUNSUPPORTED, "cannot load the model", "cuda", "use --dtype f32, bf16 or int8",
                          "this type of weights exists on the CPU only");
     mull_cuda_model *m = calloc(1, sizeof *m);
     if (m) {
-        *m = (mull_cuda_model){.config = c, .type = type, .t = type == MULL_WEIGHT_F32 ? MULL_F32 : MULL_BF16};
+        *m = (mull_cuda_model){
+            .config = c, .vision_only = vision_only, .type = type, .t = type == MULL_WEIGHT_F32 ? MULL_F32 : MULL_BF16};
         m->layers = calloc((size_t)c->layers, sizeof *m->layers);
         m->blocks = calloc((size_t)c->vision.depth, sizeof *m->blocks);
     }

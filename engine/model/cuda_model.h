@@ -3,6 +3,7 @@
 #ifndef MULL_ENGINE_MODEL_CUDA_MODEL_H
 #define MULL_ENGINE_MODEL_CUDA_MODEL_H
 
+#include "engine/core/cuda_arena.h"
 #include "engine/model/backend.h"
 #include "engine/ops/cuda_ops.h"
 
@@ -22,6 +23,7 @@ typedef struct mull_cuda_layer {
 typedef struct mull_cuda_model {
     mull_cuda *c;
     const mull_config *config;
+    bool vision_only;
     mull_weight_type type;
     mull_dtype t; /* T: type of activations, cache and unquantised weights */
     char *all;    /* the allocation */
@@ -36,17 +38,6 @@ typedef struct mull_cuda_model {
     void *merge0_bias;             /* T */
     struct mull_cuda_tower *tower; /* cuda_vision.c: working memory, kept between media */
 } mull_cuda_model;
-
-/* One allocation cut into parts of 256 bytes. */
-typedef struct mull_cuda_arena {
-    char *base; /* NULL: counting */
-    size_t used;
-} mull_cuda_arena;
-static inline void *mull_cuda_part(mull_cuda_arena *a, size_t bytes) {
-    void *p = a->base ? a->base + a->used : NULL;
-    a->used += (bytes + 255) & ~(size_t)255;
-    return p;
-}
 
 /* The backend's functions that have files of their own. */
 int mull__cuda_lm_create(void *state, int64_t max_rows, void **lm, size_t *bytes, mull_error *err);

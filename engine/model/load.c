@@ -316,7 +316,7 @@ int mull_model_load(const char *dir, const mull_model_opts *opts, mull_model **o
         l.m->backend = opts ? opts->backend : NULL;
     }
     if (!rc && l.m->backend) {
-        rc = l.m->backend->open(&l.m->config, l.file, l.type, &l.m->state, &l.m->bytes, err);
+        rc = l.m->backend->open(&l.m->config, l.file, l.type, opts->vision_only, &l.m->state, &l.m->bytes, err);
     } else if (!rc) {
         load_vision(&l);
         if (!l.nomem && !(opts && opts->vision_only)) load_lm(&l);

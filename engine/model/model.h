@@ -16,7 +16,7 @@ typedef struct mull_model_opts {
     bool weights_auto;        /* take the checkpoint's own type */
     int threads;              /* 0: all CPUs of this process */
     bool vision_only;         /* leave the language model out: training keeps its own copy */
-    const mull_backend *backend; /* NULL: the CPU; not with vision_only */
+    const mull_backend *backend; /* NULL: the CPU */
 } mull_model_opts;
 
 /* Loads dir: config, every tensor validated (all missing, extra and mis-shaped ones named in one error). */

@@ -69,7 +69,7 @@ typedef struct mull_cuda_attention_grad {
     int64_t ld;
     const void *out, *dout; /* [rows, heads * hd], stride ldo */
     int64_t ldo;
-    const float *lse; /* [heads, rows] as mull_cuda_attend left it */
+    const float *lse;   /* [heads, rows] as mull_cuda_attend left it */
     void *dq, *dk, *dv; /* stride ldd, overwritten */
     int64_t ldd;
     int heads, kv_heads, hd;
@@ -94,9 +94,9 @@ int32_t mull_cuda_plan_keys(const mull_cuda_seq *seqs, int nseq, mull_cuda_work 
 void mull_cuda_log_softmax(mull_cuda *c, const float *logits, int64_t n, int64_t vocab, const int32_t *targets,
                            double temperature, float *top, float *sum, double *logp, double *entropy);
 /* d (T) [n, vocab] = coef[r] (onehot - softmax) / temperature; d may be logits when T is F32. */
-void mull_cuda_log_softmax_backward(mull_cuda *c, const float *logits, int64_t n, int64_t vocab,
-                                    const int32_t *targets, double temperature, const float *top, const float *sum,
-                                    const float *coef, void *d, mull_dtype t);
+void mull_cuda_log_softmax_backward(mull_cuda *c, const float *logits, int64_t n, int64_t vocab, const int32_t *targets,
+                                    double temperature, const float *top, const float *sum, const float *coef, void *d,
+                                    mull_dtype t);
 /* cos[i] of rows i of a and b [n, d] float32, as torch has it (norms at least 1e-8); da [n, d] += scale[i] times its
  * gradient in a, with scale not NULL. */
 void mull_cuda_cosine(mull_cuda *c, const float *a, const float *b, int64_t n, int64_t d, const double *scale,

@@ -1,7 +1,7 @@
-/* Which algorithm a product of some shape takes: a small cache from shapes to what the library answered. Set-associative
- * with the least recently used way replaced, so that it needs no memory beyond itself and a long run over packed batches
- * of ever new lengths cannot make it grow; asking again costs microseconds. Plain C, without the library: it stores the
- * answer as bytes. Not thread-safe: it belongs to one device context. */
+/* Which algorithm a product of some shape takes: a small cache from shapes to what the library answered.
+ * Set-associative with the least recently used way replaced, so that it needs no memory beyond itself and a long run
+ * over packed batches of ever new lengths cannot make it grow; asking again costs microseconds. Plain C, without the
+ * library: it stores the answer as bytes. Not thread-safe: it belongs to one device context. */
 #ifndef MULL_ENGINE_OPS_GEMM_CACHE_H
 #define MULL_ENGINE_OPS_GEMM_CACHE_H
 

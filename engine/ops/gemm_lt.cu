@@ -3,8 +3,8 @@
  *
  * Which algorithm is best depends on the shape and on how the operands are aligned. The library's heuristic is asked
  * once for each and its answers are kept with the context (gemm_cache.h); MULL_CUDA_TUNE=1 measures them the first time
- * a shape is met (then two runs may choose differently and differ in the last bits, so it is off by default). float32 is
- * float32: TF32 stays off. */
+ * a shape is met (then two runs may choose differently and differ in the last bits, so it is off by default). float32
+ * is float32: TF32 stays off. */
 #include "engine/ops/cuda_kernel.cuh"
 #include "engine/ops/cuda_train.h"
 #include "engine/ops/gemm_cache.h"
@@ -44,13 +44,14 @@ void free_library(void *p) {
 
 bool good(mull_cuda *c, cublasStatus_t s, const char *what, const shape &k) {
     if (s == CUBLAS_STATUS_SUCCESS) return true;
-    mull_cuda_refuse(c, s == CUBLAS_STATUS_ALLOC_FAILED ? MULL_ENOMEM : MULL_EINTERNAL, "product",
-                     "report this with the GPU's name and the shape",
-                     "cuBLASLt %s: %s (m %lld n %lld k %lld, ld %lld%s %lld%s %lld, aligned to %d %d %d, type %d to %d, "
-                     "bias %d, accumulate %d)",
-                     what, cublasLtGetStatusString(s), (long long)k.m, (long long)k.n, (long long)k.k, (long long)k.lda,
-                     k.a_t ? "t" : "", (long long)k.ldb, k.b_t ? "t" : "", (long long)k.ldy, k.align_a, k.align_b,
-                     k.align_y, k.type, k.y_type, k.bias, k.accumulate);
+    mull_cuda_refuse(
+        c, s == CUBLAS_STATUS_ALLOC_FAILED ? MULL_ENOMEM : MULL_EINTERNAL, "product",
+        "report this with the GPU's name and the shape",
+        "cuBLASLt %s: %s (m %lld n %lld k %lld, ld %lld%s %lld%s %lld, aligned to %d %d %d, type %d to %d, "
+        "bias %d, accumulate %d)",
+        what, cublasLtGetStatusString(s), (long long)k.m, (long long)k.n, (long long)k.k, (long long)k.lda,
+        k.a_t ? "t" : "", (long long)k.ldb, k.b_t ? "t" : "", (long long)k.ldy, k.align_a, k.align_b, k.align_y, k.type,
+        k.y_type, k.bias, k.accumulate);
     return false;
 }
 
@@ -91,24 +92,23 @@ bool open(mull_cuda *c, const shape &s, const void *bias, operation *o) {
     bool whole = s.type == MULL_I8;
     cublasOperation_t left = s.b_t ? CUBLAS_OP_T : CUBLAS_OP_N, right = s.a_t ? CUBLAS_OP_T : CUBLAS_OP_N;
     cudaDataType_t in = data_type(s.type), out = data_type(s.y_type);
-    bool ok =
-        good(c,
-             cublasLtMatmulDescCreate(&o->desc, whole ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
-                                      whole ? CUDA_R_32I : CUDA_R_32F),
-             "describes no product", s) &&
-        good(c, cublasLtMatmulDescSetAttribute(o->desc, CUBLASLT_MATMUL_DESC_TRANSA, &left, sizeof left), "transpose",
-             s) &&
-        good(c, cublasLtMatmulDescSetAttribute(o->desc, CUBLASLT_MATMUL_DESC_TRANSB, &right, sizeof right), "transpose",
-             s) &&
-        good(c,
-             cublasLtMatrixLayoutCreate(&o->left, in, (uint64_t)(s.b_t ? s.k : s.n), (uint64_t)(s.b_t ? s.n : s.k),
-                                        s.ldb),
-             "layout of b", s) &&
-        good(c,
-             cublasLtMatrixLayoutCreate(&o->right, in, (uint64_t)(s.a_t ? s.m : s.k), (uint64_t)(s.a_t ? s.k : s.m),
-                                        s.lda),
-             "layout of a", s) &&
-        good(c, cublasLtMatrixLayoutCreate(&o->y, out, (uint64_t)s.n, (uint64_t)s.m, s.ldy), "layout of y", s);
+    bool ok = good(c,
+                   cublasLtMatmulDescCreate(&o->desc, whole ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                            whole ? CUDA_R_32I : CUDA_R_32F),
+                   "describes no product", s) &&
+              good(c, cublasLtMatmulDescSetAttribute(o->desc, CUBLASLT_MATMUL_DESC_TRANSA, &left, sizeof left),
+                   "transpose", s) &&
+              good(c, cublasLtMatmulDescSetAttribute(o->desc, CUBLASLT_MATMUL_DESC_TRANSB, &right, sizeof right),
+                   "transpose", s) &&
+              good(c,
+                   cublasLtMatrixLayoutCreate(&o->left, in, (uint64_t)(s.b_t ? s.k : s.n),
+                                              (uint64_t)(s.b_t ? s.n : s.k), s.ldb),
+                   "layout of b", s) &&
+              good(c,
+                   cublasLtMatrixLayoutCreate(&o->right, in, (uint64_t)(s.a_t ? s.m : s.k),
+                                              (uint64_t)(s.a_t ? s.k : s.m), s.lda),
+                   "layout of a", s) &&
+              good(c, cublasLtMatrixLayoutCreate(&o->y, out, (uint64_t)s.n, (uint64_t)s.m, s.ldy), "layout of y", s);
     if (ok && bias) {
         cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_BIAS;
         ok = good(c, cublasLtMatmulDescSetAttribute(o->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &e, sizeof e), "epilogue",
@@ -144,7 +144,8 @@ float measure(mull_cuda *c, library *l, const operation &o, const shape &s, cons
         cudaEventRecord(start, stream);
         for (int i = 0; ok && i < REPEATS; i++) ok = run(c, l, o, s, a, b, y, algo) == CUBLAS_STATUS_SUCCESS;
         cudaEventRecord(end, stream);
-        if (cudaEventSynchronize(end) != cudaSuccess || !ok || cudaEventElapsedTime(&ms, start, end) != cudaSuccess) ms = 1e30f;
+        if (cudaEventSynchronize(end) != cudaSuccess || !ok || cudaEventElapsedTime(&ms, start, end) != cudaSuccess)
+            ms = 1e30f;
         cudaEventDestroy(end);
     }
     cudaEventDestroy(start);
@@ -191,8 +192,7 @@ void product(mull_cuda *c, const shape &s, const void *a, const void *b, const v
     if (!l || !open(c, s, bias, &o)) return;
     cublasLtMatmulAlgo_t *algo = (cublasLtMatmulAlgo_t *)mull_gemm_cache_find(&l->cache, &s), fresh;
     bool known = algo || choose(c, l, o, s, a, b, y, &fresh);
-    if (known && !algo)
-        algo = (cublasLtMatmulAlgo_t *)memcpy(mull_gemm_cache_add(&l->cache, &s), &fresh, sizeof fresh);
+    if (known && !algo) algo = (cublasLtMatmulAlgo_t *)memcpy(mull_gemm_cache_add(&l->cache, &s), &fresh, sizeof fresh);
     if (known) good(c, run(c, l, o, s, a, b, y, algo), "failed", s);
     close(&o);
 }

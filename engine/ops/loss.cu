@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(NARROW)
     if (!scale) return;
     double s = scale[blockIdx.x];
     for (int64_t i = threadIdx.x; i < d; i += NARROW)
-        da[at + i] += (float)(s * ((double)b[at + i] / (la * lb) -
-                                   (la > least ? value * (double)a[at + i] / (la * la) : 0)));
+        da[at + i] +=
+            (float)(s * ((double)b[at + i] / (la * lb) - (la > least ? value * (double)a[at + i] / (la * la) : 0)));
 }
 
 } // namespace

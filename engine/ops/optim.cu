@@ -11,7 +11,8 @@ namespace {
 
 constexpr int THREADS = 256;
 
-__global__ void __launch_bounds__(THREADS) square_kernel(const mull_cuda_piece *pieces, const float *g, double *partial) {
+__global__ void __launch_bounds__(THREADS)
+    square_kernel(const mull_cuda_piece *pieces, const float *g, double *partial) {
     __shared__ double part[THREADS / 32];
     mull_cuda_piece p = pieces[blockIdx.x];
     double sum = 0; /* float32 squares, as the CPU's; their sum would lose digits over thousands */

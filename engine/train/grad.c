@@ -1,6 +1,7 @@
 /* The grad command's work; see grad.h. */
 #include "engine/train/grad.h"
 
+#include "engine/train/backend.h"
 #include "engine/train/tower.h"
 
 #include <stdlib.h>
@@ -90,6 +91,7 @@ static int run_case(run *r, const mull_grad_case *g, const mull_pack_source *sou
         if (r->cos) r->cos += r->pack.nlatent;
     }
     if (!rc) mull_net_backward(r->net, &r->pack.net);
+    if (!rc) rc = mull_net_status(r->net, r->err);
     if (!rc && r->tower) rc = mull_tower_backward(r->tower, &r->pack, &g->batch, r->err);
     return rc;
 }
@@ -122,6 +124,12 @@ int mull_grad_run(const char *dir, const char *const *cases, int ncases, const m
     *out = (mull_outputs){0};
     mull_model_opts load = {
         .weights = o->params.half ? MULL_WEIGHT_BF16 : MULL_WEIGHT_F32, .threads = o->threads, .vision_only = true};
+    if (o->net.backend) {
+        if (o->params.vision)
+            return mull_fail(err, MULL_EUNSUPPORTED, WHAT, o->net.backend->name, "use --device cpu",
+                             "gradients of the vision tower are computed on the CPU only");
+        load.backend = o->net.backend->model();
+    }
     int rc = mull_model_load(dir, &load, &tower, err);
     if (!rc) {
         r.c = mull_model_config(tower);
@@ -139,6 +147,7 @@ int mull_grad_run(const char *dir, const char *const *cases, int ncases, const m
     if (!rc && o->params.vision) rc = mull_tower_create(r.net, &r.tower, err);
     if (r.tower) source = mull_tower_source(r.tower);
     for (int i = 0; !rc && i < r.n; i++) rc = run_case(&r, &r.cases[i], &source);
+    if (!rc) rc = mull_net_fetch(r.net, MULL_PULL_GRADIENTS, err);
     if (!rc) rc = add_results(&r);
     for (int i = 0; i < r.n; i++) mull_grad_case_fini(&r.cases[i]);
     free(r.cases);

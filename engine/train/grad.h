@@ -12,6 +12,7 @@ typedef struct mull_grad_opts {
     mull_net_opts net;
     mull_params_opts params;
     int threads;
+    /* net.backend: where the language model computes; the tower then too */
 } mull_grad_opts;
 
 /* Runs the cases as the micro-batches of one accumulation window over the checkpoint dir. out: loss [1]; ce, stage1:

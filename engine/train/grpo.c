@@ -233,7 +233,7 @@ static int optimise(struct mull__grpo *g, int w, bool first, const mull_train_so
     mull_step st = {.ce = NAN, .cos = NAN, .grpo = &f};
     double begin = mull__train_now();
     int rc = describe(g, w, &f, err);
-    mull_params_zero_grad(&t->params);
+    mull_net_zero_grad(t->net);
     if (!rc) rc = mull__grpo_window(g, w, first, &st, &f, err);
     if (!rc) rc = mull_ranks_reduce(t->ranks, err);
     if (!rc) rc = mull__grpo_keep_reference(g, err);

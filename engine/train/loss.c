@@ -3,7 +3,6 @@
 
 #include "engine/train/loss_internal.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 void mull_loss_work_fini(mull_loss_work *w) {
@@ -11,6 +10,7 @@ void mull_loss_work_fini(mull_loss_work *w) {
     free(w->targets);
     free(w->coef);
     free(w->logp);
+    free(w->features);
     *w = (mull_loss_work){0};
 }
 
@@ -24,7 +24,9 @@ int mull__loss_reserve(mull_loss_work *w, int64_t n, mull_error *err) {
     if (coef) w->coef = coef;
     double *logp = realloc(w->logp, (size_t)n * sizeof *logp);
     if (logp) w->logp = logp;
-    if (!rows || !targets || !coef || !logp)
+    const float **features = realloc(w->features, (size_t)n * sizeof *features);
+    if (features) w->features = features;
+    if (!rows || !targets || !coef || !logp || !features)
         return mull_fail(err, MULL_ENOMEM, "cannot compute the loss", "", NULL, "out of memory");
     w->cap = n;
     return MULL_OK;
@@ -37,29 +39,10 @@ int64_t mull_loss_rows(const mull_pack *p) {
     return n;
 }
 
-static double given(void *ctx, int64_t i, double logp) {
-    (void)logp;
-    return ((const double *)ctx)[i];
-}
-
-/* cos(h, e) as torch has it, and dh += scale * d cos / dh. */
-static double cosine(const float *h, const float *e, int64_t n, double scale, float *dh) {
-    double he = 0, hh = 0, ee = 0, eps = 1e-8;
-    for (int64_t i = 0; i < n; i++) {
-        he += (double)h[i] * e[i];
-        hh += (double)h[i] * h[i];
-        ee += (double)e[i] * e[i];
-    }
-    double lh = fmax(sqrt(hh), eps), le = fmax(sqrt(ee), eps), c = he / (lh * le);
-    for (int64_t i = 0; dh && i < n; i++)
-        dh[i] += (float)(scale * ((double)e[i] / (lh * le) - (lh > eps ? c * (double)h[i] / (lh * lh) : 0)));
-    return c;
-}
-
 int mull_loss_ce(mull_net *n, const mull_pack *p, const mull_ce_opts *o, mull_loss_work *w, mull_loss_sum *sum,
                  float *nll, float *cos, mull_error *err) {
     const int32_t *cu = p->net.cu;
-    int64_t need = mull_loss_rows(p), count = 0, hidden = mull__net_hidden_size(n);
+    int64_t need = mull_loss_rows(p), count = 0;
     int rc = mull__loss_reserve(w, need + 1, err);
     if (rc) return rc;
     for (int s = 0; s < p->net.nseq; s++) {
@@ -75,16 +58,28 @@ int mull_loss_ce(mull_net *n, const mull_pack *p, const mull_ce_opts *o, mull_lo
         double share = o->stage1 && cosines ? 0.5 : 1;
         for (int64_t i = first; i < count; i++) w->coef[i] = -share * weight / (double)tokens;
     }
-    int64_t rows = count;
-    for (int i = 0; o->stage1 && i < p->nlatent; i++) w->rows[rows++] = p->latent[i] - 1;
-    mull_net_gather(n, w->rows, rows);
-    mull_net_head(n, w->targets, count, 1, o->backward ? given : NULL, w->coef, w->logp);
+    /* Behind the rows of the cross-entropy those of the cosines, in all three arrays. */
+    int64_t cosines = o->stage1 ? p->nlatent : 0;
+    double *scale = w->coef + count, *value = w->logp + count;
+    for (int64_t i = 0; i < cosines; i++) {
+        w->rows[count + i] = p->latent[i] - 1;
+        w->features[i] = p->features[p->latent[i]];
+    }
+    for (int s = 0; s < p->net.nseq && cosines; s++) {
+        int64_t tokens = 0, n_cos = p->latent_cu[s + 1] - p->latent_cu[s];
+        for (int32_t t = cu[s]; t + 1 < cu[s + 1]; t++) tokens += p->labels[t + 1] != MULL_IGNORE;
+        double weight = o->norm == MULL_NORM_TOKEN ? (double)tokens : 1;
+        for (int64_t i = p->latent_cu[s]; i < p->latent_cu[s + 1]; i++)
+            scale[i] = tokens ? -0.5 * weight / (double)n_cos : 0; /* a sample without tokens does not count */
+    }
+    mull_net_gather(n, w->rows, count + cosines);
+    mull_net_head(n, w->targets, count, 1, o->backward ? mull_net_given : NULL, w->coef, w->logp);
+    if (cosines) mull_net_cosines(n, count, cosines, w->features, o->backward ? scale : NULL, value);
 
-    float *dh = mull_net_dh(n);
     int64_t at = 0, pos = 0;
     for (int s = 0; s < p->net.nseq; s++) {
         double ce = 0, total = 0;
-        int64_t tokens = 0, cosines = o->stage1 ? p->latent_cu[s + 1] - p->latent_cu[s] : 0;
+        int64_t tokens = 0, n_cos = o->stage1 ? p->latent_cu[s + 1] - p->latent_cu[s] : 0;
         for (int32_t t = cu[s]; t + 1 < cu[s + 1]; t++, pos++) {
             bool counts = p->labels[t + 1] != MULL_IGNORE;
             if (nll) nll[pos] = counts ? (float)-w->logp[at] : 0;
@@ -92,20 +87,17 @@ int mull_loss_ce(mull_net *n, const mull_pack *p, const mull_ce_opts *o, mull_lo
         }
         if (!tokens) continue;
         double weight = o->norm == MULL_NORM_TOKEN ? (double)tokens : 1;
-        for (int64_t k = 0; k < cosines; k++) {
-            int64_t i = p->latent_cu[s] + k, row = count + i;
-            double c = cosine(mull_net_hidden(n) + row * hidden, p->features[p->latent[i]], hidden,
-                              -0.5 * weight / (double)cosines, o->backward ? dh + row * hidden : NULL);
-            if (cos) cos[i] = (float)c;
-            total += c;
+        for (int64_t i = p->latent_cu[s]; i < p->latent_cu[s] + n_cos; i++) {
+            if (cos) cos[i] = (float)value[i];
+            total += value[i];
         }
         ce /= (double)tokens;
-        sum->loss += weight * (cosines ? 0.5 * ce + 0.5 * (1 - total / (double)cosines) : ce);
+        sum->loss += weight * (n_cos ? 0.5 * ce + 0.5 * (1 - total / (double)n_cos) : ce);
         sum->weight += weight;
         sum->ce += weight * ce;
         sum->ce_weight += weight;
         sum->cos += total;
-        sum->cosines += cosines;
+        sum->cosines += n_cos;
         sum->tokens += tokens;
         sum->samples++;
     }

@@ -21,6 +21,7 @@ typedef struct mull_loss_sum {
 typedef struct mull_loss_work {
     int32_t *rows, *targets;
     double *coef, *logp;
+    const float **features; /* targets of cosines */
     int64_t cap;
 } mull_loss_work;
 void mull_loss_work_fini(mull_loss_work *w);

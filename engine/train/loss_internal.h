@@ -5,6 +5,5 @@
 #include "engine/train/loss.h"
 
 int mull__loss_reserve(mull_loss_work *w, int64_t n, mull_error *err);
-int64_t mull__net_hidden_size(const mull_net *n);
 
 #endif

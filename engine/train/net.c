@@ -146,6 +146,7 @@ size_t mull_net_plan(const mull_config *c, mull_recompute recompute, int64_t row
 }
 
 int mull_net_reserve(mull_net *n, int64_t rows, int64_t loss_rows, mull_error *err) {
+    if (n->backend) return n->backend->reserve(n->dev, rows, loss_rows, err);
     if (rows <= n->cap && loss_rows <= n->loss_cap) return MULL_OK;
     /* In steps of 64 rows: lengths that grow a little with every batch would otherwise allocate with every batch. */
     rows = most(n->cap, (rows + 63) / 64 * 64);
@@ -191,12 +192,18 @@ int mull_net_create(const mull_config *c, mull_params *params, mull_pool *pool, 
         return rc;
     }
     find_parts(n);
+    n->backend = opts->backend;
+    if (n->backend && (rc = n->backend->open(n, &n->dev, err))) {
+        mull_net_destroy(n);
+        return rc;
+    }
     *out = n;
     return MULL_OK;
 }
 
 void mull_net_destroy(mull_net *n) {
     if (!n) return;
+    if (n->dev) n->backend->close(n->dev);
     mull_mrope_fini(&n->rope);
     if (n->arena) munmap(n->arena, n->bytes);
     free(n->gathered);
@@ -205,14 +212,5 @@ void mull_net_destroy(mull_net *n) {
 }
 
 size_t mull_net_bytes(const mull_net *n) {
-    return n->bytes;
-}
-const float *mull_net_hidden(const mull_net *n) {
-    return n->h;
-}
-float *mull_net_dh(mull_net *n) {
-    return n->dh;
-}
-int64_t mull__net_hidden_size(const mull_net *n) {
-    return n->c->hidden;
+    return n->backend ? n->backend->bytes(n->dev) : n->bytes;
 }

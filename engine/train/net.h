@@ -1,15 +1,15 @@
 /* The language model forward and backward over packed sequences, by hand, layer by layer: no graph is recorded. All
  * activations lie in one arena that is planned from the largest batch; a batch that fits allocates nothing.
  *
- * One step: mull_net_forward; mull_net_gather the rows that a loss needs; losses add to mull_net_dh; mull_net_backward.
- * Gradients accumulate (+=) in the parameters' float32 arena. Not thread-safe. */
+ * One step: mull_net_forward; mull_net_gather the rows that a loss needs; losses (head, cosines) leave their
+ * gradient there; mull_net_backward. Gradients accumulate (+=) in the parameters' float32 arena. Not thread-safe. */
 #ifndef MULL_ENGINE_TRAIN_NET_H
 #define MULL_ENGINE_TRAIN_NET_H
 
-#include "engine/data/recipe.h"
-#include "engine/train/params.h"
+#include "engine/train/optim.h"
 
 typedef struct mull_net mull_net;
+typedef struct mull_train_backend mull_train_backend; /* backend.h */
 
 /* One packed batch of T rows. Borrowed during forward and backward. */
 typedef struct mull_net_batch {
@@ -40,9 +40,11 @@ typedef struct mull_net_opts {
     mull_recompute recompute; /* what the backward computes again instead of keeping: nothing, attention, layers */
     float lora_scale;         /* alpha / rank */
     mull_net_parts parts;     /* zero: nobody is told */
+    const mull_train_backend *backend; /* NULL: the CPU */
 } mull_net_opts;
 
-/* params, c and pool are borrowed. Nothing is allocated for activations before mull_net_reserve. */
+/* params, c and pool are borrowed. With a backend the values are copied to it now, moments included. Nothing is
+ * allocated for activations before mull_net_reserve. */
 int mull_net_create(const mull_config *c, mull_params *params, mull_pool *pool, const mull_net_opts *opts,
                     mull_net **out, mull_error *err);
 void mull_net_destroy(mull_net *n);
@@ -55,8 +57,10 @@ size_t mull_net_bytes(const mull_net *n);
 void mull_net_forward(mull_net *n, const mull_net_batch *b);
 /* Final-norm hidden states of the rows named, [count, hidden]; a row may come twice. dh [count, hidden] starts at 0. */
 void mull_net_gather(mull_net *n, const int32_t *rows, int64_t count);
-const float *mull_net_hidden(const mull_net *n);
-float *mull_net_dh(mull_net *n);
+/* Cosines of gathered rows [first, first + count) with targets[i] (host memory, [hidden]), as torch has them: cos
+ * [count]. dh += scale[i] times the gradient; scale NULL: no gradient. */
+void mull_net_cosines(mull_net *n, int64_t first, int64_t count, const float *const *targets, const double *scale,
+                      double *cos);
 /* The backward of everything from dh on. */
 void mull_net_backward(mull_net *n, const mull_net_batch *b);
 /* After a forward that no backward follows: the parts learn that its values are not needed. */
@@ -69,11 +73,30 @@ void mull_net_idle(mull_net *n, bool backward);
  * slope (NULL: no gradient) gives d loss / d logp of row i; dh and the head's gradient accumulate. Logits exist for a
  * chunk of rows at a time, never for all. */
 typedef double (*mull_net_slope)(void *ctx, int64_t i, double logp);
+/* The slope of losses that are linear in logp: ctx is the slopes, double [count]. A backend sees by its name that it
+ * need not wait for the log-probabilities. */
+double mull_net_given(void *ctx, int64_t i, double logp);
 void mull_net_head(mull_net *n, const int32_t *targets, int64_t count, double temperature, mull_net_slope slope,
                    void *ctx, double *logp);
 /* Where the heads that follow also put the entropy of each row's distribution, in nats: [count], or NULL. */
 void mull_net_entropy(mull_net *n, double *out);
 /* Off: the adapters of LoRA are as if they were not there, forward and in the head. A net starts with them on. */
 void mull_net_adapters(mull_net *n, bool on);
+
+/* ---- the trained values as a whole, where the net computes */
+/* The first failure of the backend's work, which it waits for; the host's cannot fail. What was computed after a
+ * failure is NaN or nothing. */
+int mull_net_status(const mull_net *n, mull_error *err);
+bool mull_net_on_host(const mull_net *n);
+void mull_net_zero_grad(mull_net *n);
+/* mull_optim_step. */
+int mull_net_update(mull_net *n, const mull_optim_opts *o, int64_t step, double scale, int64_t *applied,
+                    mull_optim_result *out, mull_error *err);
+/* Brings values back into the parameters' host memory, where they are stale otherwise: the trained ones with their
+ * moments, or the gradients. Nothing to do on the host. */
+typedef enum mull_net_pull { MULL_PULL_STATE, MULL_PULL_GRADIENTS } mull_net_pull;
+int mull_net_fetch(mull_net *n, mull_net_pull what, mull_error *err);
+/* FLOP/s that products reach here, measured; 0: it could not be. */
+double mull_net_roof(mull_net *n);
 
 #endif

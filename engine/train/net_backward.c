@@ -65,6 +65,10 @@ static void embed_backward(mull_net *n, const mull_net_batch *b) {
 }
 
 void mull_net_backward(mull_net *n, const mull_net_batch *b) {
+    if (n->backend) {
+        n->backend->backward(n->dev, b);
+        return;
+    }
     int64_t h = n->c->hidden;
     const mull_kernels *kn = mull_kernels_get();
     /* hx is not needed after: its gradient takes h's place. */

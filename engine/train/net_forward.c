@@ -62,6 +62,10 @@ static void mlp_half(mull_net *n, int64_t rows, const mull__layer *l, const floa
 }
 
 void mull_net_forward(mull_net *n, const mull_net_batch *b) {
+    if (n->backend) {
+        n->backend->forward(n->dev, b);
+        return;
+    }
     assert(b->rows <= n->cap);
     const mull_config *c = n->c;
     mull__net_enter(n, MULL_PART_OUTER(c));
@@ -79,6 +83,10 @@ void mull_net_forward(mull_net *n, const mull_net_batch *b) {
 }
 
 void mull_net_gather(mull_net *n, const int32_t *rows, int64_t count) {
+    if (n->backend) {
+        n->backend->gather(n->dev, rows, count);
+        return;
+    }
     assert(count <= n->loss_cap);
     int64_t h = n->c->hidden;
     for (int64_t i = 0; i < count; i++) memcpy(n->hx + i * h, n->x + rows[i] * h, (size_t)h * sizeof(float));

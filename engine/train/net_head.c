@@ -37,12 +37,48 @@ static void row_task(void *ctx, int part, int parts) {
     }
 }
 
+double mull_net_given(void *ctx, int64_t i, double logp) {
+    (void)logp;
+    return ((const double *)ctx)[i];
+}
+
+/* cos(h, e) as torch has it, and dh += scale * d cos / dh. */
+static double cosine(const float *h, const float *e, int64_t n, double scale, float *dh) {
+    double he = 0, hh = 0, ee = 0, eps = 1e-8;
+    for (int64_t i = 0; i < n; i++) {
+        he += (double)h[i] * e[i];
+        hh += (double)h[i] * h[i];
+        ee += (double)e[i] * e[i];
+    }
+    double lh = fmax(sqrt(hh), eps), le = fmax(sqrt(ee), eps), c = he / (lh * le);
+    for (int64_t i = 0; dh && i < n; i++)
+        dh[i] += (float)(scale * ((double)e[i] / (lh * le) - (lh > eps ? c * (double)h[i] / (lh * lh) : 0)));
+    return c;
+}
+
+void mull_net_cosines(mull_net *n, int64_t first, int64_t count, const float *const *targets, const double *scale,
+                      double *cos) {
+    if (n->backend) {
+        n->backend->cosines(n->dev, first, count, targets, scale, cos);
+        return;
+    }
+    int64_t h = n->c->hidden;
+    assert(first + count <= n->ngathered);
+    for (int64_t i = 0; i < count; i++)
+        cos[i] =
+            cosine(n->h + (first + i) * h, targets[i], h, scale ? scale[i] : 0, scale ? n->dh + (first + i) * h : NULL);
+}
+
 void mull_net_entropy(mull_net *n, double *out) {
     n->entropy = out;
 }
 
 void mull_net_head(mull_net *n, const int32_t *targets, int64_t count, double temperature, mull_net_slope slope,
                    void *ctx, double *logp) {
+    if (n->backend) {
+        n->backend->head(n->dev, targets, count, temperature, slope, ctx, logp, n->entropy);
+        return;
+    }
     assert(count <= n->ngathered);
     int64_t h = n->c->hidden, v = n->c->vocab;
     mull_dtype type;

@@ -3,7 +3,7 @@
 #define MULL_ENGINE_TRAIN_NET_INTERNAL_H
 
 #include "engine/model/rope.h"
-#include "engine/train/net.h"
+#include "engine/train/backend.h"
 
 /* A matrix of up to three tensors that lie together (q, k, v), [out, in], with their biases and adapters. */
 typedef struct mull__linear {
@@ -30,6 +30,8 @@ struct mull_net {
     mull_mrope rope;
     mull_param *embed, *norm, *head; /* head is embed when tied */
     mull__layer *layers;
+    void *dev; /* the backend's; then only the fields above and first, rank, entropy and plain are used */
+    const mull_train_backend *backend;
     int first; /* layers before this one and the inputs need no gradient */
     int64_t rank;
 
@@ -61,7 +63,6 @@ void mull__linear_forward(mull_net *n, const mull__linear *l, const float *x, in
 void mull__linear_backward(mull_net *n, const mull__linear *l, const float *x, const float *dy, int64_t ldy,
                            int64_t rows, float *dx);
 /* What products read: bf16 where there is a bf16 copy. */
-int64_t mull__net_hidden_size(const mull_net *n);
 const void *mull__data(const mull_param *p, mull_dtype *type);
 
 /* The first half of a layer; what its backward needs goes into what the layer keeps, else into the net's own buffers.

@@ -19,7 +19,18 @@ static int grow(void **at, int64_t *cap, int64_t need, size_t size) {
 }
 
 static int encode(void *ctx, const mull_grid *g, const float *patches, float *out, mull_error *err) {
-    return mull_vision_encode(ctx, patches, (int64_t[]){g->t, g->h, g->w}, out, NULL, err);
+    const mull_model *m = ctx;
+    const int64_t grid[] = {g->t, g->h, g->w};
+    if (mull_model_on_host(m)) return mull_vision_encode(m, patches, grid, out, NULL, err);
+    const mull_config *c = mull_model_config(m);
+    size_t bytes = (size_t)(mull_grid_tokens(c, g) * c->hidden) * sizeof *out;
+    void *there;
+    int rc = mull_model_buffer(m, bytes, "an image's features", &there, err);
+    if (rc) return rc;
+    rc = mull_vision_encode(m, patches, grid, there, NULL, err);
+    if (!rc) rc = mull_model_buffer_read(m, out, there, bytes, err);
+    mull_model_buffer_free(m, there);
+    return rc;
 }
 
 mull_pack_source mull_pack_tower(const mull_model *m) {

@@ -191,6 +191,7 @@ int mull__train_saved(mull_trainer *t, const mull_train_hooks *hooks, bool wait,
 
 int mull__train_save(mull_trainer *t, const mull_train_hooks *hooks, bool last, mull_error *err) {
     int rc = mull__train_saved(t, hooks, true, err);
+    if (!rc) rc = mull_net_fetch(t->net, MULL_PULL_STATE, err);
     if (rc) return rc;
     if (last || !t->r->async_save || mull_comm_world(t->params.comm) > 1) return save_now(t, hooks, err);
     if (!t->saver) {

@@ -190,7 +190,8 @@ static int open_all(session *s) {
                                                       .comm = s->comm,
                                                       .tokenizer = s->tokenizer,
                                                       .note = forward_note,
-                                                      .ctx = s},
+                                                      .ctx = s,
+                                                      .backend = s->o->backend},
                                  &s->trainer, err);
     mull_loader_opts lo = {
         .note = left_out, .ctx = s, .rank = mull_comm_rank(s->comm), .world = mull_comm_world(s->comm)};

@@ -15,7 +15,8 @@ typedef struct mull_train_session_opts {
     int threads;
     int ranks;    /* for the plan; a rank that was started learns from its environment which one it is (comm/comm.h) */
     bool dry_run; /* only the plan */
-    bool resume;  /* go on from the newest checkpoint of out when there is one, whatever the recipe says */
+    const mull_train_backend *backend; /* NULL: the CPU */
+    bool resume; /* go on from the newest checkpoint of out when there is one, whatever the recipe says */
 } mull_train_session_opts;
 
 typedef struct mull_train_session_hooks {

@@ -1,6 +1,5 @@
 /* The training loop; see trainer.h. */
 #include "engine/model/weights.h"
-#include "engine/ops/roof.h"
 #include "engine/train/trainer_internal.h"
 
 #include <errno.h>
@@ -23,6 +22,23 @@ static const char *text(const char *s) {
     return s ? s : "";
 }
 
+/* With adapters the base is frozen, the tower too. */
+static bool trains_tower(const mull_recipe *r) {
+    return !r->freeze_vision && !r->lora_rank;
+}
+
+/* What only the CPU does. */
+static int unsupported_on(const mull_train_backend *b, const mull_recipe *r, mull_error *err) {
+    static const char TODO[] = "use --device cpu, or submit without gpus";
+    if (!b) return MULL_OK;
+    if (r->kind == MULL_GRPO)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, b->name, TODO, "training with rollouts runs on the CPU only");
+    if (trains_tower(r))
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true, or use --device cpu",
+                         "the vision tower is trained on the CPU only");
+    return MULL_OK;
+}
+
 static int unsupported(const mull_recipe *r, mull_error *err) {
     if (!r->freeze_vision && r->kind == MULL_GRPO)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true",
@@ -30,11 +46,6 @@ static int unsupported(const mull_recipe *r, mull_error *err) {
     if (r->lora_dropout > 0)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "lora_dropout", "set lora_dropout: 0", "there is no dropout");
     return MULL_OK;
-}
-
-/* With adapters the base is frozen, the tower too. */
-static bool trains_tower(const mull_recipe *r) {
-    return !r->freeze_vision && !r->lora_rank;
 }
 
 static mull_params_opts params_opts(const mull_recipe *r) {
@@ -84,6 +95,7 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     const mull_recipe *r = o->recipe;
     *out = NULL;
     int rc = unsupported(r, err);
+    if (!rc) rc = unsupported_on(o->backend, r, err);
     if (!rc && !*text(r->model_path))
         rc = mull_fail(err, MULL_EARG, WHAT, "model_path", "name a checkpoint folder", "no model was given");
     if (rc) return rc;
@@ -98,10 +110,11 @@ int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_err
     mull_trainer_set_steps(t, o->steps);
     mull_model_opts load = {
         .weights = r->bf16 ? MULL_WEIGHT_BF16 : MULL_WEIGHT_F32, .threads = o->threads, .vision_only = true};
+    if (o->backend) load.backend = o->backend->model();
     mull_params_opts po = params_opts(r);
     po.comm = o->comm;
     po.zero = (int)r->zero_stage;
-    mull_net_opts no = {.recompute = (mull_recompute)r->recompute};
+    mull_net_opts no = {.recompute = (mull_recompute)r->recompute, .backend = o->backend};
     if (r->lora_rank) no.lora_scale = (float)(r->lora_alpha / (double)r->lora_rank);
     rc = mull_model_load(t->model, &load, &t->tower, err);
     if (!rc) rc = mull_params_load(weights, mull_model_config(t->tower), &po, &t->params, err);
@@ -177,6 +190,7 @@ static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, m
     mull_net_forward(t->net, &t->pack.net);
     rc = mull_loss_ce(t->net, &t->pack, &ce, &t->work, sum, NULL, NULL, err);
     if (!rc) mull_net_backward(t->net, &t->pack.net);
+    if (!rc) rc = mull_net_status(t->net, err);
     if (!rc && t->trained_tower) {
         rc = mull_tower_backward(t->trained_tower, &t->pack, b, err);
         mull_tower_leave(t->trained_tower);
@@ -278,8 +292,8 @@ static int add_ranks(mull_trainer *t, mull_loss_sum *sum, mull_step *st, double 
 int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, double start, mull_step *st,
                       mull_error *err) {
     mull_optim_result o;
-    mull_optim_step(mull_model_pool(t->tower), &t->params, &t->optim, t->state.step, scale, &t->state.applied, &o);
-    int rc = mull_ranks_publish(t->ranks, err);
+    int rc = mull_net_update(t->net, &t->optim, t->state.step, scale, &t->state.applied, &o, err);
+    if (!rc) rc = mull_ranks_publish(t->ranks, err);
     if (rc) return rc;
     st->grad_norm = o.grad_norm;
     st->lr = o.lr;
@@ -291,7 +305,7 @@ int mull__train_apply(mull_trainer *t, double scale, const mull_position *at, do
     t->skipped_row = o.skipped ? t->skipped_row + 1 : 0;
     st->skipped_so_far = t->state.skipped;
     st->seconds = mull__train_now() - start;
-    if (!t->roof) t->roof = mull_roof_flops(mull_model_pool(t->tower), MULL_WEIGHT_F32);
+    if (!t->roof) t->roof = mull_net_roof(t->net);
     double most = t->roof * mull_comm_world(t->params.comm);
     st->mfu = t->roof > 0 && st->seconds > 0 ? st->flops / st->seconds / most : 0;
     return MULL_OK;
@@ -308,7 +322,7 @@ static int one_step(mull_trainer *t, const mull_train_source *src, const mull_tr
     mull_loss_sum sum = {0};
     double start = mull__train_now(), work = 0;
     *st = (mull_step){.cos = NAN};
-    mull_params_zero_grad(&t->params);
+    mull_net_zero_grad(t->net);
     int rc = batches(t, src, hooks, &sum, st, &work, err);
     if (!rc) rc = mull_ranks_reduce(t->ranks, err);
     if (rc) return rc;

@@ -10,7 +10,7 @@
 #include "engine/train/checkpoint.h"
 #include "engine/train/feature_cache.h"
 #include "engine/train/loss.h"
-#include "engine/train/optim.h"
+#include "engine/train/backend.h"
 
 typedef struct mull_train_source {
     int (*next)(void *ctx, mull_batch *out, mull_error *err);
@@ -53,6 +53,7 @@ typedef struct mull_trainer_opts {
     const mull_tokenizer *tokenizer;                              /* GRPO: what completions are read with; borrowed */
     void (*note)(void *ctx, const char *level, const char *text); /* one line for a person; may be NULL */
     void *ctx;
+    const mull_train_backend *backend; /* NULL: the CPU */
 } mull_trainer_opts;
 
 int mull_trainer_create(const mull_trainer_opts *o, mull_trainer **out, mull_error *err);

@@ -79,6 +79,7 @@ static void run_ce(const char *model, const char *dir, const char *name, const m
                         .net = *net,
                         .threads = 2};
     mull_outputs out;
+    o.net.backend = TRAIN_BACKEND;
     train_grad(dir, &one, 1, &o, &out);
     assert_true(fabs(value(&out, "loss") - json_number_value(json_object_get(info, "loss"))) <= LOSS);
     assert_true(fabs(value(&out, "ce") - json_number_value(json_object_get(info, "ce"))) <= LOSS);
@@ -129,6 +130,7 @@ static void run_grpo(const char *model, const char *dir) {
                                          .temperature = 1,
                                          .max_completion_length = 16,
                                          .backward = true},
+                                .net.backend = TRAIN_BACKEND,
                                 .threads = 2};
             mull_outputs out;
             train_grad(dir, (const char *[]){paths[0], paths[1]}, n, &o, &out);

@@ -76,7 +76,8 @@ static void run(const char *model, const char *name) {
     mull_recipe r = run_recipe(dir, stage1 ? MULL_STAGE1 : MULL_SFT);
     r.weight_decay = number(info, "weight_decay");
     r.max_grad_norm = number(info, "max_grad_norm");
-    mull_trainer *t = trainer_open(&(mull_trainer_opts){.recipe = &r, .out = out, .threads = 2, .steps = 10});
+    mull_trainer *t = trainer_open(
+        &(mull_trainer_opts){.recipe = &r, .out = out, .threads = 2, .steps = 10, .backend = TRAIN_BACKEND});
     case_source cases = {0};
     open_cases(&cases, dir, want, info, stage1, mull_trainer_config(t));
     step_log steps = {0};
@@ -91,7 +92,7 @@ static void run(const char *model, const char *name) {
         assert_int_equal(s->step, i + 1);
         assert_false(s->skipped);
         if (!(fabs(s->loss - number(l, "loss")) <= 1e-5))
-            fail_msg("step %d: loss %g, not %g", i, s->loss, number(l, "loss"));
+            fail_msg("step %d: loss %.9g, not %.9g", i, s->loss, number(l, "loss"));
         if (!(fabs(s->grad_norm - number(l, "grad_norm")) <= 1e-4))
             fail_msg("step %d: norm %.8g, not %.8g", i, s->grad_norm, number(l, "grad_norm"));
         assert_true(fabs(s->clip - number(l, "clip")) <= 2e-5);

@@ -331,8 +331,8 @@ static void head(void **state) {
                 if (how && !(fabs(got_entropy[r] - entropy[r]) <= 2e-5))
                     fail_msg("entropy %g, not %g", got_entropy[r], entropy[r]);
             }
-            mull_cuda_log_softmax_backward(gpu, dx, N, V, dt, temperature, top, sum,
-                                           gpu_floats(coef, N, MULL_F32), dd, t);
+            mull_cuda_log_softmax_backward(gpu, dx, N, V, dt, temperature, top, sum, gpu_floats(coef, N, MULL_F32), dd,
+                                           t);
             gpu_read(dd, N * V, t, got);
             gpu_close(got, want, N * V, 1e-7, type ? 0.0040 : 1e-5, "log softmax's backward");
             gpu_done();
@@ -463,11 +463,10 @@ static void adamw(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(products), cmocka_unit_test(norms),
-                                       cmocka_unit_test(columns),  cmocka_unit_test(activations),
-                                       cmocka_unit_test(scatter),  cmocka_unit_test(attentions),
-                                       cmocka_unit_test(head),     cmocka_unit_test(cosines),
-                                       cmocka_unit_test(adamw)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products),    cmocka_unit_test(norms),   cmocka_unit_test(columns),
+        cmocka_unit_test(activations), cmocka_unit_test(scatter), cmocka_unit_test(attentions),
+        cmocka_unit_test(head),        cmocka_unit_test(cosines), cmocka_unit_test(adamw)};
     return gpu_main(tests, sizeof tests / sizeof *tests, "The CUDA operations of training were");
 }
 #else

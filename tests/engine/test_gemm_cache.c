@@ -109,7 +109,8 @@ static void alignment(void **state) {
     (void)state;
     const char *p = NULL;
     assert_int_equal(mull_gemm_alignment(p), 256);
-    for (int a = 1; a <= 512; a *= 2) assert_int_equal(mull_gemm_alignment((void *)(uintptr_t)(4096 + a)), a > 256 ? 256 : a);
+    for (int a = 1; a <= 512; a *= 2)
+        assert_int_equal(mull_gemm_alignment((void *)(uintptr_t)(4096 + a)), a > 256 ? 256 : a);
     assert_int_equal(mull_gemm_alignment((void *)(uintptr_t)(4096 + 48)), 16);
 }
 

@@ -4,7 +4,15 @@
 
 #include "tests/engine/oracle_util.h"
 
+#include "engine/train/backend.h"
 #include "engine/train/grad.h"
+
+/* Where the oracle tests train: they are built a second time over the emulated CUDA backend (tests/cuda). */
+#ifdef MULL_CUDA_EMULATED
+#define TRAIN_BACKEND mull_cuda_train_backend()
+#else
+#define TRAIN_BACKEND NULL
+#endif
 
 typedef struct case_parts {
     mull_tensor_info t[16];
