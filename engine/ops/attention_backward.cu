@@ -4,6 +4,11 @@
  * tile of keys of one kv head meet the queries of all heads of the group and have dk and dv. That costs seven products
  * where one pass with atomics needs five.
  *
+ * Both passes are one kernel, mma.sync on bf16 with heads of 64, 80 or 128: a block of four warps keeps 64 rows (of q
+ * and dout, or of k and v) and streams their counterparts, 32 at a time, in two stages. The two products of scores,
+ * then the one or two of gradients, have the fragments of the forward (attention.cu), with the roles of queries and
+ * keys swapped in the second pass. float32 and other heads take kernels without tensor cores.
+ *
  * With s = scale q k, p = exp(s - lse), delta = dout . out:  dv = p^T dout, ds = p (dout v^T - delta) scale,
  * dq = ds k, dk = ds^T q (Dao et al. 2022, algorithm 4). */
 #include "engine/ops/cuda_kernel.cuh"
@@ -142,6 +147,186 @@ template <typename T> __global__ void __launch_bounds__(THREADS) simple_dkv_kern
     }
 }
 
+/* ---- with tensor cores */
+template <int HD> struct shape {
+    static constexpr int LD = HD + 8, OWN = 64, STREAM = 32, THREADS = 128;
+    static constexpr int BYTES = (2 * OWN + 4 * STREAM) * LD * 2 + 4 * STREAM * (int)sizeof(float);
+};
+
+/* Rows [i0, i0 + N) of q and dout (PAIRS) or of k and v, zeros from `end` on. */
+template <int HD, int N, bool PAIRS>
+__device__ __forceinline__ void load_rows(const args<mull_bf16> &a, const mull_cuda_seq &s, int kvh, int i0, int end,
+                                          mull_bf16 *x1, mull_bf16 *x2) {
+    typedef shape<HD> S;
+    constexpr int PIECES = HD / 8;
+    for (int i = (int)threadIdx.x; i < N * PIECES; i += S::THREADS) {
+        int at = i0 + i / PIECES, d = i % PIECES * 8, to = i / PIECES * S::LD + d;
+        bool valid = at < end;
+        if (!valid) at = i0; /* any row that exists */
+        if (PAIRS) {
+            pair_at p = find(a, s, kvh, at);
+            mull_copy16(x1 + to, a.q + p.row * a.ld + p.head * HD + d, valid);
+            mull_copy16(x2 + to, a.dout + p.row * a.ldo + p.head * HD + d, valid);
+        } else {
+            int64_t from = (int64_t)(s.row0 + at) * a.ld + kvh * HD + d;
+            mull_copy16(x1 + to, a.k + from, valid);
+            mull_copy16(x2 + to, a.v + from, valid);
+        }
+    }
+}
+
+/* lse (of powers of two) and delta of a pair. */
+__device__ __forceinline__ void stats_of(const args<mull_bf16> &a, const mull_cuda_seq &s, int kvh, int pair, int end,
+                                         float *lse, float *delta) {
+    *lse = *delta = 0;
+    if (pair >= end) return;
+    pair_at p = find(a, s, kvh, pair);
+    *lse = a.lse[p.head * a.rows + p.row] * LOG2E;
+    *delta = a.delta[p.head * a.rows + p.row];
+}
+
+/* KEYS false: the block's rows are pairs and have dq; true: they are keys and have dk, dv. */
+template <int HD, bool KEYS> __global__ void __launch_bounds__(128) mma_kernel(args<mull_bf16> a) {
+    typedef shape<HD> S;
+    constexpr int LD = S::LD, STREAM = S::STREAM, NS = STREAM / 8, ND = HD / 8;
+    MULL_SHARED_DYNAMIC(memory);
+    mull_bf16 *x1 = (mull_bf16 *)memory, *x2 = x1 + S::OWN * LD, *ys = x2 + S::OWN * LD;
+    float *stats = (float *)(ys + 4 * STREAM * LD); /* [stage][lse, delta][STREAM] */
+    /* Later queries see more keys, earlier keys are seen by more queries: the heavy blocks go first. */
+    mull_cuda_work w = a.work[KEYS ? blockIdx.x : gridDim.x - 1 - blockIdx.x];
+    mull_cuda_seq s = a.seqs[w.seq];
+    int kvh = (int)blockIdx.y, tid = (int)threadIdx.x, warp = tid / 32, lane = tid % 32, pairs = s.rows * a.group;
+    int own0 = KEYS ? w.key0 : w.pair0, own_end = KEYS ? w.key1 : pairs;
+    int first = KEYS && a.causal ? w.key0 * a.group : 0, end = KEYS ? pairs : w.key1;
+
+    load_rows<HD, S::OWN, !KEYS>(a, s, kvh, own0, own_end, x1, x2);
+    load_rows<HD, STREAM, KEYS>(a, s, kvh, first, end, ys, ys + STREAM * LD);
+    mull_copy_commit();
+    if (KEYS && tid < STREAM) stats_of(a, s, kvh, first + tid, pairs, stats + tid, stats + STREAM + tid);
+    /* This lane's two rows of the warp's 16, g and g + 8. */
+    int low = own0 + warp * 16 + lane / 4;
+    float row_lse[2] = {0, 0}, row_delta[2] = {0, 0};
+    for (int r = 0; !KEYS && r < 2; r++) stats_of(a, s, kvh, low + 8 * r, pairs, &row_lse[r], &row_delta[r]);
+    float acc1[ND][4] = {}, acc2[KEYS ? ND : 1][4] = {};
+    for (int c0 = first, stage = 0; c0 < end; c0 += STREAM, stage ^= 1) {
+        if (c0 + STREAM < end) {
+            mull_bf16 *next = ys + (stage ^ 1) * 2 * STREAM * LD;
+            float *st = stats + (stage ^ 1) * 2 * STREAM;
+            load_rows<HD, STREAM, KEYS>(a, s, kvh, c0 + STREAM, end, next, next + STREAM * LD);
+            mull_copy_commit();
+            if (KEYS && tid < STREAM) stats_of(a, s, kvh, c0 + STREAM + tid, pairs, st + tid, st + STREAM + tid);
+            mull_copy_wait<1>();
+        } else {
+            mull_copy_wait<0>();
+        }
+        __syncthreads();
+        const mull_bf16 *y1 = ys + stage * 2 * STREAM * LD, *y2 = y1 + STREAM * LD;
+        const float *col = stats + stage * 2 * STREAM;
+        float p[NS][4] = {}, ds[NS][4] = {};
+#pragma unroll
+        for (int d = 0; d < HD; d += 16) {
+            unsigned a1[4], a2[4];
+            int at = (warp * 16 + lane % 16) * LD + d + lane / 16 * 8;
+            mull_ldmatrix4(a1, x1 + at);
+            mull_ldmatrix4(a2, x2 + at);
+#pragma unroll
+            for (int n = 0; n < NS; n += 2) {
+                unsigned b1[4], b2[4];
+                int from = (n * 8 + lane / 16 * 8 + lane % 8) * LD + d + lane / 8 % 2 * 8;
+                mull_ldmatrix4(b1, y1 + from);
+                mull_ldmatrix4(b2, y2 + from);
+                mull_mma(p[n], a1, b1[0], b1[1]);
+                mull_mma(p[n + 1], a1, b1[2], b1[3]);
+                mull_mma(ds[n], a2, b2[0], b2[1]);
+                mull_mma(ds[n + 1], a2, b2[2], b2[3]);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < NS; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int j = n * 8 + lane % 4 * 2 + i % 2, own = low + 8 * (i / 2), other = c0 + j;
+                int pair = KEYS ? other : own, key = KEYS ? own : other;
+                bool seen = pair < pairs && key < w.key1 && (!a.causal || key <= pair / a.group);
+                float lse = KEYS ? col[j] : row_lse[i / 2], delta = KEYS ? col[STREAM + j] : row_delta[i / 2];
+                p[n][i] = seen ? exp2f(p[n][i] * (a.scale * LOG2E) - lse) : 0.0f;
+                ds[n][i] = p[n][i] * (ds[n][i] - delta) * a.scale;
+            }
+#pragma unroll
+        for (int n = 0; n < NS; n += 2) {
+            /* The accumulators of two tiles are the fragment of 16 counterparts. */
+            unsigned df[4] = {mull_round2(ds[n][0], ds[n][1]), mull_round2(ds[n][2], ds[n][3]),
+                              mull_round2(ds[n + 1][0], ds[n + 1][1]), mull_round2(ds[n + 1][2], ds[n + 1][3])};
+            unsigned pf[4] = {mull_round2(p[n][0], p[n][1]), mull_round2(p[n][2], p[n][3]),
+                              mull_round2(p[n + 1][0], p[n + 1][1]), mull_round2(p[n + 1][2], p[n + 1][3])};
+#pragma unroll
+            for (int d = 0; d < ND; d += 2) {
+                unsigned b[4];
+                int from = (n * 8 + lane / 8 % 2 * 8 + lane % 8) * LD + d * 8 + lane / 16 * 8;
+                mull_ldmatrix4_trans(b, y1 + from);
+                mull_mma(acc1[d], df, b[0], b[1]);
+                mull_mma(acc1[d + 1], df, b[2], b[3]);
+                if (!KEYS) continue;
+                mull_ldmatrix4_trans(b, y2 + from);
+                mull_mma(acc2[KEYS ? d : 0], pf, b[0], b[1]);
+                mull_mma(acc2[KEYS ? d + 1 : 0], pf, b[2], b[3]);
+            }
+        }
+        __syncthreads(); /* before the next copy overwrites this stage */
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int own = low + 8 * r;
+        if (own >= own_end) continue;
+        pair_at p = KEYS ? pair_at{(int64_t)s.row0 + own, kvh} : find(a, s, kvh, own);
+        int64_t at = p.row * a.ldd + p.head * HD + lane % 4 * 2;
+        unsigned *out1 = (unsigned *)((KEYS ? a.dk : a.dq) + at), *out2 = (unsigned *)(a.dv + at);
+#pragma unroll
+        for (int n = 0; n < ND; n++) {
+            out1[n * 4] = mull_round2(acc1[n][2 * r], acc1[n][2 * r + 1]);
+            if (KEYS) out2[n * 4] = mull_round2(acc2[KEYS ? n : 0][2 * r], acc2[KEYS ? n : 0][2 * r + 1]);
+        }
+    }
+}
+
+template <int HD, bool KEYS>
+void run_pass(mull_cuda *c, args<mull_bf16> a, const mull_cuda_work *work, int32_t n, int kv_heads) {
+    typedef shape<HD> S;
+    auto kernel = mma_kernel<HD, KEYS>;
+    a.work = work;
+    mull_cuda_note(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+                   "attention's backward", "%d bytes of shared memory", S::BYTES);
+    if (!mull_cuda_failed(c))
+        MULL_LAUNCH(kernel, dim3((unsigned)n, (unsigned)kv_heads), S::THREADS, S::BYTES, mull_cuda_stream(c), a);
+}
+
+template <int HD> void run_head(mull_cuda *c, const args<mull_bf16> &a, const mull_cuda_attention_grad *g) {
+    run_pass<HD, false>(c, a, g->work, g->nwork, g->kv_heads);
+    run_pass<HD, true>(c, a, g->key_work, g->nkey_work, g->kv_heads);
+}
+
+bool run_fast(mull_cuda *c, const args<mull_bf16> &a, const mull_cuda_attention_grad *g) {
+    uintptr_t in = (uintptr_t)a.q | (uintptr_t)a.k | (uintptr_t)a.v | (uintptr_t)a.dout,
+              out = (uintptr_t)a.dq | (uintptr_t)a.dk | (uintptr_t)a.dv;
+    if (g->simple || a.ld % 8 || a.ldo % 8 || a.ldd % 2 || in % 16 || out % 4) return false;
+    switch (a.hd) {
+    case 64:
+        run_head<64>(c, a, g);
+        return true;
+    case 80:
+        run_head<80>(c, a, g);
+        return true;
+    case 128:
+        run_head<128>(c, a, g);
+        return true;
+    default:
+        return false;
+    }
+}
+bool run_fast(mull_cuda *, const args<float> &, const mull_cuda_attention_grad *) {
+    return false;
+}
+
 template <typename T> void backward(mull_cuda *c, const mull_cuda_attention_grad *g) {
     args<T> a = {};
     a.q = (const T *)g->q;
@@ -166,12 +351,14 @@ template <typename T> void backward(mull_cuda *c, const mull_cuda_attention_grad
     void *stream = mull_cuda_stream(c);
     auto delta = delta_kernel<T>;
     MULL_LAUNCH(delta, dim3(mull_blocks(g->rows, THREADS / 32), (unsigned)g->heads), THREADS, 0, stream, a);
-    auto dq = simple_dq_kernel<T>;
-    a.work = g->work;
-    MULL_LAUNCH(dq, dim3((unsigned)g->nwork, (unsigned)g->kv_heads), THREADS, 0, stream, a);
-    auto dkv = simple_dkv_kernel<T>;
-    a.work = g->key_work;
-    MULL_LAUNCH(dkv, dim3((unsigned)g->nkey_work, (unsigned)g->kv_heads), THREADS, 0, stream, a);
+    if (!run_fast(c, a, g)) {
+        auto dq = simple_dq_kernel<T>;
+        a.work = g->work;
+        MULL_LAUNCH(dq, dim3((unsigned)g->nwork, (unsigned)g->kv_heads), THREADS, 0, stream, a);
+        auto dkv = simple_dkv_kernel<T>;
+        a.work = g->key_work;
+        MULL_LAUNCH(dkv, dim3((unsigned)g->nkey_work, (unsigned)g->kv_heads), THREADS, 0, stream, a);
+    }
     MULL_LAUNCHED(c, "attention's backward", g->rows, g->hd);
 }
 

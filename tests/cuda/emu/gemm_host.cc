@@ -1,4 +1,5 @@
-/* The library's part of a product (engine/ops/gemm_lt.cu), as a plain loop: cuBLASLt is not emulated. */
+/* The library's part of a product (engine/ops/gemm_lt.cu), as a plain loop: cuBLASLt is not emulated.
+ * Sums are double, so that what tests see is the kernels' rounding and not this loop's. */
 #include "engine/ops/cuda_kernel.cuh"
 #include "engine/ops/cuda_train.h"
 
@@ -14,8 +15,9 @@ template <typename T> static void multiply(const mull_cuda_product *p) {
     for (int64_t i = 0; i < p->m; i++)
         for (int64_t j = 0; j < p->n; j++) {
             const T *a = (const T *)p->a + i * a_row, *b = (const T *)p->b + j * b_col;
-            float sum = 0;
-            for (int64_t k = 0; k < p->k; k++) sum += mull_wide(a[k * a_col]) * mull_wide(b[k * b_row]);
+            double exact = 0;
+            for (int64_t k = 0; k < p->k; k++) exact += (double)mull_wide(a[k * a_col]) * mull_wide(b[k * b_row]);
+            float sum = (float)exact;
             int64_t at = i * p->ldy + j;
             if (p->y_type == MULL_F32)
                 put((float *)p->y + at, sum, p->bias ? (const float *)p->bias + j : nullptr, p->accumulate);
