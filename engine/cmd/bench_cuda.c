@@ -13,7 +13,7 @@ int mull_bench_cuda(int argc, char **argv) {
     return mull_cmd_device("bench cuda", "cuda", &load); /* refuses */
 }
 #else
-#include "engine/core/cuda.h"
+#include "engine/cmd/bench_cuda.h"
 #include "engine/core/rng.h"
 #include "engine/infer/infer.h"
 #include "engine/model/model_internal.h"
@@ -31,15 +31,8 @@ static const char USAGE[] =
     "Measures copies, products and attention; with --model also decoding of one sequence and of --batch, prefill, the\n"
     "vision tower and the time to the first token after one picture. JSON lines on stdout.\n";
 
-typedef struct bench {
-    mull_cuda *c;
-    double copy, product; /* bytes/s and FLOP/s measured */
-    char *memory;
-    size_t bytes;
-    mull_error *err;
-} bench;
-
-static void emit(const bench *b, const char *name, double achieved, double roof, const char *unit, json_t *more) {
+void mull__bench_cuda_emit(const mull_cuda_bench *b, const char *name, double achieved, double roof, const char *unit,
+                           json_t *more) {
     json_t *o = json_pack("{s:s, s:s, s:f, s:f, s:f, s:s}", "bench", name, "device", mull_cuda_get_info(b->c)->name,
                           "achieved", achieved, "roof", roof, "ratio", roof > 0 ? achieved / roof : 0, "unit", unit);
     if (o && more) json_object_update(o, more);
@@ -48,7 +41,7 @@ static void emit(const bench *b, const char *name, double achieved, double roof,
 }
 
 /* Milliseconds of one call of queue(ctx, i), from enough calls to fill a tenth of a second. */
-static int per_call(bench *b, void (*queue)(void *ctx, int i), void *ctx, double *ms) {
+int mull__bench_cuda_per_call(mull_cuda_bench *b, void (*queue)(void *ctx, int i), void *ctx, double *ms) {
     int n = 3, rc;
     for (;;) {
         if ((rc = mull_cuda_sync(b->c, b->err))) return rc;
@@ -65,13 +58,13 @@ static int per_call(bench *b, void (*queue)(void *ctx, int i), void *ctx, double
 }
 
 static void queue_copy(void *ctx, int i) {
-    bench *b = ctx;
+    mull_cuda_bench *b = ctx;
     (void)i;
     mull_cuda_move(b->c, b->memory, b->memory + b->bytes / 2, b->bytes / 2);
 }
 
 typedef struct product {
-    bench *b;
+    mull_cuda_bench *b;
     mull_cuda_matrix w;
     void *x, *y;
     int64_t m;
@@ -88,7 +81,7 @@ static void queue_product(void *ctx, int i) {
 }
 
 /* Numbers that are no zeros: the clock drops with what the tensor cores have to switch. */
-static int fill(bench *b) {
+static int fill(mull_cuda_bench *b) {
     uint16_t *x = mull_cuda_stage(b->c);
     size_t n = MULL_CUDA_STAGE;
     for (size_t i = 0; i < n / 2; i++) x[i] = mull_f32_to_bf16((float)(mull_uniform(1, 0, i) - 0.5) * 0.25f);
@@ -98,7 +91,7 @@ static int fill(bench *b) {
     return mull_cuda_sync(b->c, b->err);
 }
 
-static int products(bench *b) {
+static int products(mull_cuda_bench *b) {
     double ms;
     int rc;
     const int64_t big = 8192;
@@ -108,9 +101,10 @@ static int products(bench *b) {
                  .y = b->memory + ((size_t)1 << 29),
                  .m = big,
                  .copies = 1};
-    if ((rc = per_call(b, queue_product, &p, &ms))) return rc;
+    if ((rc = mull__bench_cuda_per_call(b, queue_product, &p, &ms))) return rc;
     b->product = 2.0 * (double)(big * big * big) / ms * 1e3;
-    emit(b, "gemm", b->product, b->product, "FLOP/s", json_pack("{s:s}", "shape", "8192 x 8192 x 8192 bf16"));
+    mull__bench_cuda_emit(b, "gemm", b->product, b->product, "FLOP/s",
+                          json_pack("{s:s}", "shape", "8192 x 8192 x 8192 bf16"));
     /* The products of one decoded token of a 7B model. */
     const int64_t shapes[][2] = {{4608, 3584}, {3584, 3584}, {37888, 3584}, {3584, 18944}, {152064, 3584}};
     for (int64_t m = 1; m <= 8; m *= 8)
@@ -123,16 +117,16 @@ static int products(bench *b) {
                           .m = m,
                           .copies = (int)(room / each < 64 ? room / each : 64),
                           .few = true};
-            if ((rc = per_call(b, queue_product, &p, &ms))) return rc;
-            emit(b, "gemv", (double)each / ms * 1e3, b->copy, "bytes/s",
-                 json_pack("{s:I, s:I, s:I, s:f}", "m", (json_int_t)m, "n", (json_int_t)shapes[i][0], "k",
-                           (json_int_t)shapes[i][1], "us", ms * 1e3));
+            if ((rc = mull__bench_cuda_per_call(b, queue_product, &p, &ms))) return rc;
+            mull__bench_cuda_emit(b, "gemv", (double)each / ms * 1e3, b->copy, "bytes/s",
+                                  json_pack("{s:I, s:I, s:I, s:f}", "m", (json_int_t)m, "n", (json_int_t)shapes[i][0],
+                                            "k", (json_int_t)shapes[i][1], "us", ms * 1e3));
         }
     return MULL_OK;
 }
 
 typedef struct attention {
-    bench *b;
+    mull_cuda_bench *b;
     mull_cuda_attention a;
 } attention;
 
@@ -143,7 +137,7 @@ static void queue_attention(void *ctx, int i) {
 }
 
 /* nseq sequences of rows queries behind pos0 keys; paged and causal, or one full segment each. */
-static int one_attention(bench *b, const char *name, int heads, int kv_heads, int hd, int nseq, int32_t rows,
+static int one_attention(mull_cuda_bench *b, const char *name, int heads, int kv_heads, int hd, int nseq, int32_t rows,
                          int32_t pos0, bool causal) {
     int rc = MULL_OK;
     int64_t keys = (int64_t)pos0 + rows, pages = (keys + MULL_CUDA_PAGE - 1) / MULL_CUDA_PAGE;
@@ -199,13 +193,14 @@ static int one_attention(bench *b, const char *name, int heads, int kv_heads, in
     a.a.work = (void *)(meta + offsets[2]);
     a.a.joins = (void *)(meta + offsets[3]);
     double ms;
-    if ((rc = per_call(b, queue_attention, &a, &ms))) goto out;
+    if ((rc = mull__bench_cuda_per_call(b, queue_attention, &a, &ms))) goto out;
     double seen = causal ? (double)rows * pos0 + (double)rows * (rows + 1) / 2 : (double)rows * rows;
     double flop = 4.0 * seen * hd * heads * nseq, bytes = 4.0 * (double)keys * kv_heads * hd * nseq;
     bool memory = rows == 1;
-    emit(b, name, (memory ? bytes : flop) / ms * 1e3, memory ? b->copy : b->product, memory ? "bytes/s" : "FLOP/s",
-         json_pack("{s:i, s:i, s:i, s:i, s:I, s:f}", "heads", heads, "kv_heads", kv_heads, "hd", hd, "sequences", nseq,
-                   "keys", (json_int_t)keys, "us", ms * 1e3));
+    mull__bench_cuda_emit(b, name, (memory ? bytes : flop) / ms * 1e3, memory ? b->copy : b->product,
+                          memory ? "bytes/s" : "FLOP/s",
+                          json_pack("{s:i, s:i, s:i, s:i, s:I, s:f}", "heads", heads, "kv_heads", kv_heads, "hd", hd,
+                                    "sequences", nseq, "keys", (json_int_t)keys, "us", ms * 1e3));
     goto out;
 nomem:
     rc = mull_fail(b->err, MULL_ENOMEM, "cannot measure", name, "", "out of memory");
@@ -218,7 +213,7 @@ out:
     return rc;
 }
 
-static int ops(bench *b) {
+static int ops(mull_cuda_bench *b) {
     double ms;
     void *p;
     b->bytes = (size_t)2 << 30;
@@ -231,16 +226,17 @@ static int ops(bench *b) {
                             i->major, "minor", i->minor, "sms", i->sms, "memory", (json_int_t)i->total, "driver",
                             i->driver, "runtime", i->runtime));
     rc = fill(b);
-    if (!rc) rc = per_call(b, queue_copy, b, &ms);
+    if (!rc) rc = mull__bench_cuda_per_call(b, queue_copy, b, &ms);
     if (rc) return rc;
     b->copy = (double)b->bytes / ms * 1e3; /* half read, half written */
-    emit(b, "copy", b->copy, b->copy, "bytes/s", NULL);
+    mull__bench_cuda_emit(b, "copy", b->copy, b->copy, "bytes/s", NULL);
     rc = products(b);
     if (!rc) rc = one_attention(b, "attention prefill d128", 28, 4, 128, 1, 8192, 0, true);
     if (!rc) rc = one_attention(b, "attention vision d80", 16, 16, 80, 1, 8192, 0, false);
     if (!rc) rc = one_attention(b, "attention windows d80", 16, 16, 80, 128, 64, 0, false);
     if (!rc) rc = one_attention(b, "attention decode d128", 28, 4, 128, 1, 1, 8191, true);
     if (!rc) rc = one_attention(b, "attention decode d128", 28, 4, 128, 64, 1, 2047, true);
+    if (!rc) rc = mull__bench_cuda_train(b);
     return rc;
 }
 
@@ -300,7 +296,8 @@ static double layer_elements(const mull_config *c) {
     return c->layers * (h * (q + 2 * kv) + q * h + 3 * h * c->intermediate);
 }
 
-static int decode(bench *b, mull_model *m, const char *dir, int batch, int64_t prompt, int tokens, double weight) {
+static int decode(mull_cuda_bench *b, mull_model *m, const char *dir, int batch, int64_t prompt, int tokens,
+                  double weight) {
     outcome o;
     int rc = generate(m, batch, prompt, tokens, NULL, &o, b->err); /* warm: algorithms, scratch */
     if (!rc) rc = generate(m, batch, prompt, tokens, NULL, &o, b->err);
@@ -310,14 +307,14 @@ static int decode(bench *b, mull_model *m, const char *dir, int batch, int64_t p
            kv = 2.0 * c->layers * c->kv_heads * c->head_dim * (double)mull_model_kv_element(m);
     double bytes =
         (layer_elements(c) + (double)c->vocab * c->hidden) * weight + kv * batch * ((double)prompt + tokens / 2.0);
-    emit(b, "decode", bytes / step * 1e3, b->copy, "bytes/s",
-         json_pack("{s:s, s:s, s:i, s:I, s:i, s:f, s:f}", "model", dir, "dtype", mull_bench_dtype(m->type), "batch",
-                   batch, "prompt", (json_int_t)prompt, "tokens", tokens, "step_ms", step, "tok_s",
-                   batch / step * 1e3));
+    mull__bench_cuda_emit(b, "decode", bytes / step * 1e3, b->copy, "bytes/s",
+                          json_pack("{s:s, s:s, s:i, s:I, s:i, s:f, s:f}", "model", dir, "dtype",
+                                    mull_bench_dtype(m->type), "batch", batch, "prompt", (json_int_t)prompt, "tokens",
+                                    tokens, "step_ms", step, "tok_s", batch / step * 1e3));
     return MULL_OK;
 }
 
-static int prefill(bench *b, mull_model *m, const char *dir, int64_t prompt) {
+static int prefill(mull_cuda_bench *b, mull_model *m, const char *dir, int64_t prompt) {
     outcome o;
     int rc = generate(m, 1, prompt, 1, NULL, &o, b->err);
     if (!rc) rc = generate(m, 1, prompt, 1, NULL, &o, b->err);
@@ -325,13 +322,14 @@ static int prefill(bench *b, mull_model *m, const char *dir, int64_t prompt) {
     const mull_config *c = mull_model_config(m);
     double flop = 2 * layer_elements(c) * (double)prompt +
                   2.0 * c->layers * c->heads * c->head_dim * (double)prompt * (double)prompt;
-    emit(b, "prefill", flop / o.prefill_ms * 1e3, b->product, "FLOP/s",
-         json_pack("{s:s, s:s, s:I, s:f, s:f}", "model", dir, "dtype", mull_bench_dtype(m->type), "prompt",
-                   (json_int_t)prompt, "ms", o.prefill_ms, "tok_s", (double)prompt / o.prefill_ms * 1e3));
+    mull__bench_cuda_emit(b, "prefill", flop / o.prefill_ms * 1e3, b->product, "FLOP/s",
+                          json_pack("{s:s, s:s, s:I, s:f, s:f}", "model", dir, "dtype", mull_bench_dtype(m->type),
+                                    "prompt", (json_int_t)prompt, "ms", o.prefill_ms, "tok_s",
+                                    (double)prompt / o.prefill_ms * 1e3));
     return MULL_OK;
 }
 
-static int picture(bench *b, mull_model *m, const char *dir, const int64_t grid[3]) {
+static int picture(mull_cuda_bench *b, mull_model *m, const char *dir, const int64_t grid[3]) {
     const mull_vision_config *v = &mull_model_config(m)->vision;
     int64_t n = grid[0] * grid[1] * grid[2], in = mull_vision_patch_floats(v);
     mull_media media = {
@@ -347,10 +345,10 @@ static int picture(bench *b, mull_model *m, const char *dir, const int64_t grid[
     double e = v->hidden, full = 0, flop;
     for (int i = 0; i < v->depth; i++) full += v->full_attention[i] ? 4 * e * (double)(grid[1] * grid[2]) : 4 * e * 64;
     flop = 2.0 * (double)n * (v->depth * (4 * e * e + 3 * e * v->intermediate) + (double)in * e) + full * (double)n;
-    emit(b, "picture", flop / o.vision_ms * 1e3, b->product, "FLOP/s",
-         json_pack("{s:s, s:I, s:I, s:f, s:f, s:f}", "model", dir, "patches", (json_int_t)n, "tokens",
-                   (json_int_t)media.tokens, "vision_ms", o.vision_ms, "prefill_ms", o.prefill_ms, "first_token_ms",
-                   o.vision_ms + o.prefill_ms));
+    mull__bench_cuda_emit(b, "picture", flop / o.vision_ms * 1e3, b->product, "FLOP/s",
+                          json_pack("{s:s, s:I, s:I, s:f, s:f, s:f}", "model", dir, "patches", (json_int_t)n, "tokens",
+                                    (json_int_t)media.tokens, "vision_ms", o.vision_ms, "prefill_ms", o.prefill_ms,
+                                    "first_token_ms", o.vision_ms + o.prefill_ms));
     return MULL_OK;
 }
 
@@ -387,7 +385,7 @@ int mull_bench_cuda(int argc, char **argv) {
         if (rc) return rc;
     }
     mull_error err = {0};
-    bench b = {.err = &err};
+    mull_cuda_bench b = {.err = &err};
     mull_model *m = NULL;
     double load_ms;
     rc = ops(&b);
@@ -395,8 +393,9 @@ int mull_bench_cuda(int argc, char **argv) {
     if (!rc && dir && !(rc = mull_cmd_device("bench cuda", "cuda", &load)))
         rc = mull_cmd_load(dir, &load, &m, &load_ms, &err);
     if (!rc && m) {
-        emit(&b, "load", (double)mull_model_bytes(m) / load_ms * 1e3, 0, "bytes/s",
-             json_pack("{s:s, s:f, s:I}", "model", dir, "ms", load_ms, "bytes", (json_int_t)mull_model_bytes(m)));
+        mull__bench_cuda_emit(
+            &b, "load", (double)mull_model_bytes(m) / load_ms * 1e3, 0, "bytes/s",
+            json_pack("{s:s, s:f, s:I}", "model", dir, "ms", load_ms, "bytes", (json_int_t)mull_model_bytes(m)));
         double weight = load.weights == MULL_WEIGHT_INT8 ? 1 : load.weights == MULL_WEIGHT_F32 ? 4 : 2;
         rc = decode(&b, m, dir, 1, prompt, (int)tokens, weight);
         if (!rc) rc = decode(&b, m, dir, (int)batch, prompt, (int)tokens, weight);

@@ -14,13 +14,14 @@
 static const char USAGE[] =
     "usage: mull-engine bench train --model DIR [--tokens 384] [--sequences 1] [--steps 5] [--dtype f32|bf16]\n"
     "                               [--recompute none|attention|layer] [--lora-rank 0] [--threads N]\n"
+    "                               [--device cpu|cuda]\n"
     "  One JSON line: tokens a second of the median step after the first, FLOP/s against the roof, peak memory.\n";
 
 enum { STEPS_MAX = 1000 };
 
 typedef struct train_bench {
     mull_batch batch;
-    double ms[STEPS_MAX], flops;
+    double ms[STEPS_MAX], flops, roof; /* roof: what the step measured against */
     int n;
 } train_bench;
 
@@ -39,6 +40,7 @@ static mull_position position(void *ctx) {
 static void step(void *ctx, const mull_step *s) {
     train_bench *b = ctx;
     b->flops = s->flops;
+    if (s->mfu > 0 && s->seconds > 0) b->roof = s->flops / s->seconds / s->mfu;
     if (s->step > 1) b->ms[b->n++] = s->seconds * 1e3;
 }
 
@@ -58,11 +60,17 @@ static int fill(train_bench *b, const mull_config *c, long long tokens, long lon
 }
 
 int mull_bench_train(int argc, char **argv) {
-    static const struct option LONG[] = {{"model", 1, 0, 'm'},     {"tokens", 1, 0, 'n'},
-                                         {"sequences", 1, 0, 's'}, {"steps", 1, 0, 'k'},
-                                         {"dtype", 1, 0, 'd'},     {"recompute", 1, 0, 'r'},
-                                         {"lora-rank", 1, 0, 'l'}, {"threads", 1, 0, 't'},
-                                         {"help", 0, 0, 'h'},      {0, 0, 0, 0}};
+    static const struct option LONG[] = {{"model", 1, 0, 'm'},
+                                         {"tokens", 1, 0, 'n'},
+                                         {"sequences", 1, 0, 's'},
+                                         {"steps", 1, 0, 'k'},
+                                         {"dtype", 1, 0, 'd'},
+                                         {"recompute", 1, 0, 'r'},
+                                         {"lora-rank", 1, 0, 'l'},
+                                         {"threads", 1, 0, 't'},
+                                         {"device", 1, 0, 'D'},
+                                         {"help", 0, 0, 'h'},
+                                         {0, 0, 0, 0}};
     char *model = NULL;
     long long tokens = 384, sequences = 1, steps = 5, rank = 0;
     mull_cmd_model load = {0};
@@ -108,6 +116,9 @@ int mull_bench_train(int argc, char **argv) {
         case 't':
             rc = mull_cmd_threads("bench train", optarg, &load);
             break;
+        case 'D':
+            rc = mull_cmd_device("bench train", optarg, &load);
+            break;
         case 'h':
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
@@ -123,26 +134,28 @@ int mull_bench_train(int argc, char **argv) {
     mull_trainer *t = NULL;
     train_bench b = {0};
     mull_pool *pool = mull_pool_create(load.threads);
-    int rc = mull_trainer_create(&(mull_trainer_opts){.recipe = &r, .threads = load.threads, .steps = steps}, &t, &err);
+    const mull_train_backend *backend = mull_cmd_train_backend(&load);
+    int rc = mull_trainer_create(
+        &(mull_trainer_opts){.recipe = &r, .threads = load.threads, .steps = steps, .backend = backend}, &t, &err);
     if (!rc && fill(&b, mull_trainer_config(t), tokens, sequences))
         rc = mull_fail(&err, MULL_ENOMEM, "cannot measure", "train", "use fewer tokens", "out of memory");
     mull_train_source src = {next, release, position, &b};
     mull_train_hooks hooks = {.step = step, .ctx = &b};
-    double roof = mull_roof_flops(pool, MULL_WEIGHT_F32);
+    double roof = backend ? 0 : mull_roof_flops(pool, MULL_WEIGHT_F32);
     if (!rc) rc = mull_trainer_run(t, steps, &src, &hooks, &err);
-    double after = mull_roof_flops(pool, MULL_WEIGHT_F32);
+    double after = backend ? b.roof : mull_roof_flops(pool, MULL_WEIGHT_F32);
     if (!rc) {
         double ms = mull_bench_median(b.ms, b.n);
-        mull_bench_emit(&(mull_bench_line){.bench = "train",
-                                           .dtype = r.bf16 ? "bf16" : "f32",
-                                           .unit = "FLOP/s",
-                                           .threads = mull_pool_threads(pool),
-                                           .achieved = b.flops / ms * 1e3,
-                                           .roof = after > roof ? after : roof,
-                                           .more = json_pack("{s:I, s:I, s:f, s:f, s:I}", "tokens", (json_int_t)tokens,
-                                                             "sequences", (json_int_t)sequences, "step_ms", ms, "tok_s",
-                                                             (double)tokens / ms * 1e3, "peak_bytes",
-                                                             (json_int_t)mull_cmd_peak_bytes())});
+        mull_bench_emit(&(mull_bench_line){
+            .bench = "train",
+            .dtype = r.bf16 ? "bf16" : "f32",
+            .unit = "FLOP/s",
+            .threads = mull_pool_threads(pool),
+            .achieved = b.flops / ms * 1e3,
+            .roof = after > roof ? after : roof,
+            .more = json_pack("{s:s, s:I, s:I, s:f, s:f, s:I}", "on", backend ? backend->name : "cpu", "tokens",
+                              (json_int_t)tokens, "sequences", (json_int_t)sequences, "step_ms", ms, "tok_s",
+                              (double)tokens / ms * 1e3, "peak_bytes", (json_int_t)mull_cmd_peak_bytes())});
     }
     mull_trainer_destroy(t);
     mull_pool_destroy(pool);
