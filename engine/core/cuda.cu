@@ -34,6 +34,8 @@ struct mull_cuda {
     int next; /* stage that is written next */
     void *scratch[MULL_CUDA_SLOTS];
     size_t scratch_bytes[MULL_CUDA_SLOTS];
+    uint64_t scratch_epoch;
+    bool capturing;
     void *extra;
     void (*free_extra)(void *);
     mull_error first; /* code 0: none */
@@ -274,6 +276,7 @@ extern "C" int mull_cuda_reserve(mull_cuda *c, mull_cuda_slot slot, size_t bytes
     mull_cuda_release(c, c->scratch[slot]);
     c->scratch[slot] = NULL;
     c->scratch_bytes[slot] = 0;
+    c->scratch_epoch++;
     int rc = mull_cuda_alloc(c, bytes, "working memory", &c->scratch[slot], err);
     if (!rc) c->scratch_bytes[slot] = bytes;
     return rc;
@@ -293,4 +296,47 @@ extern "C" void *mull_cuda_extra(const mull_cuda *c) {
 extern "C" void mull_cuda_set_extra(mull_cuda *c, void *extra, void (*free_it)(void *)) {
     c->extra = extra;
     c->free_extra = free_it;
+}
+
+extern "C" uint64_t mull_cuda_scratch_epoch(const mull_cuda *c) {
+    return c->scratch_epoch;
+}
+
+struct mull_cuda_graph {
+    cudaGraphExec_t exec;
+};
+
+extern "C" void mull_cuda_graph_begin(mull_cuda *c) {
+    if (c->first.code) return;
+    /* Other threads of the process may allocate meanwhile. */
+    c->capturing = cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    cudaGetLastError();
+}
+
+extern "C" mull_cuda_graph *mull_cuda_graph_end(mull_cuda *c) {
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    if (!c->capturing) return NULL;
+    c->capturing = false;
+    cudaError_t e = cudaStreamEndCapture(c->stream, &graph);
+    if (e == cudaSuccess && graph) e = cudaGraphInstantiate(&exec, graph, 0);
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    mull_cuda_graph *g = e == cudaSuccess && exec ? (mull_cuda_graph *)malloc(sizeof *g) : NULL;
+    if (g)
+        g->exec = exec;
+    else if (exec)
+        cudaGraphExecDestroy(exec);
+    return g;
+}
+
+extern "C" void mull_cuda_graph_replay(mull_cuda *c, const mull_cuda_graph *g) {
+    if (!c->first.code) mull_cuda_note(c, cudaGraphLaunch(g->exec, c->stream), "graph", "replayed");
+}
+
+extern "C" void mull_cuda_graph_destroy(mull_cuda_graph *g) {
+    if (!g) return;
+    cudaGraphExecDestroy(g->exec);
+    cudaGetLastError();
+    free(g);
 }

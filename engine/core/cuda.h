@@ -74,6 +74,18 @@ typedef enum mull_cuda_slot {
 int mull_cuda_reserve(mull_cuda *c, mull_cuda_slot slot, size_t bytes, mull_error *err);
 void *mull_cuda_scratch(mull_cuda *c, mull_cuda_slot slot, size_t bytes); /* NULL when refused */
 
+/* Changes whenever reserved scratch moves: what was captured before must not be replayed then. */
+uint64_t mull_cuda_scratch_epoch(const mull_cuda *c);
+
+/* Graphs (a captured sequence of launches that is replayed at the cost of one). Between begin and end nothing runs:
+ * what is queued is recorded with its arguments; waiting, allocating and uploads are not allowed there. end gives NULL
+ * when the capture failed, which is no error of the context: queue the same eagerly then. */
+typedef struct mull_cuda_graph mull_cuda_graph;
+void mull_cuda_graph_begin(mull_cuda *c);
+mull_cuda_graph *mull_cuda_graph_end(mull_cuda *c);
+void mull_cuda_graph_replay(mull_cuda *c, const mull_cuda_graph *g);
+void mull_cuda_graph_destroy(mull_cuda_graph *g); /* of work that was waited for; g may be NULL */
+
 /* What a library keeps with the context (cuBLASLt's handle and algorithms): freed by free_it when it closes. */
 void *mull_cuda_extra(const mull_cuda *c);
 void mull_cuda_set_extra(mull_cuda *c, void *extra, void (*free_it)(void *));

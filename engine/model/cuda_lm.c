@@ -2,6 +2,7 @@
  * sequences, page tables, the attention's plan) go over in one copy. The residual stream x is float32: attention's and
  * the MLP's last products add to it in their epilogues, so a layer is two norms, four products, rope with the write
  * into the cache, attention and SwiGLU, nine launches. */
+#include "engine/model/cuda_graphs.h"
 #include "engine/model/cuda_model.h"
 
 #include <math.h>
@@ -23,6 +24,9 @@ typedef struct cuda_lm {
     size_t meta_bytes;
     float *logits; /* [logit_rows, vocab], then [logit_rows, hidden] */
     int64_t logit_rows;
+    mull_cuda_graphs graphs;
+    char *step; /* host data of decoding steps, where graphs read it; as large as meta was when it was taken */
+    size_t step_bytes;
 } cuda_lm;
 
 static size_t max(size_t a, size_t b) {
@@ -67,6 +71,8 @@ int mull__cuda_lm_create(void *state, int64_t max_rows, void **out, size_t *byte
     cuda_lm *lm = calloc(1, sizeof *lm);
     if (!lm) return mull_fail(err, MULL_ENOMEM, "cannot prepare the language model", "", "", "out of memory");
     *lm = (cuda_lm){.m = m, .config = m->config, .max_rows = max_rows};
+    const char *graphs = getenv("MULL_CUDA_GRAPHS");
+    lm->graphs.off = graphs && !strcmp(graphs, "0");
     mull_cuda_arena a = {0};
     lay_out(lm, &a);
     void *all;
@@ -92,6 +98,8 @@ void mull__cuda_lm_destroy(void *p) {
     if (!lm) return;
     mull_cuda_release(lm->m->c, lm->all);
     mull_cuda_release(lm->m->c, lm->meta);
+    mull_cuda_graphs_fini(&lm->graphs);
+    mull_cuda_release(lm->m->c, lm->step);
     mull_cuda_release(lm->m->c, lm->logits);
     free(lm->host);
     free(lm);
@@ -211,25 +219,113 @@ static void layer(cuda_lm *lm, const mull_lm_batch *b, const mull_cuda_layer *w,
     mull_cuda_linear(gpu, lm->act, n, f, &w->down, NULL, lm->x, MULL_F32, h, true);
 }
 
+/* Everything of a batch that was sent. */
+static void run(cuda_lm *lm, const mull_lm_batch *b, const mull_cuda_plan *plan, const batch *d, const mull_tap *tap) {
+    mull_cuda_model *m = lm->m;
+    const mull_config *c = lm->config;
+    mull_cuda_embed(m->c, m->embed.data, m->t, d->ids, b->features ? d->features : NULL, b->rows, c->hidden, lm->x);
+    mull__cuda_show(m, tap, MULL_STAGE_EMBED, 0, lm->x, 0, b->rows, c->hidden);
+    mull_cuda_mrope_table(m->c, d->pos, b->rows, b->rows, m->inv_freq, m->axis, c->head_dim / 2, lm->cos, lm->sin);
+    for (int i = 0; i < c->layers; i++) {
+        layer(lm, b, &m->layers[i], &b->kv[i], plan, d);
+        mull__cuda_show(m, tap, MULL_STAGE_LAYER, i, lm->x, 0, b->rows, c->hidden);
+    }
+}
+
+/* A step of decoding, filled up to its bucket: replayed where it was captured. False: not such a step. */
+static bool run_step(cuda_lm *lm, const mull_lm_batch *b) {
+    mull_cuda *gpu = lm->m->c;
+    const mull_config *c = lm->config;
+    int32_t rows = mull_cuda_bucket_rows(b->rows), used = 0;
+    if (lm->graphs.off || !rows || rows > lm->max_rows || b->nseq != b->rows) return false;
+    for (int s = 0; s < b->nseq; s++)
+        if (b->seqs[s].rows != 1 || b->seqs[s].row0 != s || (b->features && b->features[s])) return false;
+    size_t pages = 0;
+    for (int s = 0; s < b->nseq; s++) pages += pages_of(&b->seqs[s]);
+    mull_cuda_seq seqs[MULL_CUDA_GRAPH_ROWS];
+    for (int s = 0; s < rows; s++) {
+        bool real = s < b->nseq;
+        seqs[s] = (mull_cuda_seq){s, real, real ? (int32_t)b->seqs[s].pos0 : 0, used};
+        if (real) used += (int32_t)pages_of(&b->seqs[s]);
+    }
+    mull_cuda_plan plan, full;
+    mull_cuda_plan_attention(seqs, b->nseq, c->heads / c->kv_heads, true, &plan, NULL, NULL);
+    if (plan.wide) return false; /* more heads a group than a small tile has */
+    full =
+        (mull_cuda_plan){.few = mull_cuda_bucket_work(plan.few), .joins = plan.joins ? rows : 0, .parts = plan.parts};
+    /* The page tables come last, so that their length moves nothing. */
+    mull_lm_batch shape = {.rows = rows, .nseq = rows, .kv = b->kv};
+    mull_cuda_arena a = {0};
+    batch d;
+    lay_out_batch(&a, &shape, &full, 0, &d);
+    size_t bytes = a.used + pages * sizeof *d.pages;
+    mull_error err;
+    int rc = grow_meta(lm, bytes, &err);
+    if (!rc && lm->step_bytes < bytes) {
+        void *p;
+        mull_cuda_release(gpu, lm->step);
+        lm->step = NULL;
+        lm->step_bytes = 0;
+        rc = mull_cuda_alloc(gpu, lm->meta_bytes, "decoding steps", &p, &err);
+        if (!rc) {
+            lm->step = p;
+            lm->step_bytes = lm->meta_bytes;
+        }
+    }
+    if (!rc)
+        rc = mull_cuda_reserve(gpu, MULL_CUDA_ATTENTION,
+                               mull_cuda_attention_scratch(full.few, c->kv_heads, c->head_dim), &err);
+    if (rc) {
+        mull_cuda_refuse(gpu, err.code, "batch", err.todo, "%s", err.why);
+        return true;
+    }
+    a = (mull_cuda_arena){.base = lm->host};
+    lay_out_batch(&a, &shape, &full, 0, &d);
+    d.pages = (int32_t *)(void *)(lm->host + a.used);
+    memset(d.ids, 0, (size_t)rows * sizeof *d.ids);
+    memset(d.pos, 0, 3 * (size_t)rows * sizeof *d.pos);
+    memcpy(d.ids, b->ids, (size_t)b->rows * sizeof *d.ids);
+    for (int64_t i = 0; i < 3; i++)
+        memcpy(d.pos + i * rows, b->pos + i * b->pos_stride, (size_t)b->rows * sizeof *d.pos);
+    for (int s = 0; s < b->nseq; s++)
+        memcpy(d.pages + seqs[s].page0, b->seqs[s].pages, pages_of(&b->seqs[s]) * sizeof *d.pages);
+    memcpy(d.seqs, seqs, (size_t)rows * sizeof *seqs);
+    mull_cuda_plan_attention(seqs, b->nseq, c->heads / c->kv_heads, true, &plan, d.work, d.joins);
+    mull_cuda_plan_pad(&plan, d.work, full.few, d.joins, full.joins);
+    mull_cuda_put(gpu, lm->step, lm->host, bytes);
+    a = (mull_cuda_arena){.base = lm->step};
+    lay_out_batch(&a, &shape, &full, 0, &d);
+    d.pages = (int32_t *)(void *)(lm->step + a.used);
+    /* Joins of another step's parts would be asked for with this step's number of them: the bucket's is the same. */
+    plan.parts = full.joins ? full.few : 0;
+    mull_cuda_bucket key = {rows, full.few, full.joins, b->kv[0].k, lm->step, mull_cuda_scratch_epoch(gpu)};
+    bool capture;
+    mull_cuda_graph *g = mull_cuda_graphs_find(&lm->graphs, &key, &capture);
+    if (!g && capture) {
+        mull_cuda_graph_begin(gpu);
+        run(lm, &shape, &plan, &d, NULL);
+        g = mull_cuda_graph_end(gpu);
+        mull_cuda_graphs_keep(&lm->graphs, &key, g);
+    }
+    if (g)
+        mull_cuda_graph_replay(gpu, g);
+    else
+        run(lm, &shape, &plan, &d, NULL);
+    return true;
+}
+
 void mull__cuda_lm_run(void *p, const mull_lm_batch *b, const mull_tap *tap) {
     cuda_lm *lm = p;
     mull_cuda_model *m = lm->m;
-    const mull_config *c = lm->config;
     mull_error err = {0};
     mull_cuda_plan plan;
     batch d;
-    if (mull_cuda_failed(m->c)) return;
+    if (mull_cuda_failed(m->c) || (!tap && run_step(lm, b))) return;
     if (send(lm, b, &plan, &d, &err)) {
         mull_cuda_refuse(m->c, err.code, "batch", err.todo, "%s", err.why);
         return;
     }
-    mull_cuda_embed(m->c, m->embed.data, m->t, d.ids, b->features ? d.features : NULL, b->rows, c->hidden, lm->x);
-    mull__cuda_show(m, tap, MULL_STAGE_EMBED, 0, lm->x, 0, b->rows, c->hidden);
-    mull_cuda_mrope_table(m->c, d.pos, b->rows, b->rows, m->inv_freq, m->axis, c->head_dim / 2, lm->cos, lm->sin);
-    for (int i = 0; i < c->layers; i++) {
-        layer(lm, b, &m->layers[i], &b->kv[i], &plan, &d);
-        mull__cuda_show(m, tap, MULL_STAGE_LAYER, i, lm->x, 0, b->rows, c->hidden);
-    }
+    run(lm, b, &plan, &d, tap);
 }
 
 /* Room for n rows of logits and of float32 hidden states. */

@@ -262,7 +262,7 @@ template <typename T> __global__ void join_kernel(args<T> a, const mull_cuda_joi
     mull_cuda_join j = joins[blockIdx.x];
     mull_cuda_seq s = a.seqs[j.seq];
     int head = (int)blockIdx.y, pair = (int)blockIdx.z;
-    if (pair >= s.rows * a.group) return;
+    if (j.parts == 0 || pair >= s.rows * a.group) return;
     float top = -INFINITY, sum = 0;
     for (int i = 0; i < j.parts; i++) top = fmaxf(top, partial_at(a, j.part0 + i, head, pair)[a.hd]);
     float base = base_of(top);

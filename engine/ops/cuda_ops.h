@@ -131,6 +131,9 @@ typedef struct mull_cuda_attention {
     bool simple;      /* the kernel without tensor cores, which float32 and other head sizes always take */
 } mull_cuda_attention;
 void mull_cuda_attend(mull_cuda *c, const mull_cuda_attention *a);
+/* Fills a plan of decoding sequences up to so many entries with ones that do nothing: launches then do not depend on
+ * the batch. plan->few and joins grow; parts stay what they were. */
+void mull_cuda_plan_pad(mull_cuda_plan *plan, mull_cuda_work *work, int32_t few, mull_cuda_join *joins, int32_t njoins);
 /* Rotates q and k of qkv rows [m, (heads + 2 kv_heads) hd] (T; q in place) and writes k and v into the pages. */
 void mull_cuda_rope_store(mull_cuda *c, void *qkv, int64_t m, int heads, const mull_cuda_kv *kv,
                           const mull_cuda_seq *seqs, int nseq, const int32_t *pages, const float *cos, const float *sin,

@@ -50,6 +50,13 @@ void mull_cuda_plan_attention(const mull_cuda_seq *seqs, int nseq, int group, bo
             plan_few(s, &seqs[s], causal, plan, work, joins);
 }
 
+void mull_cuda_plan_pad(mull_cuda_plan *plan, mull_cuda_work *work, int32_t few, mull_cuda_join *joins,
+                        int32_t njoins) {
+    /* A tile behind every pair of its sequence, without keys; a join of nothing. */
+    while (plan->few < few) work[plan->wide + plan->few++] = (mull_cuda_work){.pair0 = 1 << 28, .part = -1};
+    while (plan->joins < njoins) joins[plan->joins++] = (mull_cuda_join){0};
+}
+
 size_t mull_cuda_attention_scratch(int64_t parts, int kv_heads, int hd) {
     return (size_t)parts * (size_t)kv_heads * MULL_CUDA_TILE_FEW * (size_t)(hd + 2) * sizeof(float);
 }

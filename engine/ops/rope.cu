@@ -51,6 +51,7 @@ __global__ void rope_store_kernel(T *qkv, int heads, mull_cuda_kv kv, const mull
     int hd = kv.hd, half = hd / 2, kvw = kv.kv_heads * hd;
     T *row = qkv + r * (heads * hd + 2 * kvw);
     mull_cuda_seq s = seqs[find_seq(seqs, nseq, r)];
+    if (r - s.row0 >= s.rows) return; /* padding of a batch */
     int64_t pos = s.pos0 + (r - s.row0), slot = pos % MULL_CUDA_PAGE;
     int64_t page = pages[s.page0 + pos / MULL_CUDA_PAGE] * kv.page_stride;
     const float *co = cos + r * half, *si = sin + r * half;

@@ -9,6 +9,7 @@
 
 #include "engine/core/cuda.h"
 #include "engine/model/backend.h"
+#include "engine/model/cuda_graphs.h"
 #include "engine/model/forward.h"
 
 static mull_model *load(const char *dir, mull_weight_type type, const mull_backend *backend) {
@@ -218,15 +219,97 @@ static void tokens(void **state) {
     for (int s = 0; s < 2; s++)
         for (int i = 0; i < NEW; i++) assert_int_equal(gpu.ids[s][i], greedy[s * NEW + i]);
     assert_memory_equal(&cpu, &gpu, sizeof cpu);
+    /* Decoding steps were replayed from graphs; without them the tokens are the same. */
+    setenv("MULL_CUDA_GRAPHS", "0", 1);
+    generate(&o, m, &gpu);
+    unsetenv("MULL_CUDA_GRAPHS");
+    assert_memory_equal(&cpu, &gpu, sizeof cpu);
     mull_model_destroy(m);
     own_fini(&o);
 }
 
+/* Which batches share a graph, and how long one is kept. */
+static void buckets(void **state) {
+    (void)state;
+    for (int n = 1; n <= 8; n++) assert_int_equal(mull_cuda_bucket_rows(n), n);
+    assert_int_equal(mull_cuda_bucket_rows(0), 0);
+    assert_int_equal(mull_cuda_bucket_rows(MULL_CUDA_GRAPH_ROWS + 1), 0);
+    int kinds = 0;
+    for (int n = 1; n <= MULL_CUDA_GRAPH_ROWS; n++) {
+        int b = mull_cuda_bucket_rows(n);
+        assert_in_range(b, n, n <= 8 ? n : n + n / 3); /* little is filled up */
+        assert_int_equal(mull_cuda_bucket_rows(b), b);
+        kinds += b == n;
+    }
+    assert_in_range(kinds, 8, 32);
+    assert_int_equal(mull_cuda_bucket_work(1), 1);
+    assert_int_equal(mull_cuda_bucket_work(33), 64);
+    mull_cuda_graphs *g = calloc(1, sizeof *g);
+    mull_cuda_bucket key = {.rows = 4, .work = 8, .joins = 4, .cache = g, .batch = g, .epoch = 1}, other = key;
+    bool capture;
+    assert_null(mull_cuda_graphs_find(g, &key, &capture));
+    assert_false(capture); /* the first time it runs as it is */
+    assert_null(mull_cuda_graphs_find(g, &key, &capture));
+    assert_true(capture);
+    for (int i = 0; i < 6; i++) { /* every part counts */
+        other = key;
+        other.rows += i == 0, other.work += i == 1, other.joins += i == 2, other.epoch += i == 3;
+        if (i == 4) other.cache = NULL;
+        if (i == 5) other.batch = NULL;
+        mull_cuda_graphs_find(g, &other, &capture);
+        assert_false(capture);
+    }
+    for (int i = 0; i < 3 * MULL_CUDA_GRAPHS; i++) { /* one that is used stays among ever new ones */
+        other.epoch = (uint64_t)(100 + i);
+        mull_cuda_graphs_find(g, &other, &capture);
+        assert_false(capture);
+        mull_cuda_graphs_find(g, &key, &capture);
+        assert_true(capture);
+    }
+    mull_cuda_graphs_keep(g, &key, NULL); /* a capture failed: none is tried again */
+    assert_null(mull_cuda_graphs_find(g, &key, &capture));
+    assert_false(capture);
+    mull_cuda_graphs_fini(g);
+    free(g);
+}
+
 #ifdef MULL_CUDA_EMULATED
+size_t mull_emu_live_bytes(void);
+long mull_emu_replays(void);
+void mull_emu_fail_capture(long n);
+
+/* Bit for bit the same from graphs as without, in every type; and without them where a capture fails. */
+static void graphs(void **state) {
+    (void)state;
+    const mull_weight_type types[] = {MULL_WEIGHT_F32, MULL_WEIGHT_BF16, MULL_WEIGHT_INT8};
+    own_case o;
+    own_init(&o, MULL_WEIGHT_F32, 1);
+    for (int i = 0; i < 3; i++) {
+        mull_model *m = load(o.dir, types[i], mull_cuda_backend());
+        answers with, without, failed;
+        long before = mull_emu_replays();
+        generate(&o, m, &with);
+        long replays = mull_emu_replays() - before;
+        assert_in_range(replays, NEW / 2, SEQS * NEW);
+        setenv("MULL_CUDA_GRAPHS", "0", 1);
+        generate(&o, m, &without);
+        unsetenv("MULL_CUDA_GRAPHS");
+        assert_int_equal(mull_emu_replays(), before + replays);
+        assert_memory_equal(&with, &without, sizeof with);
+        mull_emu_fail_capture(1);
+        generate(&o, m, &failed);
+        mull_emu_fail_capture(0);
+        assert_int_equal(mull_emu_replays(), before + replays);
+        assert_memory_equal(&with, &failed, sizeof with);
+        mull_model_destroy(m);
+    }
+    assert_int_equal(mull_emu_live_bytes(), 0);
+    own_fini(&o);
+}
+
 void mull_emu_set_order(int order);
 void mull_emu_fail_launch(long n);
 void mull_emu_fail_alloc(long n);
-size_t mull_emu_live_bytes(void);
 
 /* Each allocation fails once, then each of some launches: one clear error, nothing left behind. */
 static void failures(void **state) {
@@ -274,10 +357,10 @@ int main(void) {
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reference), cmocka_unit_test(bf16),   cmocka_unit_test(bf16_heads),
-        cmocka_unit_test(int8),      cmocka_unit_test(tokens),
+        cmocka_unit_test(reference), cmocka_unit_test(bf16),     cmocka_unit_test(bf16_heads),
+        cmocka_unit_test(int8),      cmocka_unit_test(tokens),   cmocka_unit_test(buckets),
 #ifdef MULL_CUDA_EMULATED
-        cmocka_unit_test(failures),
+        cmocka_unit_test(graphs),    cmocka_unit_test(failures),
 #endif
     };
 #ifdef MULL_CUDA_EMULATED

@@ -72,6 +72,12 @@ extern "C" void mull_emu_fail_launch(long n);
 extern "C" void mull_emu_fail_alloc(long n);
 extern "C" void mull_emu_check_guards(void); /* aborts when something was written beyond an allocation */
 
+/* Work of a library: at once, or when what is being captured is replayed. */
+void mull_emu_queue(const std::function<void()> &work);
+extern "C" long mull_emu_replays(void);
+/* Makes the n-th capture from now on fail; 0: none. */
+extern "C" void mull_emu_fail_capture(long n);
+/* Arguments are copied when a kernel is launched, as on a device: a replay sees what they were. */
 void mull_emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
 unsigned char *mull_emu_shared(void);
 void mull_emu_sync(int line); /* all threads of the block */
@@ -138,6 +144,8 @@ typedef enum cudaError_t {
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorECCUncorrectable = 214,
     cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
 } cudaError_t;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaDeviceAttr {
@@ -181,6 +189,15 @@ cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b);
+typedef struct mull_emu_graph *cudaGraph_t;
+typedef struct mull_emu_graph *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 template <typename F> static inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, F) {
     a->maxThreadsPerBlock = 1024;
     return cudaSuccess;

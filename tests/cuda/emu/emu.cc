@@ -24,7 +24,16 @@ mull_emu_thread *mull_emu_self;
 uint3 mull_emu_block;
 dim3 mull_emu_grid, mull_emu_dim;
 
+/* What was captured, as it was: sizes, arguments, order. */
+struct mull_emu_graph {
+    std::vector<std::function<void()>> work;
+    bool broken; /* something was asked for that a capture does not allow */
+};
+
 namespace {
+
+mull_emu_graph *capture; /* under way, or nullptr */
+long replays, fail_capture;
 
 enum { RUN, WARP, BLOCK, END };
 enum { THREADS_MAX = 1024, STACK = 256 << 10, SLOT = 64, GUARD = 256 };
@@ -225,6 +234,8 @@ bool on_device(const void *p, size_t bytes) {
 
 } // namespace
 
+static void launch_now(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+
 void mull_emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
     launches++;
     size_t n = (size_t)block.x * block.y * block.z;
@@ -238,6 +249,14 @@ void mull_emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<v
         fail(cudaErrorInvalidValue);
         return;
     }
+    if (capture)
+        capture->work.push_back([=] { launch_now(grid, block, shared, body); });
+    else
+        launch_now(grid, block, shared, body);
+}
+
+static void launch_now(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
+    size_t n = (size_t)block.x * block.y * block.z;
     kernel = &body;
     mull_emu_grid = grid;
     mull_emu_dim = block;
@@ -251,6 +270,13 @@ void mull_emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<v
                 run_block((int)n);
                 free(shared_memory);
             }
+}
+
+void mull_emu_queue(const std::function<void()> &work) {
+    if (capture)
+        capture->work.push_back(work);
+    else
+        work();
 }
 
 unsigned char *mull_emu_shared(void) {
@@ -282,6 +308,12 @@ extern "C" long mull_emu_launches(void) {
 }
 extern "C" void mull_emu_fail_launch(long n) {
     fail_launch = n;
+}
+extern "C" long mull_emu_replays(void) {
+    return replays;
+}
+extern "C" void mull_emu_fail_capture(long n) {
+    fail_capture = n;
 }
 extern "C" void mull_emu_fail_alloc(long n) {
     fail_alloc = n;
@@ -337,7 +369,9 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
     *free = *total - mull_emu_live_bytes();
     return cudaSuccess;
 }
+static cudaError_t not_captured(void);
 cudaError_t cudaMalloc(void **p, size_t bytes) {
+    if (cudaError_t e = not_captured()) return e;
     return take(p, bytes, true);
 }
 cudaError_t cudaFree(void *p) {
@@ -354,7 +388,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     if (on_device(to, bytes) != (kind != cudaMemcpyDeviceToHost) ||
         on_device(from, bytes) != (kind != cudaMemcpyHostToDevice))
         return fail(cudaErrorInvalidValue);
-    memmove(to, from, bytes);
+    mull_emu_queue([=] { memmove(to, from, bytes); });
     return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
@@ -362,7 +396,7 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 }
 cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t) {
     if (bytes && !on_device(p, bytes)) return fail(cudaErrorInvalidValue);
-    memset(p, byte, bytes);
+    mull_emu_queue([=] { memset(p, byte, bytes); });
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
@@ -372,7 +406,49 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
 cudaError_t cudaStreamDestroy(cudaStream_t) {
     return cudaSuccess;
 }
+/* A capture in which the host waits is lost. */
+static cudaError_t not_captured(void) {
+    if (!capture) return cudaSuccess;
+    capture->broken = true;
+    return fail(cudaErrorStreamCaptureUnsupported);
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+    if (capture) return fail(cudaErrorInvalidValue);
+    capture = new mull_emu_graph();
+    capture->broken = fail_capture && --fail_capture == 0;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+    *graph = nullptr;
+    if (!capture) return fail(cudaErrorInvalidValue);
+    mull_emu_graph *g = capture;
+    capture = nullptr;
+    if (g->broken) {
+        delete g;
+        return fail(cudaErrorStreamCaptureInvalidated);
+    }
+    *graph = g;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new mull_emu_graph(*graph);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+    replays++;
+    for (const auto &work : exec->work) work();
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    delete exec;
+    return cudaSuccess;
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    if (cudaError_t e = not_captured()) return e;
     mull_emu_check_guards();
     return cudaSuccess;
 }

@@ -9,7 +9,8 @@ template <typename T> static void put(T *y, float sum, const T *bias, bool accum
     *y = mull_narrow<T>(sum);
 }
 
-template <typename T> static void multiply(const mull_cuda_product *p) {
+template <typename T> static void multiply(const mull_cuda_product &o) {
+    const mull_cuda_product *p = &o;
     int64_t a_row = p->a_t ? 1 : p->lda, a_col = p->a_t ? p->lda : 1, b_row = p->b_t ? 1 : p->ldb,
             b_col = p->b_t ? p->ldb : 1;
     for (int64_t i = 0; i < p->m; i++)
@@ -28,19 +29,19 @@ template <typename T> static void multiply(const mull_cuda_product *p) {
 
 extern "C" void mull_cuda_multiply(mull_cuda *c, const mull_cuda_product *p) {
     if (mull_cuda_failed(c)) return;
-    if (p->type == MULL_F32)
-        multiply<float>(p);
-    else
-        multiply<mull_bf16>(p);
+    mull_cuda_product o = *p;
+    mull_emu_queue([o] { o.type == MULL_F32 ? multiply<float>(o) : multiply<mull_bf16>(o); });
 }
 
 extern "C" void mull_cuda_gemm_i8(mull_cuda *c, const int8_t *x, int64_t m, const int8_t *w, int64_t n, int64_t k,
                                   int32_t *y) {
     if (mull_cuda_failed(c)) return;
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) {
-            int32_t sum = 0;
-            for (int64_t l = 0; l < k; l++) sum += x[i * k + l] * w[j * k + l];
-            y[i * n + j] = sum;
-        }
+    mull_emu_queue([=] {
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < n; j++) {
+                int32_t sum = 0;
+                for (int64_t l = 0; l < k; l++) sum += x[i * k + l] * w[j * k + l];
+                y[i * n + j] = sum;
+            }
+    });
 }

@@ -10,7 +10,7 @@
 #include <assert.h>
 
 #define MULL_LAUNCH(kernel, grid, block, shared, stream, ...)                                                          \
-    ((void)(stream), mull_emu_launch((grid), (block), (shared), [&] { kernel(__VA_ARGS__); }))
+    ((void)(stream), mull_emu_launch((grid), (block), (shared), std::bind(kernel, __VA_ARGS__)))
 #define MULL_SHARED_DYNAMIC(name) unsigned char *name = mull_emu_shared()
 
 static inline mull_bf16 mull_round(float f) {
