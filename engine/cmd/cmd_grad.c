@@ -15,7 +15,7 @@ static const char USAGE[] =
     "                        [--max-completion-length 64] [--temperature 1] [--reinforce] [--loss-norm sample|token]\n"
     "                        [--train-vision] [--freeze PATTERNS] [--recompute none|attention|layer] [--dtype "
     "f32|bf16] [--threads "
-    "N]\n\n"
+    "N] [--device cpu|cuda]\n\n"
     "Runs a training case forward and backward, the vision tower frozen (or with --train-vision trained), and writes "
     "loss, token_nll or logps and "
     "kl,\n"
@@ -27,7 +27,7 @@ static const char USAGE[] =
     "              the prompt)\n"
     "--freeze takes comma-separated patterns of tensor names (*, ?). --dtype bf16 rounds the weights that products "
     "see;\n"
-    "sums and gradients stay float32.\n";
+    "sums and gradients stay float32. --device cuda: on the first visible GPU, where activations are bf16 too then.\n";
 
 enum { MAX_CASES = 64 };
 
