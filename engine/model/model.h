@@ -12,10 +12,10 @@ typedef struct mull_model mull_model;
 typedef struct mull_backend mull_backend; /* backend.h */
 
 typedef struct mull_model_opts {
-    mull_weight_type weights; /* how matrices are kept: F32, BF16 (default of bf16 checkpoints), INT8 */
-    bool weights_auto;        /* take the checkpoint's own type */
-    int threads;              /* 0: all CPUs of this process */
-    bool vision_only;         /* leave the language model out: training keeps its own copy */
+    mull_weight_type weights;    /* how matrices are kept: F32, BF16 (default of bf16 checkpoints), INT8 */
+    bool weights_auto;           /* take the checkpoint's own type */
+    int threads;                 /* 0: all CPUs of this process */
+    bool vision_only;            /* leave the language model out: training keeps its own copy */
     const mull_backend *backend; /* NULL: the CPU */
 } mull_model_opts;
 

@@ -3,8 +3,8 @@
  *
  * Bounds. float32: what the reference shows between two of its own attentions, 2e-5 relative L2 a gradient. bf16: the
  * CPU rounds weights only, the device activations and their gradients as well, at some forty places a layer there and
- * back, 2^-9 each and like noise: 6e-2 of a gradient's L2 for three layers (4.4e-2 was seen), where a wrong index gives about
- * 1. */
+ * back, 2^-9 each and like noise: 6e-2 of a gradient's L2 for three layers (4.4e-2 was seen), where a wrong index gives
+ * about 1. */
 #include <stdio.h>
 
 #if MULL_HAVE_CUDA
