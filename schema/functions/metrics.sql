@@ -26,13 +26,6 @@ CREATE FUNCTION mull__staged(p_out jsonb, p_job bigint, p_at timestamptz, line j
                                                            'at', p_at))
 $$;
 
--- Nearly always there is one.
-CREATE FUNCTION mull__numbers(list jsonb) RETURNS bigint[] LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    IF jsonb_array_length(list) = 1 THEN RETURN ARRAY[(list->>0)::bigint]; END IF;
-    RETURN (SELECT array_agg(x::bigint) FROM jsonb_array_elements_text(list) x);
-END $$;
-
 -- json, and figures that are kept as jsonb stay within what a double holds exactly.
 CREATE FUNCTION mull__figures(m jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
     SELECT COALESCE((SELECT jsonb_object_agg(f.key, f.value)
