@@ -436,6 +436,9 @@ static void route(mull_front *f, mull_req *req) {
     case MULL_ROUTE_WEBHOOK_LOG:
         mull__webhook(f, req);
         break;
+    case MULL_ROUTE_AUDIT_VERIFY:
+        mull__audit_verify(f, req);
+        break;
     case MULL_ROUTE_DASHBOARD:
     case MULL_ROUTE_DASHBOARD_JS:
     case MULL_ROUTE_DASHBOARD_CSS:

@@ -142,6 +142,7 @@ void mull__tokens(mull_front *f, mull_req *req);
 void mull__token_create(mull_front *f, mull_req *req);
 void mull__token_revoke(mull_front *f, mull_req *req);
 void mull__audit(mull_front *f, mull_req *req);
+void mull__audit_verify(mull_front *f, mull_req *req);
 
 /* webhooks.c */
 void mull__webhook(mull_front *f, mull_req *req);

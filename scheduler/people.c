@@ -2,6 +2,7 @@
  * its SHA-256 is kept. Members and viewers see and revoke their own tokens; admins make them and see all. */
 #include "scheduler/front.h"
 
+#include <inttypes.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,4 +139,18 @@ void mull__audit(mull_front *f, mull_req *req) {
     if (!mull__page(req, &p)) return;
     const char *params[] = {p.cursor, p.limit};
     mull__answer(f, req, "SELECT mull_audit($1::bigint, $2::int)", 2, params);
+}
+
+void mull__audit_verify(mull_front *f, mull_req *req) {
+    enum { MOST = 10000 };
+    int64_t after, limit;
+    char a[24], l[24];
+    if (mull_query_int(mull_req_query(req, "after"), 0, INT64_MAX, 0, &after) != 0 ||
+        mull_query_int(mull_req_query(req, "limit"), 1, MOST, MOST, &limit) != 0) {
+        mull_reply_error(req, 400, "bad_query", "after and limit are numbers, limit from 1 to %d", MOST);
+        return;
+    }
+    snprintf(a, sizeof a, "%" PRId64, after);
+    snprintf(l, sizeof l, "%" PRId64, limit);
+    mull__answer(f, req, "SELECT mull_audit_verify($1::bigint, $2::int)", 2, (const char *[]){a, l});
 }

@@ -77,6 +77,7 @@ static const mull_route_def ROUTES[MULL_ROUTE_COUNT] = {
     [MULL_ROUTE_WEBHOOK_RM] = {"DELETE", "/v1/webhooks/{id}", "", "Remove a webhook with what it has not been told yet.", JSON_TYPE, 200, false, true, true},
     [MULL_ROUTE_WEBHOOK_TEST] = {"POST", "/v1/webhooks/{id}/test", "", "Send a webhook.test.", JSON_TYPE, 202, false, true, true},
     [MULL_ROUTE_WEBHOOK_LOG] = {"GET", "/v1/webhooks/{id}/deliveries", "limit", "The newest deliveries of a webhook, newest first.", JSON_TYPE, 200, false, false, true},
+    [MULL_ROUTE_AUDIT_VERIFY] = {"GET", "/v1/audit/verify", "after,limit", "Check the audit's chain of hashes behind an entry; broken says the first that does not fit.", JSON_TYPE, 200, false, false, true},
     [MULL_ROUTE_DASHBOARD] = {"GET", "/", "", "The dashboard.", "text/html; charset=utf-8", 200, true, false},
     [MULL_ROUTE_DASHBOARD_JS] = {"GET", "/dashboard.js", "", "The dashboard's script.", "text/javascript; charset=utf-8", 200, true, false},
     [MULL_ROUTE_DASHBOARD_CSS] = {"GET", "/dashboard.css", "", "The dashboard's style.", "text/css; charset=utf-8", 200, true, false},

@@ -5,6 +5,7 @@ DO $$ BEGIN
         GRANT USAGE ON SCHEMA public TO mull_scheduler;
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO mull_scheduler;
         REVOKE INSERT, UPDATE, DELETE ON schema_migration, schema_functions FROM mull_scheduler;
+        REVOKE UPDATE, DELETE, TRUNCATE ON event, audit_chain FROM mull_scheduler;
         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO mull_scheduler;
     END IF;
 END $$;
