@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FOLLOW_POLL_MS = 500 };
+enum { FOLLOW_POLL_MS = 500, REFUSALS_RATE = 2, REFUSALS_BURST = 200 };
 
 bool mull__front_failed(mull_req *req, const mull_pg_reply *r) {
     if (r->status == MULL_PG_OK) return false;
@@ -484,6 +484,30 @@ static void begin(mull_req *req, const char *method, const char *path, void *fro
     if (ask->route.id == MULL_ROUTE_FILES) mull__upload_begin(front, req);
 }
 
+/* Who tried a change and was refused is written down as who made one. What has no token at all is only counted, and
+ * each user and address is written down so often only, so that nobody fills the audit. */
+static void answered(mull_req *req, int status, void *front) {
+    mull_front *f = front;
+    const mull_route *r = mull_req_route(req);
+    const mull_route_def *d = mull_route_get(r->id);
+    const mull_identity *who = mull_req_who(req);
+    char peer[MULL_HTTP_PEER], id[24];
+    if (!d || !(d->writes || strcmp(d->method, "GET") != 0) || (status != 401 && status != 403 && status != 404))
+        return;
+    if (status == 401 && !mull_req_header(req, "Authorization")) return;
+    mull_req_peer(req, peer);
+    if (mull_limit_take(f->refusals, who->user[0] ? who->user : peer, uv_hrtime() / 1000) != 0) return;
+    snprintf(id, sizeof id, "%" PRId64, r->job);
+    json_t *detail = json_pack("{s:s, s:s, s:s, s:i, s:s}", "method", d->method, "path", d->path, "what",
+                               r->name[0] ? r->name : id, "status", status, "peer", peer);
+    char *text = json_dumps(detail, JSON_COMPACT);
+    json_decref(detail);
+    if (text)
+        mull_pg_query(f->cfg.pg, "SELECT mull_refused($1, $2::jsonb)", 2, (const char *[]){who->user, text}, NULL,
+                      NULL);
+    free(text);
+}
+
 static void gone(mull_req *req, void *front) {
     (void)front;
     mull__upload_gone(req);
@@ -493,6 +517,7 @@ static void gone(mull_req *req, void *front) {
 static void on_poll(uv_timer_t *timer) {
     mull__follow_poll(timer);
     mull__batches_expire(timer->data);
+    mull__audit_seal(timer->data);
 }
 
 static json_t *error_json(int status, const char *code, const char *message) {
@@ -512,6 +537,7 @@ mull_http *mull_front_http(mull_front *f) {
                                                 .user_size = sizeof(mull_ask),
                                                 .begin = begin,
                                                 .gone = gone,
+                                                .answered = answered,
                                                 .error_json = error_json,
                                                 .log = log_line});
 }
@@ -523,7 +549,8 @@ mull_front *mull_front_create(const mull_front_config *config) {
     f->submits = mull__submits_create();
     f->tokens = mull__tokens_create();
     f->limit = mull_limit_create(config->rate, config->burst);
-    if (!f->submits || !f->tokens || !f->limit) {
+    f->refusals = mull_limit_create(REFUSALS_RATE, REFUSALS_BURST);
+    if (!f->submits || !f->tokens || !f->limit || !f->refusals) {
         mull_front_destroy(f);
         return NULL;
     }
@@ -542,5 +569,6 @@ void mull_front_destroy(mull_front *f) {
     mull__submits_destroy(f->submits);
     mull__tokens_destroy(f->tokens);
     mull_limit_destroy(f->limit);
+    mull_limit_destroy(f->refusals);
     free(f);
 }

@@ -42,10 +42,12 @@ struct mull_front {
     struct mull_submits *submits;
     struct mull_follow *followers;
     struct mull_tokens *tokens;
-    mull_limit *limit; /* by token's hash, or by address */
+    mull_limit *limit;    /* by token's hash, or by address */
+    mull_limit *refusals; /* written into the audit, by user or address */
     uv_timer_t poll;   /* log followers */
     uint64_t submitted, submit_batches, limited, unauthorized;
     uint64_t expired_ms; /* when batches were last looked through */
+    uint64_t sealed_ms;  /* when the audit's chain was last asked to go on */
 };
 
 int64_t mull__unix_ms(void); /* leader.c */
@@ -143,6 +145,8 @@ void mull__token_create(mull_front *f, mull_req *req);
 void mull__token_revoke(mull_front *f, mull_req *req);
 void mull__audit(mull_front *f, mull_req *req);
 void mull__audit_verify(mull_front *f, mull_req *req);
+/* Chains what is new in the audit, now and then. */
+void mull__audit_seal(mull_front *f);
 
 /* webhooks.c */
 void mull__webhook(mull_front *f, mull_req *req);

@@ -154,3 +154,11 @@ void mull__audit_verify(mull_front *f, mull_req *req) {
     snprintf(l, sizeof l, "%" PRId64, limit);
     mull__answer(f, req, "SELECT mull_audit_verify($1::bigint, $2::int)", 2, (const char *[]){a, l});
 }
+
+void mull__audit_seal(mull_front *f) {
+    enum { EVERY_MS = 2000 };
+    uint64_t now = uv_now(f->cfg.loop);
+    if (now - f->sealed_ms < EVERY_MS) return;
+    f->sealed_ms = now;
+    mull_pg_query(f->cfg.pg, "SELECT mull_audit_seal(20000)", 0, NULL, NULL, NULL);
+}

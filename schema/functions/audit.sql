@@ -3,10 +3,13 @@
 -- put in, breaks the chain at that place for everybody who reads it; what cuts off its end shows where the last number
 -- and hash were kept elsewhere.
 --
--- Entries are made by a deferred trigger, when the transaction commits: numbers are in the order of the commits, the
--- lock that puts them in order is the last one that the transaction takes, so it cannot be part of a deadlock, and is
--- held for the commit only. Events of the life of a job (dispatch, ends of attempts …) come by the thousand and say what
--- the machine did: they are not in the chain and take no lock.
+-- Entries are made within seconds by whichever scheduler finds events without one (mull_audit_seal). Chaining inside the
+-- transactions of the events would put these in a row, one commit after the other: that was tried, and halved the rate of
+-- submits. Until then an event cannot be changed by the serving role either, and is noted as pending by the statement that
+-- made it; one that is neither pending nor in the chain is found by verify.
+--
+-- Events of the life of a job (dispatch, ends of attempts …) come by the thousand and say what the machine did: they are
+-- not in the chain.
 
 CREATE FUNCTION mull__audited(kind text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT kind NOT IN ('dispatch', 'attempt_ended', 'preempted', 'poison', 'event_refused', 'stale_fence', 'node_up',
@@ -19,16 +22,25 @@ CREATE FUNCTION mull__audit_text(n bigint, e event) RETURNS text LANGUAGE sql IM
                              e.fence, e.detail)::text
 $$;
 
-CREATE FUNCTION mull__audit_chain() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Makes entries for pending events, at most p_most; how many. One caller at a time: another one leaves it to the first.
+CREATE FUNCTION mull_audit_seal(p_most int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
+    e event;
     last audit_chain;
+    count int := 0;
 BEGIN
-    PERFORM pg_advisory_xact_lock(5577006791947779411);
+    IF NOT pg_try_advisory_xact_lock(5577006791947779411) THEN RETURN 0; END IF;
     SELECT * INTO last FROM audit_chain ORDER BY n DESC LIMIT 1;
-    last.n := COALESCE(last.n, 0) + 1;
-    INSERT INTO audit_chain (n, event, hash)
-    VALUES (last.n, NEW.id, sha256(COALESCE(last.hash, '') || convert_to(mull__audit_text(last.n, NEW), 'UTF8')));
-    RETURN NULL;
+    last.n := COALESCE(last.n, 0);
+    last.hash := COALESCE(last.hash, '');
+    FOR e IN SELECT v.* FROM audit_pending p JOIN event v ON v.id = p.event ORDER BY p.event LIMIT p_most LOOP
+        last.n := last.n + 1;
+        last.hash := sha256(last.hash || convert_to(mull__audit_text(last.n, e), 'UTF8'));
+        INSERT INTO audit_chain (n, event, hash) VALUES (last.n, e.id, last.hash);
+        DELETE FROM audit_pending WHERE event = e.id;
+        count := count + 1;
+    END LOOP;
+    RETURN count;
 END $$;
 
 CREATE FUNCTION mull__append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -38,7 +50,7 @@ END $$;
 
 -- Checks p_limit entries behind entry p_after. broken is NULL or says the first place that does not fit: its number, its
 -- event and why. checked counts entries; n and hash are of the last one that fits; more says that entries are left.
-CREATE FUNCTION mull_audit_verify(p_after bigint, p_limit int) RETURNS json LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION mull_audit_verify(p_after bigint, p_limit int) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
     r record;
     at_n bigint := p_after;
@@ -48,6 +60,7 @@ DECLARE
     checked int := 0;
     stray bigint;
 BEGIN
+    PERFORM mull_audit_seal(p_limit);
     IF p_after > 0 THEN
         SELECT hash, event INTO at_hash, at_event FROM audit_chain WHERE n = p_after;
         IF NOT FOUND THEN
@@ -76,9 +89,15 @@ BEGIN
     IF checked < p_limit THEN
         SELECT min(id) INTO stray FROM event e
          WHERE mull__audited(kind) AND id > (SELECT event FROM audit_chain ORDER BY n LIMIT 1)
-           AND NOT EXISTS (SELECT 1 FROM audit_chain c WHERE c.event = e.id);
+           AND NOT EXISTS (SELECT 1 FROM audit_chain c WHERE c.event = e.id)
+           AND NOT EXISTS (SELECT 1 FROM audit_pending p WHERE p.event = e.id);
     END IF;
     RETURN json_build_object('checked', checked, 'n', at_n, 'hash', encode(at_hash, 'hex'), 'more', checked = p_limit,
         'broken', CASE WHEN stray IS NOT NULL THEN json_build_object('n', NULL, 'event', stray::text, 'why',
             'it is in no entry of the chain') END);
 END $$;
+
+-- A change that somebody tried and was refused; p_actor is '' where the token was not known.
+CREATE FUNCTION mull_refused(p_actor text, p_detail jsonb) RETURNS void LANGUAGE sql AS $$
+    SELECT mull__event(p_actor, 'refused', NULL, NULL, NULL, p_detail)
+$$;

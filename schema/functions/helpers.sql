@@ -37,8 +37,11 @@ $$;
 
 CREATE FUNCTION mull__event(actor text, kind text, job bigint, attempt int, fence bigint, detail jsonb)
 RETURNS void LANGUAGE sql AS $$
-    INSERT INTO event (at, actor, kind, job, attempt, fence, detail)
-    VALUES (clock_timestamp(), $1, $2, $3, $4, $5, COALESCE($6, '{}'))
+    WITH e AS (
+        INSERT INTO event (at, actor, kind, job, attempt, fence, detail)
+        VALUES (clock_timestamp(), $1, $2, $3, $4, $5, COALESCE($6, '{}'))
+        RETURNING id)
+    INSERT INTO audit_pending SELECT id FROM e WHERE mull__audited($2)
 $$;
 
 -- The members of two objects that have none in common; both have some.

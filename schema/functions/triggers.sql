@@ -35,10 +35,7 @@ CREATE TRIGGER array_corr BEFORE INSERT ON job_array FOR EACH ROW EXECUTE FUNCTI
 CREATE TRIGGER job_webhook AFTER UPDATE OF state ON job FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state AND NEW.array_job IS NULL) EXECUTE FUNCTION mull__webhook_note();
 
--- The audit: only added to, and what people did is chained when it is committed (audit.sql).
-CREATE CONSTRAINT TRIGGER event_chained AFTER INSERT ON event DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-    WHEN (mull__audited(NEW.kind)) EXECUTE FUNCTION mull__audit_chain();
-
+-- The audit is only added to.
 CREATE TRIGGER event_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON event
     FOR EACH STATEMENT EXECUTE FUNCTION mull__append_only();
 

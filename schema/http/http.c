@@ -192,6 +192,7 @@ static void set_response(mull_req *r, int status, struct MHD_Response *response)
     r->status = status;
     r->response = response;
     count_reply(h, status);
+    if (h->cfg.answered) h->cfg.answered(r, status, h->cfg.arg);
     if (r->suspended) {
         r->suspended = false;
         resume(r->l, r->conn);

@@ -36,6 +36,8 @@ typedef struct mull_http_config {
     void (*begin)(mull_req *req, const char *method, const char *path, void *arg);
     /* A request for which begin was called is no more, whatever became of it. May be NULL. */
     void (*gone)(mull_req *req, void *arg);
+    /* A reply has been given, of this status; nothing of the request has gone yet. May be NULL. */
+    void (*answered)(mull_req *req, int status, void *arg);
     /* The peer of a request that waits for its reply has closed; noticed within seconds. The reply is still owed. May
      * be NULL. */
     void (*hangup)(mull_req *req, void *arg);

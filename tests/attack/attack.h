@@ -70,7 +70,7 @@ static inline const char *attack_body(const attack *a) {
 /* One well-formed request; its status. type NULL: JSON. */
 static inline int attack_ask(attack *a, const char *token, const char *method, const char *target, const char *type,
                              const char *body) {
-    size_t len = body ? strlen(body) : 0, cap = len + strlen(target) + 600;
+    size_t len = body ? strlen(body) : 0, cap = len + strlen(target) + (token ? strlen(token) : 0) + 600;
     char *text = malloc(cap);
     int n = snprintf(text, cap,
                      "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s%s%sContent-Type: %s\r\n"
@@ -127,6 +127,15 @@ static inline long long attack_count(const attack *a, const char *sql) {
     return mull_sql_int(a->pg, sql);
 }
 
+/* What was started goes down with the program too when a test cannot go on. */
+static attack *attack_running;
+static inline void attack_at_exit(void) {
+    if (!attack_running) return;
+    mull_run r = mull_run_command((const char *const[]){MULL, "down", NULL}, LIMIT_S);
+    mull_run_fini(&r);
+    mull_tree_remove(attack_running->folder);
+}
+
 static inline attack *attack_start(void) {
     attack *a = calloc(1, sizeof *a);
     char listen[64];
@@ -139,11 +148,13 @@ static inline attack *attack_start(void) {
     a->state = malloc(strlen(a->folder) + 8);
     sprintf(a->state, "%s/state", a->folder);
     a->port = mull_free_port();
+    attack_running = a;
+    atexit(attack_at_exit);
     unsetenv("MULL_SERVER");
     setenv("MULL_STATE", a->state, 1);
     snprintf(a->model, sizeof a->model, "%s/model", a->folder);
     snprintf(a->socket, sizeof a->socket, "%s/run/scheduler.sock", a->state);
-    snprintf(a->pg, sizeof a->pg, "host=%s/run user=mull_admin dbname=mull", a->state);
+    snprintf(a->pg, sizeof a->pg, "host=%s/run/pg user=mull_admin dbname=mull", a->state);
     snprintf(listen, sizeof listen, "127.0.0.1:%d", a->port);
     free(mull_run_ok(
         (const char *const[]){MULL_BIN_DIR "/mull-engine", "init", "--preset", "tiny", "--out", a->model, NULL},
@@ -164,6 +175,7 @@ static inline int attack_stop(attack *a) {
     int status = r.status;
     mull_run_fini(&r);
     mull_tree_remove(a->folder);
+    attack_running = NULL;
     free(a->folder);
     free(a->state);
     free(a);
