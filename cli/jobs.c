@@ -13,8 +13,28 @@
 #include <time.h>
 #include <unistd.h>
 
+/* JSON escapes the control characters of ASCII. The later ones (DEL, and U+0080 to U+009F, among them CSI, which begins
+ * an order to some terminals) may stand in it as they are, so they are escaped here. */
+static int write_safely(const char *bytes, size_t n, void *arg) {
+    bool *half = arg; /* the first byte of such a character has come */
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+        if (*half && c >= 0x80 && c < 0xA0)
+            printf("\\u00%02x", c);
+        else if (*half)
+            printf("\xC2%c", c);
+        else if (c == 0x7F)
+            printf("\\u007f");
+        else if (c != 0xC2)
+            putchar(c);
+        *half = !*half && c == 0xC2;
+    }
+    return ferror(stdout) ? -1 : 0;
+}
+
 void mull_emit(json_t *json) {
-    int rc = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
+    bool half = false;
+    int rc = json ? json_dump_callback(json, write_safely, &half, JSON_COMPACT) : -1;
     json_decref(json);
     if (rc != 0 || fputc('\n', stdout) == EOF || fflush(stdout) != 0) exit(mull_output_failed());
 }
