@@ -161,7 +161,8 @@ static void another_team(void **state) {
 /* A viewer of the team sees it and changes nothing. */
 static void may_look(const char *method, const char *target, int status) {
     (void)target;
-    if (strcmp(method, "GET") != 0 && strncmp(target, "/v1/tokens/", 11) != 0) assert_int_equal(status, 403);
+    if (strcmp(method, "GET") != 0 && strncmp(target, "/v1/tokens/", 11) != 0 && status != 403 && status != 401)
+        fail_msg("%s %s: %d", method, target, status); /* 401: what wants a token of another kind, a node's say */
 }
 
 static void a_viewer_of_the_team(void **state) {
