@@ -44,7 +44,7 @@ struct mull_front {
     struct mull_tokens *tokens;
     mull_limit *limit;    /* by token's hash, or by address */
     mull_limit *refusals; /* written into the audit, by user or address */
-    uv_timer_t poll;   /* log followers */
+    uv_timer_t poll;      /* log followers */
     uint64_t submitted, submit_batches, limited, unauthorized;
     uint64_t expired_ms; /* when batches were last looked through */
     uint64_t sealed_ms;  /* when the audit's chain was last asked to go on */
