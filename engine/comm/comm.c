@@ -23,6 +23,7 @@ struct mull_comm {
     mull_transport *t;
     char *dir;       /* where ranks met, */
     mull_meet *meet; /* or over several hosts */
+    bool channel;    /* of another's connections */
     int failed;
     float *parts; /* [world][PIECE] of a reduction */
     float *wide;  /* [2][PIECE]: sum and summand of bf16 */
@@ -141,6 +142,25 @@ int mull_comm_create(const mull_comm_opts *o, mull_comm **out, mull_error *err) 
     return rc;
 }
 
+int mull_comm_channel(const mull_comm *c, mull_comm **out, mull_error *err) {
+    *out = NULL;
+    if (!c || c->world == 1) return MULL_OK;
+    mull_comm *d = calloc(1, sizeof *d);
+    if (!d) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    d->rank = c->rank;
+    d->world = c->world;
+    d->channel = true;
+    d->parts = malloc((size_t)c->world * PIECE * sizeof *d->parts);
+    d->wide = malloc(2 * PIECE * sizeof *d->wide);
+    int rc = d->parts && d->wide ? mull__transport_channel(c->t, &d->t, err)
+                                 : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    if (rc)
+        mull_comm_destroy(d);
+    else
+        *out = d;
+    return rc;
+}
+
 /* A rank that closes its connections while another still reads the last answer from them can make the system throw that
  * answer away. So each leaves a mark, and nobody closes before all have; a rank that was killed is waited for a while.
  */
@@ -182,7 +202,7 @@ static void say_goodbye(const mull_comm *c) {
 void mull_comm_destroy(mull_comm *c) {
     if (!c) return;
     if (c->t) {
-        say_goodbye(c);
+        if (!c->channel) say_goodbye(c);
         mull__transport_close(c->t);
     }
     mull__meet_close(c->meet);

@@ -4,7 +4,8 @@
  * and in every run, and a reduced range does not depend on how it was cut. bf16 sums are taken in float32 and rounded
  * once.
  *
- * Every rank makes the same calls with the same sizes, in the same order, from one thread. A call that fails (a rank
+ * Every rank makes the same calls with the same sizes, in the same order, from one thread (a second one may have a
+ * channel of its own). A call that fails (a rank
  * has ended, or did not answer in time) leaves the connections unusable: every later call fails at once, and the run
  * has to end. That is MULL_EIO, which the queue counts as the machine's fault and not the job's.
  *
@@ -48,6 +49,10 @@ int mull_comm_from_env(mull_comm_opts *out, mull_error *err);
 /* Waits for all ranks. */
 int mull_comm_create(const mull_comm_opts *o, mull_comm **out, mull_error *err);
 void mull_comm_destroy(mull_comm *c);
+/* The same ranks once more, for one other thread: what it calls is apart from what c's thread calls, over the same
+ * connections. All ranks make one (at most one) before any uses it, and destroy it before c. When a rank is lost, both
+ * fail. c NULL or of one rank: *out is NULL. */
+int mull_comm_channel(const mull_comm *c, mull_comm **out, mull_error *err);
 /* NULL is one rank alone. */
 int mull_comm_rank(const mull_comm *c);
 int mull_comm_world(const mull_comm *c);

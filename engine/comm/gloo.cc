@@ -94,6 +94,18 @@ extern "C" int mull__transport_open(const mull_transport_place *at, mull_transpo
     }
 }
 
+extern "C" int mull__transport_channel(const mull_transport *t, mull_transport **out, mull_error *err) {
+    *out = nullptr;
+    try {
+        auto c = std::make_unique<mull_transport>(*t);
+        c->slot = uint64_t(1) << 62; /* never reached by counting from 0 */
+        *out = c.release();
+        return MULL_OK;
+    } catch (const std::exception &e) {
+        return mull_fail(err, MULL_ENOMEM, WHAT, "channel", nullptr, "%s", e.what());
+    }
+}
+
 extern "C" void mull__transport_close(mull_transport *t) {
     try {
         delete t;

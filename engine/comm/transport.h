@@ -27,6 +27,8 @@ typedef struct mull_transport_place {
 /* Returns when all ranks are connected. */
 int mull__transport_open(const mull_transport_place *at, mull_transport **out, mull_error *err);
 void mull__transport_close(mull_transport *t);
+/* The same connections for another thread: messages of the two do not mix. One for each transport; closed before it. */
+int mull__transport_channel(const mull_transport *t, mull_transport **out, mull_error *err);
 
 /* Sends bytes [send_at[r], + send_len[r]) of send to each other rank r, and receives recv_len[r] bytes from it at
  * recv_at[r] of recv. The entries of this rank are not looked at. Lengths agree between the ends; 0 is no message. */

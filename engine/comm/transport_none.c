@@ -13,6 +13,12 @@ int mull__transport_open(const mull_transport_place *at, mull_transport **out, m
                      "this build has no library for collectives between %d ranks", at->world);
 }
 
+int mull__transport_channel(const mull_transport *t, mull_transport **out, mull_error *err) {
+    (void)t;
+    *out = NULL;
+    return mull_fail(err, MULL_EINTERNAL, "cannot run several ranks", "", NULL, "there is no transport");
+}
+
 void mull__transport_close(mull_transport *t) {
     (void)t;
 }

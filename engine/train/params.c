@@ -326,7 +326,7 @@ void mull_params_forget(float *at, int64_t n) {
 }
 
 void mull_params_release(const mull_params *p, const mull_param *q) {
-    bool w = p->zero > 2 || (p->zero && p->half), half = p->zero > 2 && p->half;
+    bool w = p->zero > 2 || (p->zero && p->half), half = p->zero > 2 && q->half;
     if (q->at < 0 || q->ndim < 2 || !(w || half)) return;
     int64_t end = q->at + q->count, own[2] = {p->lo < q->at ? q->at : p->lo, p->hi > end ? end : p->hi};
     if (own[0] >= own[1]) own[0] = own[1] = end; /* nothing of it */

@@ -6,6 +6,7 @@
 #include "tests/engine/ranks_util.h"
 
 #include <signal.h>
+#include <sys/time.h>
 #include <time.h>
 
 enum { CASES = 6, ROWS = 40 };
@@ -56,7 +57,9 @@ typedef struct plan {
     int zero, batches, steps, stop_after, kill_after; /* kill_after: rank 1 kills itself in the step after so many */
     int loses;                                        /* rank 1 has so many batches less */
     bool half, lora, tower;
-    double loss[16]; /* only world 1 can bring them back */
+    bool beside;              /* checkpoints after every step, written beside training */
+    int save_every, alarm_us; /* alarm_us: rank 1 dies so long behind kill_after, whatever it does */
+    double loss[16];          /* only world 1 can bring them back */
 } plan;
 
 typedef struct feed {
@@ -69,7 +72,10 @@ typedef struct feed {
 static int feed_next(void *ctx, mull_batch *out, mull_error *err) {
     feed *s = ctx;
     (void)err;
-    if (s->p->kill_after && s->rank == 1 && s->step == s->p->kill_after) raise(SIGKILL);
+    if (s->p->kill_after && s->rank == 1 && s->step == s->p->kill_after) {
+        if (!s->p->alarm_us) raise(SIGKILL);
+        setitimer(ITIMER_REAL, &(struct itimerval){.it_value.tv_usec = s->p->alarm_us}, NULL);
+    }
     *out = s->cases[(s->step * s->p->batches + s->at * s->world + s->rank) % CASES].batch;
     out->last = ++s->at == s->mine;
     if (out->last) s->at = 0, s->step++;
@@ -119,6 +125,8 @@ static int train(mull_comm *c, void *ctx) {
     r.max_grad_norm = 0.5;
     r.loss_norm = MULL_NORM_TOKEN;
     r.freeze_vision = !p->tower;
+    r.async_save = p->beside;
+    r.save_steps = p->save_every;
     char targets[] = "q_proj,v_proj,down_proj";
     if (p->lora) r.lora_rank = 4, r.lora_alpha = 8, r.lora_targets = targets;
     mull_trainer *t = NULL;
@@ -135,7 +143,8 @@ static int train(mull_comm *c, void *ctx) {
     mull_trainer_destroy(t);
     for (int k = 0; k < CASES; k++) mull_grad_case_fini(&s.cases[k]);
     if (rc && rc != MULL_ECANCELLED) mull_error_print(stderr, &err);
-    if (!rc) RANK_CHECK(rank ? !log.steps && !log.checkpoints : log.checkpoints == 1);
+    int saves = p->save_every ? p->steps / p->save_every : 1;
+    if (!rc) RANK_CHECK(rank ? !log.steps && !log.checkpoints : log.checkpoints == saves);
     return -rc;
 }
 
@@ -342,6 +351,85 @@ static void resume(void **state) {
     fixture_fini(&f);
 }
 
+/* All files of a checkpoint, by its list of sums: the same names and bytes. */
+static void same_checkpoint(const char *a, const char *b) {
+    char cmd[300];
+    same_file(a, b, "SHA256SUMS");
+    snprintf(cmd, sizeof cmd, "cd %s && sha256sum --quiet -c SHA256SUMS", a);
+    assert_int_equal(system(cmd), 0);
+    snprintf(cmd, sizeof cmd, "cd %s && sha256sum --quiet -c SHA256SUMS", b);
+    assert_int_equal(system(cmd), 0);
+}
+
+/* Written beside training, each checkpoint has the bytes of one that training waited for. */
+static void saved_beside(void **state) {
+    (void)state;
+    if (!mull_comm_available()) skip();
+    fixture f;
+    fixture_init(&f);
+    for (int i = 0; i < 12; i++) {
+        plan now = plan_of(&f, "now"), beside = plan_of(&f, "beside");
+        now.zero = beside.zero = i % 4;
+        now.half = beside.half = i >= 4;
+        now.lora = beside.lora = i >= 8;
+        now.save_every = beside.save_every = 1;
+        beside.beside = true;
+        go(&now, 2, 0);
+        go(&beside, 2, 0);
+        for (int step = 1; step <= 4; step++) {
+            char x[128], y[128];
+            snprintf(x, sizeof x, "%s/checkpoint-%d", now.out, step);
+            snprintf(y, sizeof y, "%s/checkpoint-%d", beside.out, step);
+            same_checkpoint(x, y);
+        }
+    }
+    fixture_fini(&f);
+}
+
+/* A rank dies somewhere while checkpoints are written beside training: what is there is whole and that of the
+ * undisturbed run, and the run goes on from it to the same end. */
+static void dies_while_saving(void **state) {
+    (void)state;
+    if (!mull_comm_available()) skip();
+    fixture f;
+    fixture_init(&f);
+    plan whole = plan_of(&f, "whole");
+    whole.zero = 2;
+    whole.half = whole.beside = true;
+    whole.save_every = 1;
+    whole.steps = 12;
+    go(&whole, 2, 0);
+    int found = 0;
+    for (int i = 0; i < 8; i++) {
+        plan p = whole;
+        char at[128], x[128];
+        int status[2];
+        snprintf(p.out, sizeof p.out, "%s/dies", f.dir);
+        p.kill_after = 2 + i;
+        p.alarm_us = 200 + 900 * i;
+        start(&p, 2, status);
+        p.kill_after = p.alarm_us = 0;
+        char *s = mull_checkpoint_newest(p.out);
+        if (!s) continue;
+        found++;
+        snprintf(at, sizeof at, "%s", s);
+        free(s);
+        snprintf(x, sizeof x, "%s%s", whole.out, strrchr(at, '/'));
+        same_checkpoint(x, at);
+        if (status[0] == 0) continue; /* it was done before */
+        assert_int_equal(status[0], -MULL_EIO);
+        p.resume = at;
+        snprintf(p.out, sizeof p.out, "%s/rest", f.dir);
+        p.save_every = 0;
+        go(&p, 2, 0);
+        snprintf(at, sizeof at, "%s/checkpoint-12", p.out);
+        snprintf(x, sizeof x, "%s/checkpoint-12", whole.out);
+        same_checkpoint(x, at);
+    }
+    assert_true(found > 1);
+    fixture_fini(&f);
+}
+
 /* Rank 1 is killed in its third step: the others end with an error, without a checkpoint of a broken step. */
 static void a_rank_dies(void **state) {
     (void)state;
@@ -368,6 +456,8 @@ static void a_rank_dies(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_are_equal), cmocka_unit_test(adapters_tower_and_odd_batches),
-        cmocka_unit_test(one_rank_or_two), cmocka_unit_test(resume), cmocka_unit_test(a_rank_dies)};
+        cmocka_unit_test(one_rank_or_two),  cmocka_unit_test(resume),
+        cmocka_unit_test(a_rank_dies),      cmocka_unit_test(saved_beside),
+        cmocka_unit_test(dies_while_saving)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
