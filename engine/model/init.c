@@ -6,6 +6,7 @@
 #include "engine/core/buf.h"
 #include "engine/core/pool.h"
 #include "engine/core/rng.h"
+#include "engine/model/init_centre.h"
 #include "engine/model/init_tokenizer.h"
 #include "engine/model/safetensors_write.h"
 #include "engine/model/weights.h"
@@ -27,15 +28,16 @@ typedef struct preset {
     int vdepth, vhidden, vheads, vffn, full[5];
     double rope_theta; /* 0: Qwen's 1e6 */
     bool words;        /* the tokenizer has merges */
+    double centred;    /* share of blank paper's feature that is taken away (init_centre.h) */
 } preset;
 
 /* vocab 0: as many rows as the tokenizer needs, rounded up to 32. full: block numbers, -1 at the end. */
 static const preset presets[] = {
-    {"tiny", 64, 2, 4, 2, 176, 0, {2, 3, 3}, true, 2, 64, 4, 172, {1, -1}, 0, false},
-    {"demo", 64, 2, 4, 2, 176, 0, {2, 3, 3}, true, 2, 64, 4, 172, {1, -1}, 10, true},
-    {"bench340m", 1024, 12, 8, 2, 2816, 151936, {16, 24, 24}, true, 8, 640, 8, 1712, {3, 7, -1}, 0, false},
-    {"3b", 2048, 36, 16, 2, 11008, 151936, {16, 24, 24}, true, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}, 0, false},
-    {"7b", 3584, 28, 28, 4, 18944, 152064, {16, 24, 24}, false, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}, 0, false},
+    {"tiny", 64, 2, 4, 2, 176, 0, {2, 3, 3}, true, 2, 64, 4, 172, {1, -1}, 0, false, 0},
+    {"demo", 64, 2, 4, 2, 176, 0, {2, 3, 3}, true, 2, 64, 4, 172, {1, -1}, 10, true, 0.9},
+    {"bench340m", 1024, 12, 8, 2, 2816, 151936, {16, 24, 24}, true, 8, 640, 8, 1712, {3, 7, -1}, 0, false, 0},
+    {"3b", 2048, 36, 16, 2, 11008, 151936, {16, 24, 24}, true, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}, 0, false, 0},
+    {"7b", 3584, 28, 28, 4, 18944, 152064, {16, 24, 24}, false, 32, 1280, 16, 3420, {7, 15, 23, 31, -1}, 0, false, 0},
 };
 const mull_preset_name mull_preset_names[] = {
     {"tiny", "a demo and test model: runs in milliseconds, writes noise"},
@@ -285,6 +287,7 @@ int mull_init_checkpoint(const char *name, const char *out, uint64_t seed, const
                                   "Qwen2_5_VLProcessor"),
                         err);
     if (!rc) rc = write_json(out, "config.json", json_incref(config), err);
+    if (!rc && p->centred > 0 && (rc = mull__init_centre(out, p->centred, err))) remove_file(out, "config.json");
     json_decref(config);
     json_decref(generation);
     return rc;

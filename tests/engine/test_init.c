@@ -3,6 +3,7 @@
 #include "tests/engine/load_util.h"
 
 #include "engine/model/init.h"
+#include "engine/model/vision.h"
 #include "engine/model/init_tokenizer.h"
 #include "engine/model/model.h"
 #include "engine/model/weights.h"
@@ -234,6 +235,32 @@ static void test_words(void **state) {
     load_rmdir(dir);
 }
 
+/* The demo's tower says little of blank paper: what it says of a picture is what is drawn there. */
+static void test_paper_says_little(void **state) {
+    (void)state;
+    char *dir = load_mkdir();
+    mull_error err = {0};
+    mull_model *m = NULL;
+    mull_model_opts o = {.weights = MULL_WEIGHT_F32, .threads = 1, .vision_only = true};
+    assert_int_equal(mull_init_checkpoint("demo", dir, 3, NULL, &err), 0);
+    assert_int_equal(mull_model_load(dir, &o, &m, &err), 0);
+    const int64_t grid[3] = {1, 8, 8}, floats = mull_vision_patch_floats(&mull_model_config(m)->vision),
+                  n = 64 * floats, hidden = mull_model_config(m)->hidden;
+    float *patches = malloc((size_t)n * sizeof *patches), *out = malloc((size_t)(16 * hidden) * sizeof *out);
+    double square[2] = {0};
+    for (int drawn = 0; drawn < 2; drawn++) {
+        /* Nearly white in all channels; or dark on one half. */
+        for (int64_t i = 0; i < n; i++) patches[i] = drawn && i < n / 2 ? -1.7f : 1.95f;
+        assert_int_equal(mull_vision_encode(m, patches, grid, out, NULL, &err), 0);
+        for (int64_t i = 0; i < 8 * hidden; i++) square[drawn] += (double)out[i] * (double)out[i];
+    }
+    assert_true(square[0] > 0 && square[1] > 10 * square[0]);
+    free(patches);
+    free(out);
+    mull_model_destroy(m);
+    load_rmdir(dir);
+}
+
 static void test_wrong_arguments(void **state) {
     (void)state;
     char *dir = load_mkdir();
@@ -256,6 +283,7 @@ int main(void) {
         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_given_tokenizer),
         cmocka_unit_test(test_words),
+        cmocka_unit_test(test_paper_says_little),
         cmocka_unit_test(test_wrong_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
