@@ -7,7 +7,8 @@
  * Every rank makes the same calls with the same sizes, in the same order, from one thread (a second one may have a
  * channel of its own). A call that fails (a rank
  * has ended, or did not answer in time) leaves the connections unusable: every later call fails at once, and the run
- * has to end. That is MULL_EIO, which the queue counts as the machine's fault and not the job's.
+ * has to end (the process ignores SIGPIPE, or the loss of a rank may be its end). That is MULL_EIO, which the queue
+ * counts as the machine's fault and not the job's.
  *
  * The transport is Gloo (comm/gloo.cc), a library made for this that needs no launcher: ranks that somebody else
  * started find each other through a folder, or over several hosts through rank 0 (meet.h), and the loss of a peer is an
