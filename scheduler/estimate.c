@@ -1,6 +1,6 @@
-/* Answers to "when?": mull why, mull queue, mull queue --simulate. The scheduler that leads runs the policy forward
- * over a copy of its queue, in a thread of the pool (forecast.h); one that follows has no queue, and answers what the
- * database alone can say. */
+/* Answers to "when?": mull why, mull queue, mull queue --simulate. The policy is run forward over a copy of the queue,
+ * in a thread of the pool (forecast.h): of the leader's own, or of one read for the question by a scheduler that
+ * follows (view.c). Where that fails, the answer is what the database alone can say. */
 #include "scheduler/front.h"
 
 #include "scheduler/forecast.h"
@@ -111,6 +111,7 @@ static void send_with_forecast(mull_front *front, mull_req *req, json_t *answer,
 typedef struct call {
     mull_front *front;
     mull_req *req;
+    json_t *answer; /* so far; of a simulation the item */
     bool why;
 } call;
 
@@ -124,23 +125,37 @@ static bool waits_for_others(const json_t *why) {
     return false;
 }
 
-static void on_answer(const mull_pg_reply *r, void *arg) {
+static void on_view(mull_leader *source, void *arg) {
     call c = *(call *)arg;
     free(arg);
-    if (mull__front_failed(c.req, r)) return;
-    int64_t job = mull_req_route(c.req)->job;
+    mull_forecast *f = source ? mull_leader_snapshot(source) : NULL;
+    send_with_forecast(c.front, c.req, c.answer, f, c.why ? mull_req_route(c.req)->job : 0);
+}
+
+/* What the database says, into c->answer; false: replied with why not. */
+static bool read_answer(call *c, const mull_pg_reply *r) {
+    if (mull__front_failed(c->req, r)) return false;
     if (PQntuples(r->res) < 1 || PQgetisnull(r->res, 0, 0)) {
-        mull_reply_error(c.req, 404, "not_found", "no job %lld", (long long)job);
+        mull_reply_error(c->req, 404, "not_found", "no job %lld", (long long)mull_req_route(c->req)->job);
+        return false;
+    }
+    c->answer = json_loads(PQgetvalue(r->res, 0, 0), 0, NULL);
+    if (!c->answer) mull_reply_error(c->req, 503, "unavailable", "the server is out of memory; try again");
+    return c->answer != NULL;
+}
+
+static void on_answer(const mull_pg_reply *r, void *arg) {
+    call *c = arg;
+    if (!read_answer(c, r)) {
+        free(c);
         return;
     }
-    json_t *answer = json_loads(PQgetvalue(r->res, 0, 0), 0, NULL);
-    if (!answer) {
-        mull_reply_error(c.req, 503, "unavailable", "the server is out of memory; try again");
+    if (c->why ? waits_for_others(c->answer) : mull_req_query(c->req, "next") != NULL) {
+        mull_leader_view(c->front->cfg.leader, on_view, c);
         return;
     }
-    bool wanted = c.why ? waits_for_others(answer) : mull_req_query(c.req, "next") != NULL;
-    mull_forecast *f = wanted ? mull_leader_snapshot(c.front->cfg.leader) : NULL;
-    send_with_forecast(c.front, c.req, answer, f, c.why ? job : 0);
+    mull_reply_json(c->req, 200, c->answer);
+    free(c);
 }
 
 static void ask(mull_front *f, mull_req *req, bool why, const char *sql, int n, const char *const *params) {
@@ -149,7 +164,7 @@ static void ask(mull_front *f, mull_req *req, bool why, const char *sql, int n, 
         mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
         return;
     }
-    *c = (call){f, req, why};
+    *c = (call){f, req, NULL, why};
     mull_pg_query(f->cfg.pg, sql, n, params, on_answer, c);
 }
 
@@ -163,28 +178,36 @@ void mull__queue(mull_front *f, mull_req *req) {
 
 /* ---- what if ---- */
 
-static void on_item(mull_front *front, mull_req *req, const json_t *item) {
-    mull_forecast *f = mull_leader_snapshot(front->cfg.leader);
+static void on_simulated(mull_leader *source, void *arg) {
+    call c = *(call *)arg;
+    free(arg);
     mull_policy_job j;
-    if (!f || !mull_leader_job_of(front->cfg.leader, item, INT64_MAX, &j)) {
-        mull_forecast_free(f);
-        mull_reply_error(req, 503, "unavailable",
-                         "this scheduler does not lead, or is just beginning to: ask the one that leads, or try again");
-        return;
-    }
-    /* A user whom the queue did not know is not in the copy yet. */
-    mull_forecast_free(f);
-    f = mull_leader_snapshot(front->cfg.leader);
+    json_t *item = c.answer;
+    /* The job first: a user whom the queue did not know is then in the copy. */
+    bool known = source && mull_leader_job_of(source, item, INT64_MAX, &j);
+    mull_forecast *f = known ? mull_leader_snapshot(source) : NULL;
     if (!f) {
-        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
+        json_decref(item);
+        mull_reply_error(c.req, 503, "unavailable", "this scheduler could not read the queue; try again");
         return;
     }
     const char *depends = json_string_value(json_object_get(item, "depends"));
     json_t *answer = json_pack("{s:b}", "simulated", 1);
     if ((depends && *depends) || json_is_true(json_object_get(item, "hold")))
         json_object_set_new(answer, "note", json_string("as if it were released and what it comes after had ended"));
+    json_decref(item);
     f->jobs[f->job_count++] = j;
-    send_with_forecast(front, req, answer, f, j.id);
+    send_with_forecast(c.front, c.req, answer, f, j.id);
+}
+
+static void on_item(mull_front *front, mull_req *req, const json_t *item) {
+    call *c = malloc(sizeof *c);
+    if (!c) {
+        mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
+        return;
+    }
+    *c = (call){front, req, json_incref((json_t *)item), false};
+    mull_leader_view(front->cfg.leader, on_simulated, c);
 }
 
 void mull__simulate(mull_front *f, mull_req *req) {

@@ -72,6 +72,10 @@ void mull__lead_copy(mull_leader *l, const char *before, const char *copy, char 
 
 void mull__step_down(mull_leader *l, const char *why) {
     if (l->state == MULL_FOLLOWING) return;
+    if (l->viewing) {
+        mull__view_failed(l, why);
+        return;
+    }
     mull_log(MULL_LOG_WARN, "gives up the lead (term %lld): %s", (long long)l->term, why);
     l->state = MULL_FOLLOWING;
     l->epoch++;
@@ -144,6 +148,7 @@ static void on_tick(uv_timer_t *t) {
         take(l);
         return;
     case MULL_TAKING:
+    case MULL_VIEWING: /* a view has no tick */
         return;
     case MULL_LOADING:
     case MULL_LEADING:
@@ -228,6 +233,7 @@ void mull_leader_close(mull_leader *l, void (*done)(void *arg), void *arg) {
     l->on_closed = done;
     l->on_closed_arg = arg;
     uv_timer_stop(&l->tick);
+    mull__view_close(l->view);
     bool leads = l->state == MULL_LOADING || l->state == MULL_LEADING;
     char *usage = l->state == MULL_LEADING ? mull__usage_text(l) : NULL;
     const char *params[] = {l->term_text, usage};
@@ -250,6 +256,7 @@ void mull_leader_destroy(mull_leader *l) {
     mull_redis_destroy(l->ready_conn);
     mull_queue_fini(&l->queue);
     mull_policy_destroy(l->policy);
+    mull__view_destroy(l->view);
     free(l->reasons);
     free(l);
 }

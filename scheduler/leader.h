@@ -41,9 +41,13 @@ typedef struct mull_leader_stats {
 /* NULL without memory. */
 mull_leader *mull_leader_create(const mull_leader_config *config);
 void mull_leader_get_stats(const mull_leader *l, mull_leader_stats *stats);
-/* A copy of what it knows, to be run forward; the caller frees. NULL when it does not lead, or without memory. */
+/* Calls cb, now or later, with one that knows the queue: this one if it leads, else one read from PostgreSQL, which is
+ * good until cb returns; NULL: it could not be read. */
+typedef void (*mull_leader_view_cb)(mull_leader *source, void *arg);
+void mull_leader_view(mull_leader *l, mull_leader_view_cb cb, void *arg);
+/* A copy of what it knows, to be run forward; the caller frees. NULL when it knows nothing, or without memory. */
 mull_forecast *mull_leader_snapshot(const mull_leader *l);
-/* What mull_submit takes as a pending job of this queue, with this id; false when it does not lead. */
+/* What mull_submit takes as a pending job of this queue, with this id; false when it knows nothing. */
 bool mull_leader_job_of(mull_leader *l, const json_t *item, int64_t id, mull_policy_job *job);
 /* Gives the lead up (best effort) and closes every handle; done is called when nothing is left on the loop. */
 void mull_leader_close(mull_leader *l, void (*done)(void *arg), void *arg);

@@ -1,4 +1,5 @@
-/* What leader.c, dispatch.c, sharing.c, timetable.c, recorder.c and reconcile.c share. Nobody else includes this. */
+/* What leader.c, dispatch.c, sharing.c, timetable.c, recorder.c, reconcile.c and view.c share. Nobody else includes
+ * this. */
 #ifndef MULL_SCHEDULER_LEADER_INTERNAL_H
 #define MULL_SCHEDULER_LEADER_INTERNAL_H
 
@@ -29,12 +30,14 @@ enum {
     MULL_NOMINATED = 64
 };
 
-typedef enum mull_lead_state { MULL_FOLLOWING, MULL_TAKING, MULL_LOADING, MULL_LEADING } mull_lead_state;
+/* VIEWING: of a view, all has been read. */
+typedef enum mull_lead_state { MULL_FOLLOWING, MULL_TAKING, MULL_LOADING, MULL_LEADING, MULL_VIEWING } mull_lead_state;
 
 struct mull_leader {
     mull_leader_config cfg;
     mull_lead_state state;
     bool closing, tried_own;
+    bool viewing; /* it only looks (view.c): nothing is written, nobody is told anything */
     int64_t term;
     uint32_t epoch; /* grows whenever the lead is won or lost */
     char term_text[24];
@@ -88,6 +91,8 @@ struct mull_leader {
     bool reconciling;
     uint64_t nodes_asked, nodes_answered;
     int64_t slice_after; /* pending ids up to here have been read in this round */
+
+    struct mull_view *view; /* view.c; NULL until it is asked for */
 };
 
 /* Context of a query: dropped when the lead has changed hands meanwhile. */
@@ -181,5 +186,12 @@ void mull__lost(mull_leader *l, const int64_t *fences, size_t n, const char *mes
 int32_t mull__min_run_ms(const char *seconds);
 /* Time limits and silent nodes. */
 void mull__check_deadlines(mull_leader *l);
+
+/* view.c. Of a view whose load has ended, so or so. */
+void mull__view_loaded(mull_leader *l);
+void mull__view_failed(mull_leader *l, const char *why);
+/* Tells those who wait that there is nothing; what comes later is thrown away. */
+void mull__view_close(struct mull_view *v);
+void mull__view_destroy(struct mull_view *v);
 
 #endif

@@ -76,7 +76,8 @@ static void cancel_unmeetable(mull_leader *l, const int64_t *ids, size_t n) {
     char *text = n ? array_text(ids, n) : NULL;
     if (!text) return;
     const char *params[] = {l->term_text, text};
-    mull__lead_query(l, "SELECT mull_cancel_unmeetable($1::bigint, $2::bigint[])", 2, params, on_cancelled, NULL);
+    if (!l->viewing)
+        mull__lead_query(l, "SELECT mull_cancel_unmeetable($1::bigint, $2::bigint[])", 2, params, on_cancelled, NULL);
     for (size_t i = 0; i < n; i++) mull_queue_del_job(&l->queue, ids[i]);
     free(text);
 }
@@ -150,7 +151,10 @@ static void on_slice(const mull_pg_reply *r, void *arg) {
             read_slice(l);
             return;
         }
-        read_cursor(l);
+        if (l->viewing)
+            mull__view_loaded(l);
+        else
+            read_cursor(l);
         return;
     }
     mull__kick(l);
@@ -375,6 +379,7 @@ static void sync_attempts(mull_leader *l, const PGresult *res) {
             a->gpus += a->parts[k].gpus;
             a->slots += a->parts[k].slots;
         }
+        if (l->viewing) continue;
         if (!a->started && !a->cancel_requested && !a->gang_stop && !PQgetisnull(res, i, 10) &&
             (a->sent_ms == 0 || now - a->sent_ms >= MULL_RESEND_MS))
             mull__send_start(l, a, PQgetvalue(res, i, 10));

@@ -4,12 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool knows(const mull_leader *l) {
+    return l->state == MULL_LEADING || l->state == MULL_VIEWING;
+}
+
 mull_forecast *mull_leader_snapshot(const mull_leader *l) {
     mull_policy_running *running = NULL;
     mull_policy_place *places = NULL;
     size_t place_count = 0;
     mull_forecast *f = NULL;
-    if (l->state == MULL_LEADING && mull__running_view(l, &running, &places, &place_count))
+    if (knows(l) && mull__running_view(l, &running, &places, &place_count))
         f = mull_forecast_take(&l->queue, running, l->queue.attempt_count, places, place_count, mull__unix_ms());
     free(running);
     free(places);
@@ -20,7 +24,7 @@ bool mull_leader_job_of(mull_leader *l, const json_t *item, int64_t id, mull_pol
     const char *team = json_string_value(json_object_get(item, "team")),
                *user = json_string_value(json_object_get(item, "user"));
     const json_t *array = json_object_get(item, "array"), *labels = json_object_get(item, "labels"), *word;
-    if (l->state != MULL_LEADING || !team || !user) return false;
+    if (!knows(l) || !team || !user) return false;
     char words[16 * MULL_NAME_MAX] = "";
     size_t i;
     json_array_foreach(labels, i, word) {

@@ -23,6 +23,11 @@ BEGIN
     RETURN FOUND;
 END $$;
 
+-- The term of who leads or led last, for those who only read as it does; NULL before the first.
+CREATE FUNCTION mull_leader_term() RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT (SELECT term FROM leader WHERE id = 1)
+$$;
+
 -- An orderly stop hands the lead over at once.
 CREATE FUNCTION mull_leader_release(p_term bigint) RETURNS void LANGUAGE sql AS $$
     UPDATE leader SET expires_at = '-infinity' WHERE id = 1 AND term = $1

@@ -113,6 +113,49 @@ static double seconds_until(const char *when) {
     return (double)mull_sql_int(f.pg, sql);
 }
 
+/* What any front door says while first runs on the only slot, then blue and three of team red wait. */
+static void ask(flow *door, long long blue, const long long *reds) {
+    char target[64];
+    snprintf(target, sizeof target, "/v1/jobs/%lld/why", blue);
+    json_t *j = flow_get(door, target);
+    assert_string_equal(text_of(j, "order"), "fair share");
+    assert_int_equal(json_integer_value(json_object_get(j, "ahead_count")), 0); /* red runs already */
+    assert_in_range((int)seconds_until(text_of(j, "estimated_start")), 560, 605);
+    json_decref(j);
+    snprintf(target, sizeof target, "/v1/jobs/%lld/why", reds[2]);
+    j = flow_get(door, target);
+    assert_int_equal(json_integer_value(json_object_get(j, "ahead_count")), 3);
+    assert_int_equal(json_array_size(json_object_get(j, "ahead")), 3);
+    assert_int_equal(atoll(text_of(json_array_get(json_object_get(j, "ahead"), 0), "id")), blue);
+    assert_in_range((int)seconds_until(text_of(j, "estimated_start")), 4 * 600 - 60, 4 * 600 + 10);
+    json_decref(j);
+    char body[400];
+    int status;
+    snprintf(body, sizeof body,
+             "{\"spec\":{\"kind\":\"generate\",\"model\":\"%s\",\"prompt\":\"x\",\"team\":\"green\"}}", door->model);
+    j = mull_http_json(door->sock, "POST", "/v1/queue/simulate", body, &status);
+    assert_int_equal(status, 200);
+    /* A team that has run nothing comes after blue, which was there before it. */
+    assert_in_range((int)seconds_until(text_of(j, "estimated_start")), 560, 2 * 600 + 10);
+    json_decref(j);
+    snprintf(body, sizeof body, "{\"spec\":{\"kind\":\"generate\",\"model\":\"%s\",\"prompt\":\"x\",\"gpus\":8}}",
+             door->model);
+    j = mull_http_json(door->sock, "POST", "/v1/queue/simulate", body, &status);
+    assert_int_equal(status, 200);
+    assert_true(json_is_null(json_object_get(j, "estimated_start")));
+    json_decref(j);
+    assert_int_equal(mull_http_do(door->sock, "POST", "/v1/queue/simulate", NULL, "{\"kind\":\"generate\"}", NULL),
+                     400);
+    assert_int_equal(mull_sql_int(door->pg, "SELECT count(*) FROM job"), 5); /* nothing was submitted */
+    j = flow_get(door, "/v1/queue?next=1");
+    assert_int_equal(json_array_size(json_object_get(j, "next")), 4);
+    assert_int_equal(atoll(text_of(json_array_get(json_object_get(j, "next"), 0), "id")), blue);
+    json_decref(j);
+    j = flow_get(door, "/v1/queue");
+    assert_null(json_object_get(j, "next"));
+    json_decref(j);
+}
+
 static void why_and_simulate(void **state) {
     (void)state;
     by_hand w;
@@ -126,44 +169,21 @@ static void why_and_simulate(void **state) {
     for (int i = 0; i < 3; i++) reds[i] = flow_submit(&f, ",\"time_limit\":\"10:00\",\"team\":\"red\"");
     blue = flow_submit(&f, ",\"time_limit\":\"10:00\",\"team\":\"blue\"");
     mull_sleep_ms(500);
-    char target[64];
-    snprintf(target, sizeof target, "/v1/jobs/%lld/why", blue);
-    json_t *j = flow_get(&f, target);
-    assert_string_equal(text_of(j, "order"), "fair share");
-    assert_int_equal(json_integer_value(json_object_get(j, "ahead_count")), 0); /* red runs already */
-    assert_in_range((int)seconds_until(text_of(j, "estimated_start")), 560, 605);
-    json_decref(j);
-    snprintf(target, sizeof target, "/v1/jobs/%lld/why", reds[2]);
-    j = flow_get(&f, target);
-    assert_int_equal(json_integer_value(json_object_get(j, "ahead_count")), 3);
-    assert_int_equal(json_array_size(json_object_get(j, "ahead")), 3);
-    assert_int_equal(atoll(text_of(json_array_get(json_object_get(j, "ahead"), 0), "id")), blue);
-    assert_in_range((int)seconds_until(text_of(j, "estimated_start")), 4 * 600 - 60, 4 * 600 + 10);
-    json_decref(j);
-    char body[400];
-    int status;
-    snprintf(body, sizeof body,
-             "{\"spec\":{\"kind\":\"generate\",\"model\":\"%s\",\"prompt\":\"x\",\"team\":\"green\"}}", f.model);
-    j = mull_http_json(f.sock, "POST", "/v1/queue/simulate", body, &status);
-    assert_int_equal(status, 200);
-    /* A team that has run nothing comes after blue, which was there before it. */
-    assert_in_range((int)seconds_until(text_of(j, "estimated_start")), 560, 2 * 600 + 10);
-    json_decref(j);
-    snprintf(body, sizeof body, "{\"spec\":{\"kind\":\"generate\",\"model\":\"%s\",\"prompt\":\"x\",\"gpus\":8}}",
-             f.model);
-    j = mull_http_json(f.sock, "POST", "/v1/queue/simulate", body, &status);
-    assert_int_equal(status, 200);
-    assert_true(json_is_null(json_object_get(j, "estimated_start")));
-    json_decref(j);
-    assert_int_equal(mull_http_do(f.sock, "POST", "/v1/queue/simulate", NULL, "{\"kind\":\"generate\"}", NULL), 400);
-    assert_int_equal(mull_sql_int(f.pg, "SELECT count(*) FROM job"), 5); /* nothing was submitted */
-    j = flow_get(&f, "/v1/queue?next=1");
-    assert_int_equal(json_array_size(json_object_get(j, "next")), 4);
-    assert_int_equal(atoll(text_of(json_array_get(json_object_get(j, "next"), 0), "id")), blue);
-    json_decref(j);
-    j = flow_get(&f, "/v1/queue");
-    assert_null(json_object_get(j, "next"));
-    json_decref(j);
+    ask(&f, blue, reds);
+    /* One that follows reads the queue for the question. */
+    /* What the leader writes down of red's use every half minute, now: until then it is only in its memory. */
+    mull_sql_int(f.pg, "UPDATE team SET used = 1, used_at = clock_timestamp() WHERE name = 'red' RETURNING 1");
+    flow g = f;
+    snprintf(g.sock, sizeof g.sock, "%s/two.sock", f.s.dir);
+    g.scheduler = flow_serve_as(&f, g.sock, "two");
+    assert_true(mull_wait_for(flow_ready, g.sock, 20000));
+    ask(&g, blue, reds);
+    char *metrics;
+    assert_int_equal(mull_http_do(g.sock, "GET", "/metrics", NULL, NULL, &metrics), 200);
+    assert_non_null(strstr(metrics, "\nmull_leader_term 0\n")); /* it has not taken the lead meanwhile */
+    free(metrics);
+    assert_int_equal(mull_sql_int(f.pg, "SELECT count(*) FROM attempt"), 1);
+    assert_int_equal(mull_reap(g.scheduler, SIGTERM), 0);
     flow_stop(&f);
 }
 
