@@ -1,5 +1,6 @@
 /* Writing safetensors: header and data to PATH.tmp, fsync, rename, fsync of the folder. A reader never sees half a
  * file, and after a crash either the old file or the whole new one is there. */
+#include "engine/core/behind.h"
 #include "engine/core/buf.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/safetensors_write.h"
@@ -18,6 +19,7 @@ static const char *const WHAT = "cannot write safetensors";
 struct mull_safetensors_writer {
     int fd;
     char *path, *tmp;
+    mull_behind behind;
     size_t left; /* bytes that the header promises and add has not brought */
 };
 
@@ -50,6 +52,7 @@ static int write_all(mull_safetensors_writer *w, const void *data, size_t len, m
         ssize_t k = write(w->fd, p, len < (1u << 30) ? len : 1u << 30);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) return mull_fail_errno(err, errno, WHAT, w->tmp, "free space or choose another folder");
+        mull_behind_wrote(&w->behind, w->fd, (size_t)k);
         p += k;
         len -= (size_t)k;
     }

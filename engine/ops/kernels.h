@@ -30,9 +30,12 @@ typedef struct mull_ahead {
     int left, row;
     int64_t jump;
 } mull_ahead;
-/* One block of a product whose sum starts from zero: c = or, with add, c += it. a and b as for gemm_f32. */
-typedef void (*mull_gemm_add_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
-                                 mull_ahead next);
+/* What becomes of the sum over a block of k: it is c, it starts from what c holds, or it is taken alone and added to c.
+ */
+typedef enum mull_sum { MULL_SUM_NEW, MULL_SUM_GOES_ON, MULL_SUM_ADDED } mull_sum;
+/* A block of a product of many rows; a and b as for gemm_f32, b is in a cache. */
+typedef void (*mull_gemm_many_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc,
+                                  mull_sum sum, mull_ahead next);
 /* Two panels, next elements apart, for few rows (mr <= pair): c is [2][mr][32]. */
 typedef void (*mull_pair_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c,
                                   int first);
@@ -57,7 +60,7 @@ typedef struct mull_kernels {
     int mr_i8;
     mull_gemm_f32_fn gemm_f32;
     mull_gemm_bf16_fn gemm_bf16;
-    mull_gemm_add_fn gemm_add;
+    mull_gemm_many_fn gemm_many;
     /* Rows of k floats, lds apart, to [k][rows]. */
     void (*left)(int rows, int64_t k, const float *src, int64_t lds, float *to);
     /* A panel [k][32] from rows <= 32 rows of k floats, lds apart; lanes of no row keep what they hold. */

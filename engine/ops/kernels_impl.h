@@ -62,12 +62,12 @@ MULL_INLINE void fetch(mull_ahead *a, int *place) {
     a->line += last ? (uintptr_t)a->jump : 64;
     *place = last ? 0 : *place;
 }
-/* The sum of the block alone, then into c: its lines are fetched while the sum is taken. */
-MULL_INLINE void gemm_add_mr(const int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
-                             mull_ahead next) {
+/* The lines of c are fetched while the sum is taken. */
+MULL_INLINE void gemm_many_mr(const int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc,
+                              mull_sum sum, mull_ahead next) {
     vf acc[MULL_MR][NV];
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
-        acc[i][v] = (vf){0};
+        acc[i][v] = sum == MULL_SUM_GOES_ON ? v_load(c + i * ldc + v * MULL_VL) : (vf){0};
     int place = 0;
     float *line = c;
     for (int64_t k0 = 0; k0 < k; k0 += MULL_AHEAD_K) {
@@ -79,6 +79,7 @@ MULL_INLINE void gemm_add_mr(const int mr, int64_t k, const float *a, const floa
             line += ldc;
         }
         for (int64_t kk = k0; kk < end; kk++) {
+            ahead(a + kk * mr, 1024); /* rows come from further away than b: a block of theirs is used a few times only */
             vf bv[NV];
             _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) bv[v] = v_load(b + kk * MULL_NR + v * MULL_VL);
             _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
@@ -89,7 +90,7 @@ MULL_INLINE void gemm_add_mr(const int mr, int64_t k, const float *a, const floa
     }
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {
         float *to = c + i * ldc + v * MULL_VL;
-        v_store(to, add ? v_load(to) + acc[i][v] : acc[i][v]);
+        v_store(to, sum == MULL_SUM_ADDED ? v_load(to) + acc[i][v] : acc[i][v]);
     }
 }
 /* GEMM_BODY by pairs of k; each accumulator still takes one product after the other. */
@@ -162,11 +163,11 @@ static void gemm_f32(int mr, int64_t k, const float *a, const float *b, float *c
     SWITCH(CALL)
 #undef CALL
 }
-static void gemm_add(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add,
-                     mull_ahead next) {
+static void gemm_many(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, mull_sum sum,
+                      mull_ahead next) {
 #define CALL(n)                                                                                                        \
     case n:                                                                                                            \
-        gemm_add_mr(n, k, a, b, c, ldc, add, next);                                                                    \
+        gemm_many_mr(n, k, a, b, c, ldc, sum, next);                                                                   \
         break;
     SWITCH(CALL)
 #undef CALL
@@ -546,7 +547,7 @@ const mull_kernels MULL_TABLE = {
     .mr_i8 = MULL_MR_I8,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
-    .gemm_add = gemm_add,
+    .gemm_many = gemm_many,
     .left = left,
     .panel = panel,
     .pair = MULL_PAIR,

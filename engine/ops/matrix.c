@@ -279,6 +279,25 @@ static void pair_panels(const job *j, int64_t p, float *tile) {
     store_tile(j, tile + j->m * MULL_NR, (int)j->m, 0, (p + 1) * MULL_NR);
 }
 
+/* What many rows fetch while a block of a panel is multiplied: a share of the next block's weights, or with the last
+ * block the lines that the results of these rows go to. */
+static mull_ahead lines_ahead(const job *j, int64_t p, int64_t kb, int64_t b, int rows, int64_t blocks) {
+    const mull_matrix *w = j->w;
+    int64_t left = w->kp - kb - MULL_KC, bytes = (int64_t)w->panel_bytes / w->kp;
+    if (left > 0) {
+        int64_t n = (left < MULL_KC ? left : MULL_KC) * bytes / 64, share = (n + blocks - 1) / blocks, at = b * share;
+        const char *next = (const char *)w->data + (size_t)p * w->panel_bytes + (size_t)((kb + MULL_KC) * bytes);
+        return (mull_ahead){.line = (uintptr_t)next + (uintptr_t)(at * 64),
+                            .left = (int)(n - at < share ? n - at : share),
+                            .row = (int)n};
+    }
+    int64_t width = w->n - p * MULL_NR < MULL_NR / 2 ? 1 : 2;
+    return (mull_ahead){.line = (uintptr_t)(j->y + b * j->kn->mr * j->ldy + p * MULL_NR),
+                        .left = (int)(rows * width),
+                        .row = (int)width,
+                        .jump = j->ldy * (int64_t)sizeof *j->y - (width - 1) * 64};
+}
+
 /* All rows of the slab against panels [p0, p1). bf16 weights are widened in the kernel, or, when WIDEN_BLOCKS blocks of
  * rows or more would repeat that work, once per block of the panel: exact either way, so the bits are the same. */
 enum { WIDEN_BLOCKS = 3 };
@@ -308,7 +327,11 @@ static void float_task(void *ctx, int part, int parts) {
                 float *c = tile + b * mr * MULL_NR;
                 if (dot)
                     kn->gemm_dot(rows, kc, (const uint16_t *)j->a + at, bh, c, MULL_NR, kb == 0);
-                else if (f32 || widen)
+                else if (widen || (f32 && j->m > (WIDEN_BLOCKS - 1) * mr))
+                    kn->gemm_many(rows, kc, (const float *)j->a + at, bf, c, MULL_NR,
+                                  kb == 0 ? MULL_SUM_NEW : MULL_SUM_GOES_ON,
+                                  lines_ahead(j, p, kb, b, rows, (j->m + mr - 1) / mr));
+                else if (f32)
                     kn->gemm_f32(rows, kc, (const float *)j->a + at, bf, c, MULL_NR, kb == 0);
                 else
                     kn->gemm_bf16(rows, kc, (const float *)j->a + at, bh, c, MULL_NR, kb == 0);

@@ -1,5 +1,6 @@
 /* The optimiser's file and the state of a run; the format is in checkpoint.h. Reading treats the file as foreign:
  * names, places and lengths are checked against the parameters before a value is taken. */
+#include "engine/core/behind.h"
 #include "engine/core/buf.h"
 #include "engine/model/safetensors.h"
 #include "engine/train/checkpoint_internal.h"
@@ -34,6 +35,7 @@ static bool overlap(const mull_param *q, int64_t lo, int64_t hi, int64_t *from, 
 /* ---- writing */
 typedef struct writer {
     FILE *f;
+    mull_behind behind;
     ZSTD_CCtx *z;
     char *buf;
     size_t cap;
@@ -50,6 +52,7 @@ static int put(writer *w, const void *data, size_t len, ZSTD_EndDirective mode) 
             return mull_fail(w->err, MULL_EINTERNAL, SAVE, w->path, NULL, "zstd: %s", ZSTD_getErrorName(left));
         if (out.pos && fwrite(w->buf, 1, out.pos, w->f) != out.pos)
             return mull_fail_errno(w->err, errno, SAVE, w->path, "free space; earlier checkpoints are whole");
+        mull_behind_wrote(&w->behind, fileno(w->f), out.pos); /* what stdio still holds comes with the next */
         if (mode == ZSTD_e_end ? left == 0 : in.pos == in.size) return MULL_OK;
     }
 }

@@ -10,7 +10,8 @@
 #include <sys/mman.h>
 
 static const char *const WHAT = "cannot prepare training";
-enum { LOGIT_FLOATS = 32 << 20, LOGIT_ROWS_MIN = 12 }; /* 128 MB of logits at a time, but no fewer rows */
+/* 256 MB of logits at a time (a chunk reads the head three times), but no fewer rows. */
+enum { LOGIT_FLOATS = 64 << 20, LOGIT_ROWS_MIN = 12 };
 
 static int64_t most(int64_t a, int64_t b) {
     return a > b ? a : b;

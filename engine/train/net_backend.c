@@ -16,7 +16,7 @@ void mull_net_zero_grad(mull_net *n) {
     if (n->backend)
         n->backend->zero_grad(n->dev);
     else
-        mull_params_zero_grad(n->params);
+        mull_params_zero_grad(n->pool, n->params);
 }
 
 int mull_net_update(mull_net *n, const mull_optim_opts *o, int64_t step, double scale, int64_t *applied,

@@ -268,11 +268,15 @@ mull_param *mull_params_find(const mull_params *p, const char *name) {
     return NULL;
 }
 
-void mull_params_zero_grad(mull_params *p) {
-    if (p->sum) /* g is zero between micro-batches then */
-        memset(p->sum, 0, (size_t)(p->hi - p->lo) * sizeof *p->sum);
-    else
-        memset(p->g, 0, (size_t)p->trained * sizeof *p->g);
+static void zero_task(void *ctx, int part, int parts) {
+    mull_params *p = ctx;
+    int64_t n = p->sum ? p->hi - p->lo : p->trained, from = n * part / parts, to = n * (part + 1) / parts;
+    /* With sums, g is zero between micro-batches. */
+    memset((p->sum ? p->sum : p->g) + from, 0, (size_t)(to - from) * sizeof(float));
+}
+
+void mull_params_zero_grad(mull_pool *pool, mull_params *p) {
+    mull_pool_run(pool, zero_task, p, MULL_PIECES);
 }
 
 /* ---- ranges */

@@ -66,7 +66,7 @@ int mull_params_load(const char *dir, const mull_config *c, const mull_params_op
 void mull_params_fini(mull_params *p);
 /* NULL when there is no such tensor. */
 mull_param *mull_params_find(const mull_params *p, const char *name);
-void mull_params_zero_grad(mull_params *p);
+void mull_params_zero_grad(mull_pool *pool, mull_params *p);
 /* half from w again, after an update: of what this rank owns. */
 void mull_params_round(mull_pool *pool, mull_params *p);
 

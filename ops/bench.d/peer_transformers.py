@@ -2,13 +2,17 @@
 
 Reads one request a line on stdin and answers each with one JSON line on stdout:
     decode|prefill|vision f32|bf16      {"value": tokens or patches a second}
+    train f32|bf16                      {"value": tokens a second, "peak_bytes": of this process}
     preprocess FILE                     {"value": images a second}
 The work is that of `mull-engine bench`: decode 64 tokens after 128, prefill 512 tokens with logits for the last alone,
 one medium of 1 x 32 x 32 patches. Decoding calls the model directly with a cache: model.generate would add its own
-overhead, and the comparison should be with the model at its best. Every value is the median of 3 after one warm-up, for images
+overhead, and the comparison should be with the model at its best. A training step is forward, backward, clipping by the
+global norm and the fused AdamW over 384 tokens, the vision tower frozen; its memory is this process's peak, so it wants
+one of its own. Every value is the median of 3 after one warm-up, for images
 of 100.
 """
 import json
+import resource
 import statistics
 import sys
 import time
@@ -19,7 +23,7 @@ import transformers
 from PIL import Image
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-CONTEXT, TOKENS, PREFILL, GRID, REPEAT = 128, 64, 512, (1, 32, 32), 3
+CONTEXT, TOKENS, PREFILL, TRAIN, GRID, REPEAT = 128, 64, 512, 384, (1, 32, 32), 3
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
@@ -39,7 +43,7 @@ def middle(work, repeat=REPEAT):
 
 class Peer:
     def __init__(self, path):
-        self.path, self.models = path, {}
+        self.path, self.models, self.trained = path, {}, None
 
     def model(self, name):
         if name not in self.models:
@@ -94,6 +98,24 @@ class Peer:
 
         return count / middle(work)
 
+    def train(self, name):
+        if self.trained is None:
+            model = self.model(name).train()
+            model.model.visual.requires_grad_(False)
+            weights = [p for p in model.parameters() if p.requires_grad]
+            self.trained = model, weights, torch.optim.AdamW(weights, lr=1e-6, weight_decay=0, fused=True)
+        model, weights, optimizer = self.trained
+        ids = self.ids(model, TRAIN)
+        position = torch.arange(TRAIN).view(1, 1, -1).expand(3, 1, -1)
+
+        def work():
+            model(input_ids=ids, position_ids=position, labels=ids, use_cache=False).loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 5.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return TRAIN / middle(work)
+
     def preprocess(self, path):
         def work():
             self.patches(path)  # and returns nothing: the seconds are taken outside
@@ -124,8 +146,10 @@ def main():
     print(json.dumps(versions), file=out, flush=True)
     for line in sys.stdin:
         what, argument = line.rstrip("\n").split(" ", 1)
-        with torch.inference_mode():
-            print(json.dumps({"value": getattr(peer, what)(argument)}), file=out, flush=True)
+        with torch.inference_mode(what != "train"):
+            value = getattr(peer, what)(argument)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"value": value, "peak_bytes": peak}), file=out, flush=True)
 
 
 if __name__ == "__main__":
