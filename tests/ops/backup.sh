@@ -36,7 +36,7 @@ mull submit generate --model "$dir/model" --prompt lost >/dev/null # 5: after th
 
 # The machine is lost: everything is killed at once, the state is gone.
 pids=$(cat "$dir"/a/pid/* | cut -d' ' -f1)
-engines=$(for p in $pids; do ps -o pid= --ppid "$p" 2>/dev/null; done)
+engines=$(for p in $pids; do ps -o pid= --ppid "$p" 2>/dev/null || true; done)
 # shellcheck disable=SC2086 # words
 kill -KILL $(cut -d' ' -f1 "$dir/a/pid/supervisor") $pids $engines 2>/dev/null || true
 sleep 1
