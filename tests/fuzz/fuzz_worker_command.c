@@ -35,6 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!w) abort();
     memset(w, 0, sizeof *w);
     w->cfg.node = "node";
+    w->cfg.address = "host";
     strcpy(w->boot, "00000000000000000000000000000000");
     w->draining = true;
     snprintf(spool, sizeof spool, "/tmp/mull-fuzz-%d.spool", (int)getpid());
