@@ -73,8 +73,8 @@ static void on_checked(const mull_diags *diags, void *arg) {
                             hours,
                             json_string_value(json_object_get(c->body, "input_file_id")),
                             meta};
-    mull_pg_query(c->front->cfg.pg, "SELECT * FROM mull_batch_add($1::jsonb, $2, $3, $4, $5::int, $6, $7::jsonb)", 7,
-                  params, on_added, c);
+    mull__query(c->front, mull_req_who(c->req),
+                "SELECT * FROM mull_batch_add($1::jsonb, $2, $3, $4, $5::int, $6, $7::jsonb)", 7, params, on_added, c);
     free(item);
     free(meta);
 }
@@ -210,7 +210,7 @@ void mull__batch_create(mull_front *f, mull_req *req) {
     }
     mull__random_id("batch_", c->id);
     const char *params[] = {json_string_value(json_object_get(body, "input_file_id")), mull_req_who(req)->team};
-    mull_pg_query(f->cfg.pg, "SELECT * FROM mull_file_path($1, $2)", 2, params, on_file, c);
+    mull__query(f, mull_req_who(req), "SELECT * FROM mull_file_path($1, $2)", 2, params, on_file, c);
 }
 
 /* ---- list, cancel, expire */
@@ -247,7 +247,7 @@ void mull__batch_cancel(mull_front *f, mull_req *req) {
     }
     *c = (cancelling){f, req};
     const char *params[] = {mull_req_route(req)->name, mull_req_who(req)->team, mull_req_who(req)->user};
-    mull_pg_query(f->cfg.pg, "SELECT * FROM mull_batch_cancel($1, $2, $3)", 3, params, on_cancelled, c);
+    mull__query(f, mull_req_who(req), "SELECT * FROM mull_batch_cancel($1, $2, $3)", 3, params, on_cancelled, c);
 }
 
 static void on_expired(const mull_pg_reply *r, void *arg) {

@@ -57,9 +57,9 @@ static void on_item(mull_front *f, mull_req *req, const json_t *item) {
                                 json_is_true(json_object_get(body, "no_overlap")) ? "t" : "f"};
         mull_call *c = mull__call_new(f, req);
         if (c)
-            mull_pg_query(f->cfg.pg,
-                          "SELECT * FROM mull_cron_set($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8::boolean)", 8,
-                          params, on_set, c);
+            mull__query(f, mull_req_who(req),
+                        "SELECT * FROM mull_cron_set($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8::boolean)", 8, params,
+                        on_set, c);
     } else {
         mull_reply_error(req, 503, "unavailable", "the server is out of memory; try again");
     }
@@ -111,5 +111,5 @@ void mull__cron_rm(mull_front *f, mull_req *req) {
         return;
     }
     mull_call *c = mull__call_new(f, req);
-    if (c) mull_pg_query(f->cfg.pg, "SELECT mull_cron_rm($1, $2, $3)", 3, params, on_rm, c);
+    if (c) mull__query(f, mull_req_who(req), "SELECT mull_cron_rm($1, $2, $3)", 3, params, on_rm, c);
 }

@@ -170,8 +170,7 @@ static void add_row(struct mull_upload *u) {
     const char *params[] = {
         u->id, who->team[0] ? who->team : "default", who->user, u->purpose, u->filename, bytes, u->path, u->model};
     u->busy = true;
-    mull_pg_query(u->front->cfg.pg, "SELECT mull_file_add($1, $2, $3, $4, $5, $6::bigint, $7, $8)", 8, params, on_added,
-                  u);
+    mull__query(u->front, who, "SELECT mull_file_add($1, $2, $3, $4, $5, $6::bigint, $7, $8)", 8, params, on_added, u);
 }
 
 static void on_work(uv_work_t *w, int status) {
@@ -393,7 +392,7 @@ void mull__file_content(mull_front *f, mull_req *req) {
     d->req = req;
     d->fd = -1;
     const char *params[] = {mull_req_route(req)->name, mull_req_who(req)->team};
-    mull_pg_query(f->cfg.pg, "SELECT path FROM mull_file_path($1, $2)", 2, params, on_path, d);
+    mull__query(f, mull_req_who(req), "SELECT path FROM mull_file_path($1, $2)", 2, params, on_path, d);
 }
 
 /* ---- the rest ---- */
@@ -438,7 +437,7 @@ void mull__file_delete(mull_front *f, mull_req *req) {
     d->req = req;
     snprintf(d->id, sizeof d->id, "%s", mull_req_route(req)->name);
     const char *params[] = {d->id, mull_req_who(req)->team, mull_req_who(req)->user};
-    mull_pg_query(f->cfg.pg, "SELECT * FROM mull_file_delete($1, $2, $3)", 3, params, on_deleted, d);
+    mull__query(f, mull_req_who(req), "SELECT * FROM mull_file_delete($1, $2, $3)", 3, params, on_deleted, d);
 }
 
 void mull__file_list(mull_front *f, mull_req *req) {

@@ -18,7 +18,7 @@ typedef struct mull_follow {
     mull_stream *stream; /* NULL when the peer is gone */
     int64_t job, after_n;
     int64_t after_attempt;
-    char team[64];
+    mull_identity who;
     bool querying, idle, again, ended;
     uint64_t written_ms;
 } follow;
@@ -98,10 +98,10 @@ static void fetch(follow *w) {
     snprintf(attempt, sizeof attempt, "%" PRId64, w->after_attempt);
     snprintf(n, sizeof n, "%" PRId64, w->after_n);
     snprintf(limit, sizeof limit, "%d", PAGE);
-    const char *params[] = {job, w->team, attempt, n, limit};
+    const char *params[] = {job, w->who.team, attempt, n, limit};
     w->querying = true;
     w->again = false;
-    mull_pg_query(w->front->cfg.pg, LOGS_SQL, 5, params, on_page, w);
+    mull__query(w->front, &w->who, LOGS_SQL, 5, params, on_page, w);
 }
 
 static void on_idle(mull_stream *s, void *arg) {
@@ -155,7 +155,7 @@ static void start_follow(mull_front *f, mull_req *req, int64_t attempt, int64_t 
                   .written_ms = uv_now(f->cfg.loop),
                   .again = true,
                   .next = f->followers};
-    snprintf(w->team, sizeof w->team, "%s", mull_req_who(req)->team);
+    w->who = *mull_req_who(req);
     if (f->followers) f->followers->prev = w;
     f->followers = w;
     w->stream = mull_reply_stream(req, "text/event-stream", on_idle, on_close, w);
@@ -216,7 +216,7 @@ void mull__logs(mull_front *f, mull_req *req) {
     snprintf(l, sizeof l, "%" PRId64, limit);
     const char *params[] = {job, mull_req_who(req)->team, a, n, l};
     if (want_follow)
-        mull_pg_query(f->cfg.pg, "SELECT mull_job_state($1::bigint, $2)", 2, params, on_checked, c);
+        mull__query(f, mull_req_who(req), "SELECT mull_job_state($1::bigint, $2)", 2, params, on_checked, c);
     else
-        mull_pg_query(f->cfg.pg, LOGS_SQL, 5, params, on_whole_page, c);
+        mull__query(f, mull_req_who(req), LOGS_SQL, 5, params, on_whole_page, c);
 }

@@ -59,7 +59,20 @@ static void on_json(const mull_pg_reply *r, void *arg) {
     mull_reply(req, 200, "application/json", body, len);
 }
 
+void mull__query(mull_front *f, const mull_identity *who, const char *sql, int n, const char *const *params,
+                 mull_pg_cb cb, void *arg) {
+    if (who->team[0])
+        mull_pg_query_as(f->cfg.teams_pg, who->team, who->user, sql, n, params, cb, arg);
+    else
+        mull_pg_query(f->cfg.pg, sql, n, params, cb, arg);
+}
+
 void mull__answer(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params) {
+    mull_call *c = mull__call_new(f, req);
+    if (c) mull__query(f, mull_req_who(req), sql, n, params, on_json, c);
+}
+
+void mull__answer_all(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params) {
     mull_call *c = mull__call_new(f, req);
     if (c) mull_pg_query(f->cfg.pg, sql, n, params, on_json, c);
 }
@@ -185,10 +198,9 @@ static void action(mull_front *f, mull_req *req, const char *id) {
     const char *params[] = {id, op_of(r->id), who->user, who->team, index};
     mull_call *c = mull__call_new(f, req);
     if (c && r->task >= 0)
-        mull_pg_query(f->cfg.pg, "SELECT * FROM mull_task_action($1::bigint, $5::int, $2, $3, $4)", 5, params,
-                      on_action, c);
+        mull__query(f, who, "SELECT * FROM mull_task_action($1::bigint, $5::int, $2, $3, $4)", 5, params, on_action, c);
     else if (c)
-        mull_pg_query(f->cfg.pg, "SELECT * FROM mull_job_action($1::bigint, $2, $3, $4)", 4, params, on_action, c);
+        mull__query(f, who, "SELECT * FROM mull_job_action($1::bigint, $2, $3, $4)", 4, params, on_action, c);
 }
 
 /* ---- tasks of an array ---- */
@@ -217,7 +229,7 @@ static void find_task(mull_front *f, mull_req *req) {
     snprintf(index, sizeof index, "%d", (int)r->task);
     const char *params[] = {id, index, mull_req_who(req)->team};
     mull_call *c = mull__call_new(f, req);
-    if (c) mull_pg_query(f->cfg.pg, "SELECT mull_task_id($1::bigint, $2::int, $3)", 3, params, on_task, c);
+    if (c) mull__query(f, mull_req_who(req), "SELECT mull_task_id($1::bigint, $2::int, $3)", 3, params, on_task, c);
 }
 
 /* ---- health ---- */
@@ -302,7 +314,7 @@ static void route(mull_front *f, mull_req *req) {
         job_samples(f, req, id);
         break;
     case MULL_ROUTE_NODES:
-        mull__answer(f, req, "SELECT mull_nodes()", 0, NULL);
+        mull__answer_all(f, req, "SELECT mull_nodes()", 0, NULL);
         break;
     case MULL_ROUTE_NODE_DRAIN:
     case MULL_ROUTE_NODE_RESUME:
@@ -327,7 +339,7 @@ static void route(mull_front *f, mull_req *req) {
         mull__node_revoke(f, req);
         break;
     case MULL_ROUTE_MAINTENANCE:
-        mull__answer(f, req, "SELECT mull_maintenance_list()", 0, NULL);
+        mull__answer_all(f, req, "SELECT mull_maintenance_list()", 0, NULL);
         break;
     case MULL_ROUTE_MAINTENANCE_ADD:
         mull__maintenance_add(f, req);
@@ -339,7 +351,7 @@ static void route(mull_front *f, mull_req *req) {
         usage(f, req);
         break;
     case MULL_ROUTE_TEAMS:
-        mull__answer(f, req, "SELECT mull_teams($1)", 1, params + 1);
+        mull__answer_all(f, req, "SELECT mull_teams($1)", 1, params + 1);
         break;
     case MULL_ROUTE_TEAM_SET:
         mull__team_set(f, req);
@@ -503,8 +515,7 @@ static void answered(mull_req *req, int status, void *front) {
     char *text = json_dumps(detail, JSON_COMPACT);
     json_decref(detail);
     if (text)
-        mull_pg_query(f->cfg.pg, "SELECT mull_refused($1, $2::jsonb)", 2, (const char *[]){who->user, text}, NULL,
-                      NULL);
+        mull__query(f, who, "SELECT mull_refused($1, $2::jsonb)", 2, (const char *[]){who->user, text}, NULL, NULL);
     free(text);
 }
 

@@ -12,7 +12,8 @@ typedef struct mull_front mull_front;
 
 typedef struct mull_front_config {
     uv_loop_t *loop;
-    mull_pg *pg;
+    mull_pg *pg;       /* for what admins ask, and for what nobody's team is asked about */
+    mull_pg *teams_pg; /* mull_pg_create_for_teams */
     mull_redis *redis;
     mull_leader *leader;  /* for its counters, and for what it knows of the queue */
     const char *files;    /* folder of uploads, NULL: none are taken */
@@ -75,8 +76,14 @@ bool mull__secret_sum(const char *secret, char out[65]);
 
 /* front.c: replies for a failed statement; true when it failed. */
 bool mull__front_failed(mull_req *req, const mull_pg_reply *r);
+/* A statement with the rights of who asks: row-level security shows a team's people its rows only. All that touches
+ * what belongs to teams goes by here; cfg.pg directly is for the server's own work. */
+void mull__query(mull_front *f, const mull_identity *who, const char *sql, int n, const char *const *params,
+                 mull_pg_cb cb, void *arg);
 /* Replies with the statement's one JSON value, or 404 where it is NULL. */
 void mull__answer(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params);
+/* The same with the server's rights, for what is shown of the whole cluster. */
+void mull__answer_all(mull_front *f, mull_req *req, const char *sql, int n, const char *const *params);
 /* Whether the role of who asks allows the route; false: refused, replied. */
 bool mull__may(mull_req *req);
 /* Tells the leader to look at a job. Best effort, PostgreSQL already has it. */

@@ -83,8 +83,8 @@ static void create(mull_front *f, mull_req *req, json_t *body) {
     }
     snprintf(days, sizeof days, "%d", d ? (int)json_integer_value(d) : 0);
     const char *params[] = {hash, user, team, role, days, note, mull_req_who(req)->user};
-    mull_pg_query(f->cfg.pg, "SELECT * FROM mull_token_create($1, $2, $3, $4, $5::int, $6, $7)", 7, params, on_created,
-                  c);
+    mull__query(f, mull_req_who(req), "SELECT * FROM mull_token_create($1, $2, $3, $4, $5::int, $6, $7)", 7, params,
+                on_created, c);
 }
 
 void mull__token_create(mull_front *f, mull_req *req) {
@@ -124,7 +124,7 @@ void mull__token_revoke(mull_front *f, mull_req *req) {
     snprintf(id, sizeof id, "%lld", (long long)mull_req_route(req)->job);
     const char *params[] = {id, whose(req), mull_req_who(req)->user};
     mull_call *c = mull__call_new(f, req);
-    if (c) mull_pg_query(f->cfg.pg, "SELECT mull_token_revoke($1::bigint, $2, $3)", 3, params, on_revoked, c);
+    if (c) mull__query(f, mull_req_who(req), "SELECT mull_token_revoke($1::bigint, $2, $3)", 3, params, on_revoked, c);
 }
 
 void mull__whoami(mull_req *req) {

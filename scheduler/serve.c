@@ -17,11 +17,11 @@
 #include <unistd.h>
 
 /* Connections of their own for the leader: a page of a long list must not hold up a dispatch. */
-enum { DRAIN_MS = 2000, DRAIN_STEP_MS = 20, FRONT_CONNECTIONS = 4, LEAD_CONNECTIONS = 4 };
+enum { DRAIN_MS = 2000, DRAIN_STEP_MS = 20, FRONT_CONNECTIONS = 4, TEAM_CONNECTIONS = 4, LEAD_CONNECTIONS = 4 };
 
 typedef struct server {
     uv_loop_t loop;
-    mull_pg *pg, *lead_pg;
+    mull_pg *pg, *teams_pg, *lead_pg;
     mull_redis_server redis_server;
     mull_redis *redis;
     mull_http *http;
@@ -47,6 +47,7 @@ static void on_leader_closed(void *arg) {
     mull_deliver_close(s->deliver);
     mull_redis_close(s->redis);
     mull_pg_close(s->pg);
+    mull_pg_close(s->teams_pg);
     mull_pg_close(s->lead_pg);
 }
 
@@ -112,9 +113,10 @@ static int open_listeners(const mull_serve_config *c, opened *list) {
 /* Everything is created before the loop runs, so a failure here has nothing under way to wait for. */
 static int create_parts(server *s, const mull_serve_config *c, const opened *fds) {
     s->pg = mull_pg_create(&s->loop, c->pg, FRONT_CONNECTIONS);
+    s->teams_pg = mull_pg_create_for_teams(&s->loop, c->pg, TEAM_CONNECTIONS);
     s->lead_pg = mull_pg_create(&s->loop, c->pg, LEAD_CONNECTIONS);
     s->redis = mull_redis_create(&s->loop, &s->redis_server, NULL, NULL);
-    if (!s->pg || !s->lead_pg || !s->redis) return -1;
+    if (!s->pg || !s->teams_pg || !s->lead_pg || !s->redis) return -1;
     s->leader = mull_leader_create(&(mull_leader_config){.loop = &s->loop,
                                                          .pg = s->lead_pg,
                                                          .redis = s->redis,
@@ -125,6 +127,7 @@ static int create_parts(server *s, const mull_serve_config *c, const opened *fds
                                                          .arg = s});
     s->front = mull_front_create(&(mull_front_config){.loop = &s->loop,
                                                       .pg = s->pg,
+                                                      .teams_pg = s->teams_pg,
                                                       .redis = s->redis,
                                                       .leader = s->leader,
                                                       .files = c->files,
@@ -200,6 +203,7 @@ int mull_serve(const mull_serve_config *c) {
     uv_run(&s.loop, UV_RUN_DEFAULT);
     /* Late answers first: they still reach the parts that asked. */
     mull_pg_destroy(s.pg);
+    mull_pg_destroy(s.teams_pg);
     mull_pg_destroy(s.lead_pg);
     mull_redis_destroy(s.redis);
     mull_redis_server_fini(&s.redis_server);

@@ -2,8 +2,9 @@
  *
  * Submits that arrive while a batch is being committed wait for the next one, so that one fsync of PostgreSQL serves
  * all of them: throughput grows with load while a lone submit waits for nobody. Nobody is answered before the COMMIT
- * that holds his job. When PostgreSQL refuses a whole batch, its members are tried one by one, so that one strange
- * job cannot fail its neighbours. */
+ * that holds his job. What admins submit and what people of teams submit are batches of two kinds: the latter run with
+ * the rights of each member's team, one after the other in one transaction. When PostgreSQL refuses a whole batch, its
+ * members are tried one by one, so that one strange job cannot fail its neighbours. */
 #include "scheduler/front.h"
 
 #include "scheduler/file_check.h"
@@ -25,21 +26,27 @@ typedef struct submit {
     struct submit *next;
     mull_front *front;
     mull_req *req;
-    json_t *item; /* what mull_submit takes */
+    json_t *item;  /* what mull_submit takes */
+    char team[64]; /* whose rights it has; "": every team's */
     size_t bytes;
     mull_file_check *files;
     mull__spec_next then; /* NULL: into the queue */
 } submit;
 
-struct mull_submits {
+typedef struct lane {
     submit *head, **tail;
     int in_flight;
+} lane;
+
+struct mull_submits {
+    lane cluster, teams;
 };
 
 typedef struct batch {
     mull_front *front;
+    lane *lane;
     size_t n;
-    submit *list[MAX_BATCH];
+    submit *list[MAX_BATCH]; /* by team */
 } batch;
 
 static void submit_free(submit *s) {
@@ -50,7 +57,7 @@ static void submit_free(submit *s) {
 
 /* ---- group commit ---- */
 
-static void flush(mull_front *f);
+static void flush(mull_front *f, lane *q);
 
 static void answer_row(mull_front *f, submit *s, const PGresult *res, int row) {
     if (!PQgetisnull(res, row, 4)) {
@@ -72,7 +79,7 @@ static void commit(mull_front *f, batch *b);
 static void on_committed(const mull_pg_reply *r, void *arg) {
     batch *b = arg;
     mull_front *f = b->front;
-    f->submits->in_flight--;
+    b->lane->in_flight--;
     if (r->status == MULL_PG_OK && PQntuples(r->res) == (int)b->n) {
         for (size_t i = 0; i < b->n; i++) answer_row(f, b->list[i], r->res, (int)i);
     } else if (r->status == MULL_PG_ERROR && b->n > 1) {
@@ -80,7 +87,7 @@ static void on_committed(const mull_pg_reply *r, void *arg) {
         for (size_t i = 0; i < b->n; i++) {
             batch *one = calloc(1, sizeof *one);
             if (one) {
-                *one = (batch){.front = f, .n = 1, .list = {b->list[i]}};
+                *one = (batch){.front = f, .lane = b->lane, .n = 1, .list = {b->list[i]}};
                 commit(f, one);
             } else {
                 mull__front_failed(b->list[i]->req, r);
@@ -93,33 +100,60 @@ static void on_committed(const mull_pg_reply *r, void *arg) {
         for (size_t i = 0; i < b->n; i++) mull__front_failed(b->list[i]->req, r);
     }
     for (size_t i = 0; i < b->n; i++) submit_free(b->list[i]);
+    lane *q = b->lane;
     free(b);
-    flush(f);
+    flush(f, q);
+}
+
+/* [item, …] of a batch, or [{"team", "items"}, …]. */
+static json_t *batch_json(const batch *b, bool by_team) {
+    json_t *all = json_array(), *items = all;
+    for (size_t i = 0; i < b->n; i++) {
+        if (by_team && (i == 0 || strcmp(b->list[i]->team, b->list[i - 1]->team) != 0)) {
+            items = json_array();
+            json_array_append_new(all, json_pack("{s:s, s:o}", "team", b->list[i]->team, "items", items));
+        }
+        json_array_append(items, b->list[i]->item);
+    }
+    return all;
 }
 
 static void commit(mull_front *f, batch *b) {
-    json_t *items = json_array();
-    for (size_t i = 0; i < b->n; i++) json_array_append(items, b->list[i]->item);
-    char *text = json_dumps(items, JSON_COMPACT);
-    json_decref(items);
+    bool by_team = b->lane == &f->submits->teams;
+    json_t *json = batch_json(b, by_team);
+    char *text = json_dumps(json, JSON_COMPACT);
+    json_decref(json);
     const char *params[] = {text ? text : "[]"};
-    f->submits->in_flight++;
+    b->lane->in_flight++;
     f->submit_batches++;
-    mull_pg_query(f->cfg.pg, "SELECT * FROM mull_submit($1::jsonb)", 1, params, on_committed, b);
+    if (by_team)
+        mull_pg_query_as(f->cfg.teams_pg, "", "", "SELECT * FROM mull_submit_teams($1::jsonb)", 1, params, on_committed,
+                         b);
+    else
+        mull_pg_query(f->cfg.pg, "SELECT * FROM mull_submit($1::jsonb)", 1, params, on_committed, b);
     free(text);
 }
 
-static void flush(mull_front *f) {
-    struct mull_submits *q = f->submits;
+/* Behind those of its team, so that these stay in their order. */
+static void add(batch *b, submit *s) {
+    size_t at = b->n;
+    while (at > 0 && strcmp(b->list[at - 1]->team, s->team) > 0) at--;
+    memmove(b->list + at + 1, b->list + at, (b->n - at) * sizeof *b->list);
+    b->list[at] = s;
+    b->n++;
+}
+
+static void flush(mull_front *f, lane *q) {
     while (q->head && q->in_flight < MAX_IN_FLIGHT) {
         batch *b = calloc(1, sizeof *b);
         if (!b) return; /* the next completion tries again */
         b->front = f;
+        b->lane = q;
         for (size_t bytes = 0; q->head && b->n < MAX_BATCH && bytes < MAX_BATCH_BYTES;) {
             submit *s = q->head;
             bytes += s->bytes;
-            b->list[b->n++] = s;
             q->head = s->next;
+            add(b, s);
         }
         if (!q->head) q->tail = &q->head;
         commit(f, b);
@@ -127,11 +161,12 @@ static void flush(mull_front *f) {
 }
 
 static void enqueue(submit *s) {
-    struct mull_submits *q = s->front->submits;
+    struct mull_submits *all = s->front->submits;
+    lane *q = s->team[0] ? &all->teams : &all->cluster;
     s->next = NULL;
     *q->tail = s;
     q->tail = &s->next;
-    flush(s->front);
+    flush(s->front, q);
 }
 
 /* ---- the request ---- */
@@ -149,18 +184,26 @@ static json_t *spec_error(json_t *details) {
 }
 
 struct mull_submits *mull__submits_create(void) {
-    struct mull_submits *q = calloc(1, sizeof *q);
-    if (q) q->tail = &q->head;
-    return q;
+    struct mull_submits *all = calloc(1, sizeof *all);
+    if (!all) return NULL;
+    all->cluster.tail = &all->cluster.head;
+    all->teams.tail = &all->teams.head;
+    return all;
 }
 
-void mull__submits_destroy(struct mull_submits *q) {
-    while (q && q->head) {
+static void lane_empty(lane *q) {
+    while (q->head) {
         submit *s = q->head;
         q->head = s->next;
         submit_free(s);
     }
-    free(q);
+}
+
+void mull__submits_destroy(struct mull_submits *all) {
+    if (!all) return;
+    lane_empty(&all->cluster);
+    lane_empty(&all->teams);
+    free(all);
 }
 
 static json_t *text_or_null(const char *text) {
@@ -288,6 +331,7 @@ void mull__spec_of(mull_front *f, mull_req *req, mull__spec_next next) {
         s->front = f;
         s->req = req;
         s->then = next;
+        memcpy(s->team, mull_req_who(req)->team, sizeof s->team);
         mull_req_body(req, &s->bytes);
     }
     if (s && s->item) s->files = mull_file_check_start(f->cfg.loop, spec, lines, on_files, s);

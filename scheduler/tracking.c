@@ -23,7 +23,7 @@ static void ask(mull_front *f, mull_req *req, const char *missing, const char *s
         return;
     }
     *c = (call){req, missing};
-    mull_pg_query(f->cfg.pg, sql, n, params, cb, c);
+    mull__query(f, mull_req_who(req), sql, n, params, cb, c);
 }
 
 static void not_found(const call *c) {

@@ -224,6 +224,5 @@ void mull__transfer(mull_front *f, mull_req *req) {
     snprintf(job, sizeof job, "%" PRId64, mull_req_route(req)->job);
     snprintf(number, sizeof number, "%" PRId64, fence);
     const char *params[] = {job, who->team, who->node, number};
-    mull_pg_query(f->cfg.pg, "SELECT * FROM mull_transfer_access($1::bigint, $2, $3, $4::bigint)", 4, params, on_access,
-                  t);
+    mull__query(f, who, "SELECT * FROM mull_transfer_access($1::bigint, $2, $3, $4::bigint)", 4, params, on_access, t);
 }

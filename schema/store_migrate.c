@@ -94,8 +94,11 @@ static int check_whole(const PGresult *applied, int have, mull_err *err) {
 }
 
 /* Their bodies are checked when they run: they call each other in any order. Tables that others are using are locked
- * for the triggers, so a deadlock with them is possible; it is tried again then. */
+ * for triggers and policies, so a deadlock with them is possible: who migrates gives up well before the server would
+ * pick a victim among those, and tries again. The last try waits as long as it takes: somebody reads for minutes then.
+ */
 static int make_functions(PGconn *c, mull_err *err) {
+    enum { TRIES = 60 };
     static const char where[] = "schema/functions";
     const char *text[] = {mull_sql_functions};
     PGresult *r = PQexecParams(c, "SELECT count(*) FROM schema_functions WHERE hash = sha256(convert_to($1, 'UTF8'))",
@@ -106,16 +109,20 @@ static int make_functions(PGconn *c, mull_err *err) {
     }
     PQclear(r);
     int rc = 0;
-    for (int tries = 0; tries < 5; tries++) {
-        rc = run(c, "BEGIN; SET LOCAL check_function_bodies = off", where, NULL, err);
+    for (int tries = 0; tries < TRIES; tries++) {
+        rc = run(c,
+                 tries < TRIES - 1 ? "BEGIN; SET LOCAL check_function_bodies = off; SET LOCAL lock_timeout = '300ms'"
+                                   : "BEGIN; SET LOCAL check_function_bodies = off",
+                 where, NULL, err);
         if (!rc) {
             r = PQexec(c, mull_sql_functions);
             const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
-            bool deadlock = state && strcmp(state, "40P01") == 0;
+            bool locked = state && (strcmp(state, "40P01") == 0 || strcmp(state, "55P03") == 0);
             rc = PQresultStatus(r) == PGRES_COMMAND_OK ? 0 : failed(c, where, err);
             PQclear(r);
-            if (deadlock) {
+            if (locked && tries < TRIES - 1) {
                 PQclear(PQexec(c, "ROLLBACK"));
+                nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
                 continue;
             }
         }

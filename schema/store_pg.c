@@ -1,6 +1,7 @@
 /* See store_pg.h. libpq's socket may change while it connects, so the poll handle is made anew whenever its number
  * does; a handle that is given up closes in its own time and owns its memory. One statement is under way on a
- * connection at a time: batching is done in SQL, where it also makes one transaction. */
+ * connection at a time: batching is done in SQL, where it also makes one transaction. Connections of a pool for teams
+ * are always in pipeline mode: who asks and the statement are sent together, and are one transaction up to the sync. */
 #include "schema/store_pg.h"
 
 #include "schema/log.h"
@@ -20,6 +21,7 @@ enum { RETRY_MIN_MS = 50, RETRY_MAX_MS = 1000, CONNECT_MS = 5000, STATEMENT_MS =
 typedef struct query {
     struct query *next;
     char *sql, **params;
+    char *team, *user;  /* NULL: not in a pool for teams */
     char *begin, *data; /* of a COPY: "BEGIN; …; COPY …" and what follows it */
     size_t len;
     int n;
@@ -67,7 +69,7 @@ struct mull_pg {
     query *head, **tail;
     uv_timer_t failer;
     query *failed, **failed_tail;
-    bool closing, complained;
+    bool closing, complained, for_teams;
 };
 
 static void pump(conn *c);
@@ -78,6 +80,8 @@ static void query_free(query *q) {
     for (int i = 0; i < q->n; i++) free(q->params[i]);
     free(q->params);
     free(q->sql);
+    free(q->team);
+    free(q->user);
     free(q->begin);
     free(q->data);
     free(q);
@@ -279,6 +283,10 @@ static void connecting(conn *c) {
     case PGRES_POLLING_OK:
         uv_timer_stop(&c->timer);
         PQsetnonblocking(c->pg, 1);
+        if (c->pool->for_teams && !PQenterPipelineMode(c->pg)) {
+            drop(c);
+            break;
+        }
         PQsetNoticeProcessor(c->pg, ignore_notice, NULL);
         c->state = READY;
         c->wait_ms = RETRY_MIN_MS;
@@ -301,6 +309,10 @@ static void connecting(conn *c) {
 }
 
 /* ---- statements */
+/* Until the end of the transaction. The role last: what a statement of this transaction may do begins there. */
+static const char BECOME[] = "SELECT set_config('mull.team', $1, true), set_config('mull.user', $2, true), "
+                             "set_config('role', 'mull_front', true)";
+
 static bool good(const PGresult *res) {
     ExecStatusType s = PQresultStatus(res);
     return s == PGRES_TUPLES_OK || s == PGRES_COMMAND_OK;
@@ -308,7 +320,10 @@ static bool good(const PGresult *res) {
 
 static bool send_now(conn *c) {
     const query *q = c->now;
-    return PQsendQueryParams(c->pg, q->sql, q->n, NULL, (const char *const *)q->params, NULL, NULL, 0) == 1;
+    const char *who[] = {q->team, q->user};
+    if (c->pool->for_teams && PQsendQueryParams(c->pg, BECOME, 2, NULL, who, NULL, NULL, 0) != 1) return false;
+    return PQsendQueryParams(c->pg, q->sql, q->n, NULL, (const char *const *)q->params, NULL, NULL, 0) == 1 &&
+           (!c->pool->for_teams || PQpipelineSync(c->pg) == 1);
 }
 
 /* After a statement of a transaction with a COPY has ended: sends the next one. 1: it is under way, 0: all have ended
@@ -406,7 +421,10 @@ static void pump(conn *c) {
             }
             continue;
         }
-        if (r) { /* of several the last counts, but no error is passed over; after it comes NULL */
+        bool synced = PQresultStatus(r) == PGRES_PIPELINE_SYNC;
+        if (synced) PQclear(r);
+        if (c->pool->for_teams && !r && PQstatus(c->pg) != CONNECTION_BAD) continue; /* the sync is still to come */
+        if (r && !synced) { /* of several the last counts, but no error is passed over; after it comes NULL */
             if (c->last && !good(c->last)) {
                 PQclear(r);
             } else {
@@ -469,6 +487,7 @@ static query *query_new(const char *sql, int n, const char *const *params, mull_
 }
 
 static void submit(mull_pg *p, query *q) {
+    if (p->for_teams != (q->team != NULL)) abort(); /* with which rights it would run is nothing to guess */
     bool hope = false;
     for (int i = 0; i < p->size; i++)
         hope |= p->conns[i].state == READY || (p->conns[i].state == CONNECTING && !p->complained);
@@ -486,6 +505,13 @@ void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params
     submit(p, query_new(sql, n, params, cb, arg));
 }
 
+void mull_pg_query_as(mull_pg *p, const char *team, const char *user, const char *sql, int n, const char *const *params,
+                      mull_pg_cb cb, void *arg) {
+    query *q = query_new(sql, n, params, cb, arg);
+    if (!(q->team = strdup(team)) || !(q->user = strdup(user))) abort();
+    submit(p, q);
+}
+
 void mull_pg_copy(mull_pg *p, const char *before, const char *copy, char *data, size_t len, const char *sql, int n,
                   const char *const *params, mull_pg_cb cb, void *arg) {
     query *q = query_new(sql, n, params, cb, arg);
@@ -495,13 +521,14 @@ void mull_pg_copy(mull_pg *p, const char *before, const char *copy, char *data, 
     submit(p, q);
 }
 
-mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size) {
+static mull_pg *create(uv_loop_t *loop, const char *conninfo, int size, bool for_teams) {
     mull_pg *p = calloc(1, sizeof *p);
     if (!p || !(p->conninfo = strdup(conninfo))) {
         free(p);
         return NULL;
     }
     p->loop = loop;
+    p->for_teams = for_teams;
     mull__pg_hosts_init(&p->hosts, conninfo);
     p->size = size < 1 ? 1 : size > MULL_PG_CONNECTIONS_MAX ? MULL_PG_CONNECTIONS_MAX : size;
     p->tail = &p->head;
@@ -517,6 +544,13 @@ mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size) {
         begin(c);
     }
     return p;
+}
+
+mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size) {
+    return create(loop, conninfo, size, false);
+}
+mull_pg *mull_pg_create_for_teams(uv_loop_t *loop, const char *conninfo, int size) {
+    return create(loop, conninfo, size, true);
 }
 
 void mull_pg_close(mull_pg *p) {

@@ -32,8 +32,16 @@ enum { MULL_PG_CONNECTIONS_MAX = 16, MULL_PG_QUEUE_MAX = 100000 };
 
 /* size connections, made at once and for ever again. NULL on no memory. */
 mull_pg *mull_pg_create(uv_loop_t *loop, const char *conninfo, int size);
+/* A pool for mull_pg_query_as, and for nothing else: no statement runs there with more rights, and plans that depend on
+ * the role are kept. */
+mull_pg *mull_pg_create_for_teams(uv_loop_t *loop, const char *conninfo, int size);
 /* params are text and are copied. */
 void mull_pg_query(mull_pg *p, const char *sql, int n, const char *const *params, mull_pg_cb cb, void *arg);
+/* For people of one team: the transaction takes the role mull_front and sets mull.team and mull.user before sql, and
+ * row-level security (functions/policies.sql) does the rest; nothing of it is left on the connection. Only on a pool
+ * for teams. */
+void mull_pg_query_as(mull_pg *p, const char *team, const char *user, const char *sql, int n, const char *const *params,
+                      mull_pg_cb cb, void *arg);
 /* The same in a transaction with a COPY before it, on one connection: BEGIN, before (a statement or several, NULL:
  * none), copy ("COPY … FROM STDIN (FORMAT binary)") with the bytes of data, then sql, then COMMIT; ROLLBACK after any
  * error. The callback gets the result of sql after the COMMIT, or the first error. data is malloc'ed and taken. */

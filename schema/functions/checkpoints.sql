@@ -33,8 +33,9 @@ CREATE FUNCTION mull_checkpoint_show(p_id bigint, p_team text) RETURNS jsonb LAN
       FROM checkpoint c JOIN job j ON j.id = c.job WHERE c.id = p_id AND (p_team = '' OR j.team = p_team)
 $$;
 
--- Why this checkpoint should stay, NULL when nothing speaks for it.
-CREATE FUNCTION mull__checkpoint_needed(c checkpoint) RETURNS text LANGUAGE plpgsql STABLE AS $$
+-- Why this checkpoint should stay, NULL when nothing speaks for it. Jobs of other teams may have begun with it.
+CREATE FUNCTION mull__checkpoint_needed(c checkpoint) RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = public, pg_temp AS $$
 DECLARE
     other text;
     best text;
@@ -100,7 +101,8 @@ BEGIN
     RETURN NEXT;
 END $$;
 
-CREATE FUNCTION mull__checkpoint_gone() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION mull__checkpoint_gone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp AS $$
 BEGIN
     PERFORM mull_job_action(x.job, 'cancel', 'scheduler: its checkpoint was removed', '')
        FROM job_follow_child x JOIN job j ON j.id = x.job

@@ -80,7 +80,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION mull__job_followed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION mull__job_followed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp AS $$
 BEGIN
     IF mull__terminal(NEW.state) THEN
         PERFORM mull__follow_settle(f.job) FROM job_follow f WHERE f.source = NEW.id;

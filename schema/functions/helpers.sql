@@ -2,7 +2,8 @@
 --
 -- Every effect that touches more than one row is one call of one of these functions, so one statement is one
 -- transaction. Functions of the leader take its term first and raise SQLSTATE ML001 when that term is no longer
--- current: a paused old leader that wakes up can change nothing. They run with the caller's rights.
+-- current: a paused old leader that wakes up can change nothing. They run with the caller's rights; those few that what a
+-- team's people do (policies.sql) may take beyond their team are SECURITY DEFINER with a search_path of their own.
 --
 -- Naming: mull_X is called by the scheduler, mull__X only by other functions. Each function stands here once; README.md says when they are made again.
 

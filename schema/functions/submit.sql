@@ -161,3 +161,19 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
+
+-- The same for people of several teams, in one transaction: [{"team", "items"}], and ord counts on through all of them. Each
+-- part runs as its team's.
+CREATE FUNCTION mull_submit_teams(p_parts jsonb)
+RETURNS TABLE (ord int, id bigint, state text, created boolean, problem text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    part jsonb;
+    before int := 0;
+BEGIN
+    FOR part IN SELECT * FROM jsonb_array_elements(p_parts) LOOP
+        PERFORM set_config('mull.team', part->>'team', true);
+        RETURN QUERY SELECT before + s.ord, s.id, s.state, s.created, s.problem FROM mull_submit(part->'items') s;
+        before := before + jsonb_array_length(part->'items');
+    END LOOP;
+END $$;

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { CLIENTS = 64, DEVICES = 100 };
+enum { CLIENTS = 64, DEVICES = 100, TEAMS = 8, PAGES = 200, MANY = 1000000 };
 
 static double now(void) {
     struct timespec t;
@@ -35,23 +35,73 @@ typedef struct client {
     size_t got;
 } client;
 
-/* Every client submits, waits for the answer, submits again. Returns submits/s. */
-static double submit_many(flow *f, size_t jobs, double *latency) {
+/* A second front door for people with tokens, who belong to TEAMS teams. */
+typedef struct door {
+    int port;
+    pid_t pid;
+    char token[TEAMS][80];
+} door;
+
+static void door_open(door *d, flow *f) {
+    char listen[64], body[100];
+    d->port = mull_free_port();
+    snprintf(listen, sizeof listen, "tcp:127.0.0.1:%d", d->port);
+    const char *argv[] = {MULL_BIN_DIR "/mull-scheduler",
+                          "serve",
+                          "--pg",
+                          f->pg,
+                          "--redis",
+                          f->s.redis_addr,
+                          "--listen",
+                          listen,
+                          "--rate",
+                          "0",
+                          NULL};
+    d->pid = mull_spawn(f->log, argv);
+    for (int i = 0; i < TEAMS; i++) {
+        int status;
+        snprintf(body, sizeof body, "/v1/teams/team-%d", i);
+        json_decref(mull_http_json(f->sock, "PUT", body, "{}", &status));
+        snprintf(body, sizeof body, "{\"user\":\"bench\",\"team\":\"team-%d\",\"role\":\"member\"}", i);
+        json_t *j = mull_http_json(f->sock, "POST", "/v1/tokens", body, &status);
+        snprintf(d->token[i], sizeof d->token[i], "%s", json_string_value(json_object_get(j, "token")));
+        json_decref(j);
+    }
+    for (int fd = -1, tries = 0; fd < 0 && tries < 500; tries++, mull_sleep_ms(20))
+        if ((fd = mull_dial_tcp(d->port)) >= 0) close(fd);
+    /* Each is asked for once by itself: an address may try 20 unknown tokens at once. */
+    for (int i = 0; i < TEAMS; i++) {
+        int fd = mull_dial_tcp(d->port), n = snprintf(body, sizeof body, "GET /v1/whoami HTTP/1.1\r\nHost: x\r\n");
+        char rest[200];
+        int m = snprintf(rest, sizeof rest, "Authorization: Bearer %s\r\n\r\n", d->token[i]);
+        if (send(fd, body, (size_t)n, MSG_MORE) != n || send(fd, rest, (size_t)m, 0) != m) abort();
+        if (recv(fd, rest, sizeof rest, 0) < 12 || strncmp(rest, "HTTP/1.1 200", 12) != 0) {
+            fprintf(stderr, "whoami: %.100s\n", rest);
+            exit(1);
+        }
+        close(fd);
+    }
+}
+
+/* Every client submits, waits for the answer, submits again. Returns submits/s. d NULL: as the owner, by the socket. */
+static double submit_many(flow *f, const door *d, size_t jobs, double *latency) {
     static client clients[CLIENTS];
-    char body[400], request[700];
+    char body[400], request[CLIENTS][900];
+    size_t len = 0; /* tokens are of one length */
     snprintf(body, sizeof body, "{\"kind\":\"generate\",\"model\":\"%s\",\"prompt\":\"hi\"}", f->model);
-    size_t len =
-        (size_t)snprintf(request, sizeof request, "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
-                         strlen(body), body);
+    for (int i = 0; i < CLIENTS; i++)
+        len = (size_t)snprintf(
+            request[i], sizeof *request, "POST /v1/jobs HTTP/1.1\r\nHost: x\r\n%s%s%sContent-Length: %zu\r\n\r\n%s",
+            d ? "Authorization: Bearer " : "", d ? d->token[i % TEAMS] : "", d ? "\r\n" : "", strlen(body), body);
     struct pollfd p[CLIENTS];
     size_t sent = 0, done = 0;
     double begin = now();
     for (int i = 0; i < CLIENTS; i++) {
-        clients[i] = (client){.fd = mull_dial(f->sock)};
+        clients[i] = (client){.fd = d ? mull_dial_tcp(d->port) : mull_dial(f->sock)};
         p[i] = (struct pollfd){clients[i].fd, POLLIN, 0};
         if (sent++ >= jobs) continue;
         clients[i].from = now();
-        if (send(clients[i].fd, request, len, 0) != (ssize_t)len) abort();
+        if (send(clients[i].fd, request[i], len, 0) != (ssize_t)len) abort();
     }
     while (done < jobs) {
         poll(p, CLIENTS, 1000);
@@ -59,7 +109,10 @@ static double submit_many(flow *f, size_t jobs, double *latency) {
             client *c = &clients[i];
             if (!(p[i].revents & POLLIN)) continue;
             ssize_t k = recv(c->fd, c->in + c->got, sizeof c->in - 1 - c->got, 0);
-            if (k <= 0) abort();
+            if (k <= 0) {
+                fprintf(stderr, "the connection was closed: %s\n", c->in);
+                exit(1);
+            }
             c->got += (size_t)k;
             c->in[c->got] = 0;
             if (!strstr(c->in, "\"}")) continue;
@@ -72,7 +125,7 @@ static double submit_many(flow *f, size_t jobs, double *latency) {
             if (sent >= jobs) continue;
             sent++;
             c->from = now();
-            if (send(c->fd, request, len, 0) != (ssize_t)len) abort();
+            if (send(c->fd, request[i], len, 0) != (ssize_t)len) abort();
         }
     }
     double took = now() - begin;
@@ -295,6 +348,44 @@ static void points(nodes *w, flow *f) {
     drain(w, 1);
 }
 
+/* The time of GET /v1/jobs, 100 jobs a page, with MANY jobs there: for the owner, and for one team of TEAMS. */
+static void pages(flow *f, const char *owner, const door *d) {
+    static const char *const whats[] = {"owner", "team"};
+    char sql[400], head[300], *in = malloc(1 << 20);
+    double took[PAGES];
+    snprintf(
+        sql, sizeof sql,
+        "INSERT INTO job (name, kind, team, \"user\", state, submitted_at) SELECT 'j', 'generate', 'team-' || g %% %d, "
+        "'bench', 'COMPLETED', now() FROM generate_series(1, %d - (SELECT count(*) FROM job)) g; ANALYZE job",
+        TEAMS, MANY);
+    free(mull_sql(owner, sql));
+    for (int who = 0; who < 2; who++) {
+        int n = snprintf(head, sizeof head, "GET /v1/jobs?limit=100 HTTP/1.1\r\nHost: x\r\n%s%s\r\n\r\n",
+                         who ? "Authorization: Bearer " : "X-Nothing: x", who ? d->token[0] : "");
+        int fd = who ? mull_dial_tcp(d->port) : mull_dial(f->sock);
+        for (int i = 0; i < PAGES; i++) {
+            double from = now();
+            if (send(fd, head, (size_t)n, 0) != n) abort();
+            for (size_t got = 0; !got || !strstr(in, "next_cursor");) { /* the last member of the answer */
+                ssize_t k = recv(fd, in + got, (1 << 20) - 1 - got, 0);
+                if (k <= 0) abort();
+                in[got += (size_t)k] = 0;
+            }
+            took[i] = (now() - from) * 1e3;
+            if (strncmp(in, "HTTP/1.1 200", 12) != 0) {
+                fprintf(stderr, "%s\n", in);
+                exit(1);
+            }
+            mull_sleep_ms(1);
+            while (recv(fd, in, 1 << 20, MSG_DONTWAIT) > 0) continue;
+        }
+        close(fd);
+        printf("{\"bench\":\"ps\",\"who\":\"%s\",\"jobs\":%d,\"p50_ms\":%.3g,\"p99_ms\":%.3g,\"target_ms\":20}\n",
+               whats[who], MANY, quantile(took, PAGES, 0.5), quantile(took, PAGES, 0.99));
+    }
+    free(in);
+}
+
 int main(int argc, char **argv) {
     size_t jobs = argc > 1 ? (size_t)atoll(argv[1]) : 20000;
     if (jobs < 1000 || jobs > 10000000) {
@@ -305,21 +396,34 @@ int main(int argc, char **argv) {
     pass(100000, 1000);
     pass(1000000, 1000);
     flow f;
-    flow_start(&f, MULL_DURABLE);
+    char owner[sizeof f.pg]; /* makes the tables; the scheduler runs as the role that serves */
+    flow_prepare(&f, MULL_DURABLE);
+    snprintf(owner, sizeof owner, "%s", f.pg);
+    snprintf(f.pg, sizeof f.pg, "host=%s/pg user=mull_scheduler dbname=t%d", f.s.dir, f.s.databases);
+    flow_serve(&f);
     double *v = calloc(jobs, sizeof *v), *start = calloc(jobs, sizeof *start);
     double cpu = cpu_of(f.scheduler);
-    double rate = submit_many(&f, jobs, v);
+    double rate = submit_many(&f, NULL, jobs, v);
     printf("{\"bench\":\"submit\",\"jobs\":%zu,\"clients\":%d,\"per_s\":%.0f,\"p50_ms\":%.3g,\"p99_ms\":%.3g,"
            "\"scheduler_cpu_s\":%.3g,\"target_per_s\":2000}\n",
            jobs, CLIENTS, rate, quantile(v, jobs, 0.5) * 1e3, quantile(v, jobs, 0.99) * 1e3, cpu_of(f.scheduler) - cpu);
+    door d;
+    door_open(&d, &f);
+    cpu = cpu_of(d.pid);
+    rate = submit_many(&f, &d, jobs, v);
+    printf("{\"bench\":\"submit_by_teams\",\"jobs\":%zu,\"clients\":%d,\"teams\":%d,\"per_s\":%.0f,\"p50_ms\":%.3g,"
+           "\"p99_ms\":"
+           "%.3g,\"scheduler_cpu_s\":%.3g,\"target_per_s\":2000}\n",
+           jobs, CLIENTS, TEAMS, rate, quantile(v, jobs, 0.5) * 1e3, quantile(v, jobs, 0.99) * 1e3,
+           cpu_of(d.pid) - cpu);
     nodes w;
     cpu = cpu_of(f.scheduler);
     double t = now();
     join(&w, &f, 10);
-    double end = work(&w, jobs, NULL);
+    double end = work(&w, 2 * jobs, NULL);
     printf("{\"bench\":\"dispatch\",\"jobs\":%zu,\"nodes\":10,\"slots\":%d,\"per_s\":%.0f,\"scheduler_cpu_s\":%.3g,"
            "\"target_per_s\":5000}\n",
-           jobs, 10 * DEVICES, (double)jobs / (end - t), cpu_of(f.scheduler) - cpu);
+           2 * jobs, 10 * DEVICES, (double)(2 * jobs) / (end - t), cpu_of(f.scheduler) - cpu);
     mull_sleep_ms(3000); /* the ends are recorded */
     /* With capacity free, one at a time: from the answer of the submit to the start at the worker. */
     enum { ALONE = 500 };
@@ -334,6 +438,8 @@ int main(int argc, char **argv) {
     printf("{\"bench\":\"latency\",\"jobs\":%d,\"p50_ms\":%.3g,\"p99_ms\":%.3g,\"target_p99_ms\":10}\n", ALONE,
            quantile(late, ALONE, 0.5), quantile(late, ALONE, 0.99));
     points(&w, &f);
+    pages(&f, owner, &d);
+    mull_reap(d.pid, SIGTERM);
     flow_stop(&f);
     free(v), free(start);
     return 0;
