@@ -271,8 +271,6 @@ static void check_rollouts(reading *rd) {
     if (stale && r->basic_reinforce_mode)
         BAD("basic_reinforce_mode",
             "has no weights that could correct what older weights sampled: set max_staleness: 0");
-    if (r->rollout_mode && !r->freeze_vision && !r->lora_rank)
-        BAD("freeze_vision", "takes True with rollout_mode: disaggregated: policies are published without the tower");
 #undef BAD
     for (size_t i = 0; !r->rollout_mode && r->max_staleness == 0 && i < sizeof IDLE / sizeof *IDLE; i++)
         if (given(rd, IDLE[i]))

@@ -117,6 +117,15 @@ void mull_features_release(mull_features *f, mull_feature *e) {
     }
 }
 
+void mull_features_forget(mull_features *f) {
+    for (mull_feature *o = f->oldest, *next; o; o = next) {
+        next = o->newer;
+        if (o->refs) continue;
+        f->idle_bytes -= o->bytes;
+        drop(f, o);
+    }
+}
+
 int64_t mull_features_encoded(const mull_features *f) {
     return f->encoded;
 }

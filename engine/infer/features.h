@@ -26,6 +26,8 @@ int mull_media_key(const mull_media *media, const mull_vision_config *v, mull_pa
  * the time spent in the tower. */
 int mull_features_get(mull_features *f, const mull_media *media, const mull_page_key *key, mull_feature **out,
                       double *ms, mull_error *err);
+/* Lets go of what nobody uses: the tower has other weights now. Nothing may be in use. */
+void mull_features_forget(mull_features *f);
 void mull_features_release(mull_features *f, mull_feature *e); /* e may be NULL */
 /* Media encoded so far, for tests and figures. */
 int64_t mull_features_encoded(const mull_features *f);

@@ -3,6 +3,7 @@
 #include "engine/model/adopt.h"
 
 #include "engine/model/model_internal.h"
+#include "engine/model/vision.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,6 +91,12 @@ static void layer(adoption *a, int i) {
     matrix(a, &y->down, t, p, (const char *[]){"mlp.down_proj.weight"}, &h, 1, f);
 }
 
+static int done(const adoption *a, mull_error *err) {
+    if (!a->failed) return MULL_OK;
+    return mull_fail(err, MULL_ENOMEM, "cannot use the weights for rollouts", "", "train with bf16: true, or use LoRA",
+                     "the packed weights do not fit into memory");
+}
+
 int mull_model_adopt(mull_model *m, mull_weight_source source, void *ctx, mull_error *err) {
     adoption a = {.m = m, .source = source, .ctx = ctx};
     const mull_config *c = &m->config;
@@ -106,7 +113,50 @@ int mull_model_adopt(mull_model *m, mull_weight_source source, void *ctx, mull_e
                &v, 1, h);
     vectors(&a, &w->norm, "", (const char *[]){"model.norm.weight"}, &h, 1);
     for (int i = 0; !a.failed && i < c->layers; i++) layer(&a, i);
-    if (!a.failed) return MULL_OK;
-    return mull_fail(err, MULL_ENOMEM, "cannot use the weights for rollouts", "", "train with bf16: true, or use LoRA",
-                     "the packed weights do not fit into memory");
+    return done(&a, err);
+}
+
+/* ---- the tower: its packed weights are there since the model was loaded */
+static void tower_matrix(adoption *a, mull_matrix *w, const char *prefix, const char *name, int64_t rows,
+                         int64_t cols) {
+    matrix(a, &w, a->m->type, prefix, &name, &rows, 1, cols);
+}
+
+static void tower_vector(adoption *a, float *x, const char *prefix, const char *name, int64_t count) {
+    vectors(a, &x, prefix, &name, &count, 1);
+}
+
+static void block(adoption *a, int i) {
+    const mull_vision_config *v = &a->m->config.vision;
+    mull_vision_block *y = &a->m->weights.vision.blocks[i];
+    int64_t e = v->hidden, f = v->intermediate;
+    char p[40];
+    snprintf(p, sizeof p, "visual.blocks.%d.", i);
+    tower_vector(a, y->norm1, p, "norm1.weight", e);
+    tower_vector(a, y->norm2, p, "norm2.weight", e);
+    tower_matrix(a, y->qkv, p, "attn.qkv.weight", 3 * e, e);
+    tower_vector(a, y->qkv_bias, p, "attn.qkv.bias", 3 * e);
+    tower_matrix(a, y->proj, p, "attn.proj.weight", e, e);
+    tower_vector(a, y->proj_bias, p, "attn.proj.bias", e);
+    matrix(a, &y->gate_up, a->m->type, p, (const char *[]){"mlp.gate_proj.weight", "mlp.up_proj.weight"},
+           (int64_t[]){f, f}, 2, e);
+    vectors(a, &y->gate_up_bias, p, (const char *[]){"mlp.gate_proj.bias", "mlp.up_proj.bias"}, (int64_t[]){f, f}, 2);
+    tower_matrix(a, y->down, p, "mlp.down_proj.weight", e, f);
+    tower_vector(a, y->down_bias, p, "mlp.down_proj.bias", e);
+}
+
+int mull_model_adopt_tower(mull_model *m, mull_weight_source source, void *ctx, mull_error *err) {
+    static const char MERGER[] = "visual.merger.";
+    adoption a = {.m = m, .source = source, .ctx = ctx};
+    const mull_vision_config *v = &m->config.vision;
+    mull_vision_weights *w = &m->weights.vision;
+    int64_t e = v->hidden, wide = e * v->merge * v->merge, h = v->out_hidden;
+    tower_matrix(&a, w->patch_embed, "", "visual.patch_embed.proj.weight", e, mull_vision_patch_floats(v));
+    for (int i = 0; !a.failed && i < v->depth; i++) block(&a, i);
+    tower_vector(&a, w->ln_q, MERGER, "ln_q.weight", e);
+    tower_matrix(&a, w->merge0, MERGER, "mlp.0.weight", wide, wide);
+    tower_vector(&a, w->merge0_bias, MERGER, "mlp.0.bias", wide);
+    tower_matrix(&a, w->merge2, MERGER, "mlp.2.weight", h, wide);
+    tower_vector(&a, w->merge2_bias, MERGER, "mlp.2.bias", h);
+    return done(&a, err);
 }

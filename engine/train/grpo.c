@@ -24,15 +24,13 @@ static int with_jobs(struct mull__grpo *g, const mull_trainer_opts *o, mull_erro
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "rollout_mode",
                          "use one rank, or let the ranks answer themselves",
                          "rollout jobs answer for a trainer of one rank");
-    g->features = g->own_features = mull_features_create(g->t->tower, 0);
-    return g->features ? mull__intake_create(g, o, err) : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    if (!g->t->trained_tower) g->features = g->own_features = mull_features_create(g->t->tower, 0);
+    return g->features || g->t->trained_tower ? mull__intake_create(g, o, err)
+                                              : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
 }
 
 int mull__grpo_create(mull_trainer *t, const mull_trainer_opts *o, mull_error *err) {
     const mull_recipe *r = t->r;
-    if (!r->freeze_vision)
-        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: True",
-                         "GRPO runs with a frozen vision tower");
     if (!o->tokenizer)
         return mull_fail(err, MULL_EARG, WHAT, "tokenizer", NULL, "completions cannot be read without one");
     if (!(r->temperature > 0))

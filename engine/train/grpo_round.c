@@ -83,6 +83,7 @@ static int hold(struct mull__grpo *g, size_t first, mull_error *err) {
     if (!p) return nomem(err);
     o->held = p;
     const mull_config *c = mull_trainer_config(g->t);
+    if (g->t->trained_tower) return MULL_OK; /* every pass of the trainer encodes with the weights it has then */
     for (size_t i = first; i < o->ngroups; i++) {
         const mull_sample *s = o->groups[i].sample;
         for (size_t k = 0; k < s->nmedia; k++) {

@@ -219,7 +219,8 @@ static int room(struct mull__grpo *g, int64_t rows, mull_error *err) {
 static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum, mull_error *err) {
     mull_trainer *t = g->t;
     const mull_recipe *r = t->r;
-    mull_pack_source source = {held_features, g};
+    mull_tower *tower = t->trained_tower;
+    mull_pack_source source = tower ? t->source : (mull_pack_source){held_features, g};
     mull_grpo_batch b = {.count = p->count,
                          .first = p->first,
                          .length = p->length,
@@ -239,6 +240,7 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
                         .reinforce = r->basic_reinforce_mode,
                         .importance_cap = r->importance_cap,
                         .backward = backward};
+    if (tower) mull_tower_enter(tower);
     int rc = mull_pack_build(&t->pack, mull_trainer_config(t), &p->b, &source, err);
     if (!rc) rc = room(g, p->rows, err);
     if (!rc) rc = mull_net_reserve(t->net, p->b.rows, p->rows, err);
@@ -257,7 +259,9 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
         mull_net_backward(t->net, &t->pack.net);
     else
         mull_net_end(t->net);
-    return MULL_OK;
+    if (tower && backward) rc = mull_tower_backward(tower, &t->pack, &p->b, err);
+    if (tower) mull_tower_leave(tower, backward);
+    return rc;
 }
 
 /* The next pack and its pass. Ranks have different numbers of packs: one that has no more takes part in what the
@@ -268,7 +272,9 @@ static int next(struct mull__grpo *g, size_t *at, size_t end, const double *shar
     rc = mull__grpo_agree(g, rc, p->count > 0, any, err);
     if (rc || !*any) return rc;
     if (p->count) return pass(g, p, share != NULL, sum, err);
+    if (g->t->trained_tower) mull_tower_enter(g->t->trained_tower);
     mull_net_idle(g->t->net, share != NULL);
+    if (g->t->trained_tower) mull_tower_leave(g->t->trained_tower, share != NULL);
     return MULL_OK;
 }
 

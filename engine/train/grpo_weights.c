@@ -75,7 +75,7 @@ const void *mull__grpo_weight(void *ctx, const char *name, mull_dtype *type) {
     }
     if (!borrow(g, 2, w, false)) return NULL;
     /* Norms and biases act in float32 in the trainer too. */
-    if (w->half && w->ndim == 2) {
+    if (w->half && w->ndim >= 2) {
         *type = MULL_BF16;
         return w->half;
     }
@@ -86,6 +86,10 @@ int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
     double start = mull__train_now();
     int rc = g->engine ? mull_infer_forget(g->engine, err) : MULL_OK;
     if (!rc) rc = mull_model_adopt(g->t->tower, mull__grpo_weight, g, err);
+    if (!rc && g->t->trained_tower) {
+        if (g->features) mull_features_forget(g->features);
+        rc = mull_model_adopt_tower(g->t->tower, mull__grpo_weight, g, err);
+    }
     give_back(g);
     rc = mull__grpo_agree(g, rc, false, NULL, err);
     if (!rc) g->stale = false;
@@ -96,9 +100,12 @@ int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
 /* ---- reference */
 /* Length of the part of a name that is one unit of copying: what lies together in a product is in one. */
 static size_t unit(const char *name) {
-    static const char LAYER[] = "model.layers.";
-    size_t n = sizeof LAYER - 1;
-    return strncmp(name, LAYER, n) ? strlen(name) : n + strcspn(name + n, ".") + 1;
+    static const char *const WHOLE[] = {"model.layers.", "visual.blocks."};
+    for (size_t i = 0; i < sizeof WHOLE / sizeof *WHOLE; i++) {
+        size_t n = strlen(WHOLE[i]);
+        if (!strncmp(name, WHOLE[i], n)) return n + strcspn(name + n, ".") + 1;
+    }
+    return strlen(name);
 }
 
 static bool same_unit(const mull_param *a, const mull_param *b) {

@@ -18,7 +18,7 @@ static const char *const PUBLISH = "cannot publish the policy", *const TAKE = "c
 static mull_tensor_info info_of(const mull_param *q) {
     mull_tensor_info t = {.name = q->name, .dtype = MULL_F32, .ndim = q->ndim, .count = q->count, .data = q->w};
     memcpy(t.shape, q->shape, sizeof q->shape);
-    if (q->half && q->ndim == 2 && !q->adapter) {
+    if (q->half && q->ndim >= 2 && !q->adapter) {
         t.dtype = MULL_BF16;
         t.data = q->half;
     }
@@ -193,6 +193,7 @@ int mull_policy_take(mull_policy *p, const mull_exchange *x, int64_t version, co
     if (!rc) rc = mull_safetensors_open(path, &p->now, err);
     if (!rc) rc = check(p, path, err);
     if (!rc) rc = mull_model_adopt(p->model, weights, p, err);
+    if (!rc && mull__trains_tower(p->r)) rc = mull_model_adopt_tower(p->model, weights, p, err);
     mull_safetensors_close(p->now);
     p->now = NULL;
     free(path);

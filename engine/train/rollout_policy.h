@@ -17,8 +17,9 @@ typedef struct mull_policy mull_policy;
 int mull_policy_open(const mull_recipe *r, int threads, mull_policy **out, mull_error *err);
 void mull_policy_close(mull_policy *p);
 mull_model *mull_policy_model(const mull_policy *p);
-/* The language model becomes this version. MULL_EMISSING, or MULL_EFORMAT when the file is not the one that hex names:
- * the version is gone or was written anew, and the model is as it was. Nothing may run over the model meanwhile. */
+/* The model becomes this version, its tower too when that is trained. MULL_EMISSING, or MULL_EFORMAT when the file is
+ * not the one that hex names: the version is gone or was written anew, and the model is as it was. Nothing may run over
+ * the model meanwhile. */
 int mull_policy_take(mull_policy *p, const mull_exchange *x, int64_t version, const char hex[65], mull_error *err);
 
 #endif

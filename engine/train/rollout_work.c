@@ -159,6 +159,7 @@ static int load(worker *w, const mull_want *want) {
     if (w->version == want->version && !strcmp(w->hex, want->policy)) return DID;
     double begun = mull__train_now();
     int rc = w->g.engine ? mull_infer_forget(w->g.engine, err) : MULL_OK;
+    if (!rc && w->g.engine && mull__trains_tower(&w->recipe)) mull_features_forget(mull_infer_features(w->g.engine));
     if (!rc) rc = mull_policy_take(w->policy, &w->x, want->version, want->policy, err);
     w->f->loading += mull__train_now() - begun;
     if (rc == MULL_EMISSING || rc == MULL_EFORMAT) {

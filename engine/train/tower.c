@@ -354,6 +354,6 @@ void mull_tower_enter(mull_tower *t) {
     for (int i = 0; i <= t->v->depth; i++) mull__net_enter(t->n, MULL_PART_BLOCK(t->n->c, i));
 }
 
-void mull_tower_leave(mull_tower *t) {
-    for (int i = 0; i <= t->v->depth; i++) mull__net_leave(t->n, MULL_PART_BLOCK(t->n->c, i), true);
+void mull_tower_leave(mull_tower *t, bool backward) {
+    for (int i = 0; i <= t->v->depth; i++) mull__net_leave(t->n, MULL_PART_BLOCK(t->n->c, i), backward);
 }

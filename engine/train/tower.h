@@ -19,9 +19,9 @@ mull_pack_source mull_tower_source(mull_tower *t);
 /* Gradients of the batch's media from what mull_net_backward left in p's d_features; p was built with vision_gradient.
  * Reasoning images of Stage 1 are targets and stay constants. */
 int mull_tower_backward(mull_tower *t, mull_pack *p, const mull_batch *b, mull_error *err);
-/* Before a batch's features are asked for, and after its backward: all parts of the tower (net.h). Between them a rank
- * may have any number of media, none too. */
+/* Before a batch's features are asked for, and after its backward (or its forward, when there is none): all parts of
+ * the tower (net.h). Between them a rank may have any number of media, none too. */
 void mull_tower_enter(mull_tower *t);
-void mull_tower_leave(mull_tower *t);
+void mull_tower_leave(mull_tower *t, bool backward);
 
 #endif

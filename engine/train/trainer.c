@@ -23,7 +23,7 @@ static const char *text(const char *s) {
 }
 
 /* With adapters the base is frozen, the tower too. */
-static bool trains_tower(const mull_recipe *r) {
+bool mull__trains_tower(const mull_recipe *r) {
     return !r->freeze_vision && !r->lora_rank;
 }
 
@@ -33,16 +33,13 @@ static int unsupported_on(const mull_train_backend *b, const mull_recipe *r, mul
     if (!b) return MULL_OK;
     if (r->kind == MULL_GRPO)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, b->name, TODO, "training with rollouts runs on the CPU only");
-    if (trains_tower(r))
+    if (mull__trains_tower(r))
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true, or use --device cpu",
                          "the vision tower is trained on the CPU only");
     return MULL_OK;
 }
 
 static int unsupported(const mull_recipe *r, mull_error *err) {
-    if (!r->freeze_vision && r->kind == MULL_GRPO)
-        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true",
-                         "rollouts need a frozen vision tower");
     if (r->lora_dropout > 0)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "lora_dropout", "set lora_dropout: 0", "there is no dropout");
     return MULL_OK;
@@ -52,7 +49,7 @@ static mull_params_opts params_opts(const mull_recipe *r) {
     return (mull_params_opts){.freeze = r->freeze,
                               .moments = true,
                               .half = r->bf16,
-                              .vision = trains_tower(r),
+                              .vision = mull__trains_tower(r),
                               .lora_rank = r->lora_rank,
                               .lora_targets = r->lora_targets,
                               .seed = (uint64_t)r->seed};
@@ -75,7 +72,7 @@ void mull_trainer_set_steps(mull_trainer *t, int64_t steps) {
 
 static int open_source(mull_trainer *t, const mull_trainer_opts *o, mull_weight_type weights, mull_error *err) {
     t->source = mull_pack_tower(t->tower);
-    if (trains_tower(t->r)) {
+    if (mull__trains_tower(t->r)) {
         int rc = mull_tower_create(t->net, &t->trained_tower, err);
         if (rc) return rc;
         t->source = mull_tower_source(t->trained_tower);
@@ -193,7 +190,7 @@ static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, m
     if (!rc) rc = mull_net_status(t->net, err);
     if (!rc && t->trained_tower) {
         rc = mull_tower_backward(t->trained_tower, &t->pack, b, err);
-        mull_tower_leave(t->trained_tower);
+        mull_tower_leave(t->trained_tower, true);
     }
     st->tokens += b->rows;
     *work += mull__train_flops(t, b->rows, loss_rows, causal_pairs(b->nseq, b->cu));
@@ -204,7 +201,7 @@ static int one_batch(mull_trainer *t, const mull_batch *b, mull_loss_sum *sum, m
 static void idle(mull_trainer *t) {
     if (t->trained_tower) mull_tower_enter(t->trained_tower);
     mull_net_idle(t->net, true);
-    if (t->trained_tower) mull_tower_leave(t->trained_tower);
+    if (t->trained_tower) mull_tower_leave(t->trained_tower, true);
 }
 
 /* A spike: more than six deviations, and half again, above the running mean of some thirty steps. */
@@ -384,7 +381,7 @@ int mull_trainer_plan(const mull_recipe *r, const mull_config *c, int64_t rows, 
         out->parameters += count;
         if (!strncmp(s[i].name, "visual.", 7)) {
             out->tower += (size_t)count * (r->bf16 ? 2 : 4);
-            if (!trains_tower(r)) continue;
+            if (!mull__trains_tower(r)) continue;
         }
         language += count;
         if (count > part) part = count;

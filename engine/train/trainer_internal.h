@@ -26,6 +26,8 @@ struct mull_trainer {
     struct mull__saver *saver; /* NULL until it is needed */
 };
 
+/* Without freeze_vision; with adapters the tower is frozen as the rest is. */
+bool mull__trains_tower(const mull_recipe *r);
 /* Floating-point operations of forward and backward: the products of rows tokens, the head for loss_rows of them, and
  * attention over so many pairs of a query and a key. */
 double mull__train_flops(const mull_trainer *t, int64_t rows, int64_t loss_rows, double pairs);

@@ -147,6 +147,74 @@ static void adapters(void **state) {
     remove_tree(f.dir);
 }
 
+/* The tower is trained too: rollouts see what its last step made of it, the reference keeps the first one, and packing
+ * and interruptions change nothing. */
+static void trained_tower(void **state) {
+    (void)state;
+    if (!MULL_HAVE_MEDIA) skip();
+    fixture f;
+    fixture_init(&f);
+    static run a, b;
+    mull_error err;
+    char whole[96], broken[96];
+    out_of(&f, "whole", whole);
+    out_of(&f, "broken", broken);
+    static const char *const HOW[] = {"bf16=False", "bf16=True", "num_iterations=2", "grpo_tokens=all",
+                                      "freeze=visual.blocks.*.mlp.gate_proj.*,model.layers.*"};
+    for (size_t i = 0; i < sizeof HOW / sizeof *HOW; i++) {
+        const char *const *sets =
+            SETS(HOW[i], "freeze_vision=False", "max_steps=6", "learning_rate=0.01", "lr_scheduler_type=constant");
+        bool half = i == 1, inner = i == 2;
+        remove_tree(whole);
+        remove_tree(broken);
+        good(&f, whole, 2, &a, sets);
+        assert_int_equal(a.n, 6);
+        for (int k = 0; k < a.n; k++) {
+            if (inner && k % 2) continue; /* against weights that have moved on */
+            assert_true(a.f[k].mismatch >= 0 && a.f[k].mismatch_max <= (half ? 0.1 : 1e-4));
+        }
+        assert_true(fabs(a.f[0].kl) <= 1e-9 && a.f[5].kl > 1e-7);
+        b = (run){.stop_after = 3};
+        assert_int_equal(train(&f, broken, 1, true, &b, &err, sets), MULL_ECANCELLED);
+        b = (run){0};
+        assert_int_equal(train(&f, broken, 2, true, &b, &err, sets), 0);
+        same_run(whole, broken, 6, inner ? 3 : 6);
+    }
+    /* What moved: the tower, unlike with a frozen one. */
+    for (int frozen = 0; frozen < 2; frozen++) {
+        char path[128];
+        mull_config c;
+        mull_params p, q;
+        mull_params_opts o = {.vision = true};
+        good(&f, whole, 2, &a, SETS(frozen ? "freeze_vision=True" : "freeze_vision=False", "no_ref_model=True"));
+        snprintf(path, sizeof path, "%s/checkpoint-4", whole);
+        assert_int_equal(mull_config_load(f.model, &c, &err), 0);
+        assert_int_equal(mull_params_load(f.model, &c, &o, &p, &err), 0);
+        assert_int_equal(mull_params_load(path, &c, &o, &q, &err), 0);
+        int tower = 0, moved = 0;
+        for (size_t i = 0; i < p.n; i++) {
+            bool is = !strncmp(p.list[i].name, "visual.", 7);
+            tower += is;
+            moved += is && memcmp(p.list[i].w, q.list[i].w, (size_t)p.list[i].count * sizeof(float)) != 0;
+        }
+        assert_true(tower > 20);
+        if (frozen ? moved : moved < tower) fail_msg("%d of %d tensors of the tower moved", moved, tower);
+        mull_params_fini(&p);
+        mull_params_fini(&q);
+        mull_config_fini(&c);
+    }
+    /* Packing: sums in another order only. */
+    static const char *const PACK[] = {"loss_type=bnpo", "grpo_tokens=all"};
+    for (size_t i = 0; i < 2; i++) {
+        good(&f, whole, 2, &a, SETS(PACK[i], "freeze_vision=False", "pack_tokens=4000", "max_steps=1"));
+        good(&f, broken, 1, &b, SETS(PACK[i], "freeze_vision=False", "pack_tokens=1", "max_steps=1"));
+        assert_true(fabs(a.step[0].loss - b.step[0].loss) <= 1e-5 * fmax(1, fabs(a.step[0].loss)));
+        if (fabs(a.step[0].grad_norm - b.step[0].grad_norm) > 2e-5 * a.step[0].grad_norm)
+            fail_msg("%s: %g and %g", PACK[i], a.step[0].grad_norm, b.step[0].grad_norm);
+    }
+    remove_tree(f.dir);
+}
+
 /* All completions of a group alike: nothing to learn, no gradient without KL; with dynamic sampling further prompts are
  * tried, and there may be none either. */
 static void groups_without_spread(void **state) {
@@ -246,6 +314,7 @@ int main(void) {
                                        cmocka_unit_test(resume_is_exact),
                                        cmocka_unit_test(inner_steps_clip),
                                        cmocka_unit_test(adapters),
+                                       cmocka_unit_test(trained_tower),
                                        cmocka_unit_test(groups_without_spread),
                                        cmocka_unit_test(commands),
                                        cmocka_unit_test(refusals)};

@@ -154,7 +154,9 @@ static void one_rank_or_two(void **state) {
                {"zero_stage=1", {"loss_type=grpo", "num_iterations=2"}},
                {"zero_stage=2", {"loss_type=dapo", "scale_rewards=batch"}},
                {"zero_stage=3", {"loss_type=dr_grpo", "num_iterations=2", "steps_per_generation=2"}},
-               {"zero_stage=3", {"grpo_tokens=all", "pack_tokens=100"}}};
+               {"zero_stage=3", {"grpo_tokens=all", "pack_tokens=100"}},
+               {"zero_stage=1", {"freeze_vision=False", "pack_tokens=100"}},
+               {"zero_stage=3", {"freeze_vision=False", "num_iterations=2"}}};
     for (size_t i = 0; i < sizeof HOW / sizeof *HOW; i++) {
         output one = output_of(&f, "one"), two = output_of(&f, "two");
         good_ranks(&f, &one, 1,

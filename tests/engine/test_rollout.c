@@ -54,8 +54,9 @@ static void with_jobs(const fixture *f, const char *out, int jobs, int threads, 
 }
 
 #define JOBS "rollout_mode=disaggregated", "rollout_groups=3"
-static const char *const OVER[] = {"max_steps=4", "num_iterations=2",       "dynamic_sampling=2", "bf16=True",
-                                   "lora_rank=4", "steps_per_generation=2", "grpo_tokens=all"};
+static const char *const OVER[] = {"max_steps=4",     "num_iterations=2",   "dynamic_sampling=2",
+                                   "bf16=True",       "lora_rank=4",        "steps_per_generation=2",
+                                   "grpo_tokens=all", "freeze_vision=False"};
 
 static void same_weights(const char *a, const char *b, int64_t step, bool adapters) {
     char x[160], y[160];
@@ -314,8 +315,7 @@ static void refusals(void **state) {
                {"rollout_mod=disaggregated", "max_steps=1", "did you mean rollout_mode"},
                {"rollout_mode=disaggregated", "mmlatent_rl_mode=False", "needs a GRPO recipe"},
                {"max_staleness=1", "grpo_tokens=all", "log-probs of the prompt"},
-               {"max_staleness=1", "basic_reinforce_mode=True", "no weights"},
-               {"rollout_mode=disaggregated", "freeze_vision=False", "without the tower"}};
+               {"max_staleness=1", "basic_reinforce_mode=True", "no weights"}};
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         const char *mode = i == 4 || i == 5 ? "rollout_mode=disaggregated" : "seed=5";
         r = (run){0};

@@ -85,4 +85,5 @@ def main():
     print("greedy", res["greedy"].tolist(), "positions end", res["position_ids"][:, -14:].tolist())
 
 
-main()
+if __name__ == "__main__":
+    main()
