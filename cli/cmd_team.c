@@ -1,4 +1,4 @@
-/* mull team, quota, share: what teams are promised and what they use. */
+/* mull team, share: what teams are promised and what they use. */
 #include "cli/args.h"
 #include "cli/jobs.h"
 
@@ -22,7 +22,7 @@ static const mull_opt team_opts[] = {
     {"--parent", 0, MULL_OPT_TEXT, offsetof(opts, parent), NULL, "TEAM", "team above it; none: top level"},
     {0}};
 
-typedef enum view { TEAMS, QUOTA, SHARE } view;
+typedef enum view { TEAMS, SHARE } view;
 
 static void number_text(const json_t *o, const char *key, const char *none, char *out, size_t cap) {
     const json_t *v = json_object_get(o, key);
@@ -36,21 +36,17 @@ static int look(view v, bool json) {
     static const mull_column teams[] = {{"TEAM", .shrink = 8},     {"PARENT", .shrink = 8},
                                         {"WEIGHT", .right = true}, {"NOMINAL", .right = true},
                                         {"BORROW", .right = true}, {"LEND", .right = true}},
-                             quota[] = {{"TEAM", .shrink = 8},      {"RUNNING", .right = true},
-                                        {"NOMINAL", .right = true}, {"BORROWED", .right = true},
-                                        {"BORROW", .right = true},  {"LEND", .right = true}},
                              share[] = {{"TEAM", .shrink = 8},      {"WEIGHT", .right = true},
                                         {"USED%", .right = true},   {"RUNNING", .right = true},
                                         {"NOMINAL", .right = true}, {"BORROWED", .right = true}};
     static const char *const keys[][6] = {{"name", "parent", "weight", "nominal", "borrow", "lend"},
-                                          {"name", "running_gpus", "nominal", "borrowed", "borrow", "lend"},
                                           {"name", "weight", "used_share", "running", "nominal", "borrowed"}};
     json_t *r, *team;
     size_t i;
     int rc = mull_ask("GET", "/v1/teams", NULL, &r);
     if (rc) return rc;
     mull_table t;
-    mull_table_init(&t, v == TEAMS ? teams : v == QUOTA ? quota : share, 6);
+    mull_table_init(&t, v == TEAMS ? teams : share, 6);
     json_array_foreach(json_object_get(r, "teams"), i, team) {
         char cells[6][80];
         const char *row[6];
@@ -135,7 +131,7 @@ static int run_look(const mull_cmd *cmd, int argc, char **argv) {
     int words;
     MULL_PARSE(cmd, argc, argv, &o, &words);
     if (words) return mull_usage(cmd->name, "unexpected word '%s'", argv[1]);
-    return look(!strcmp(cmd->name, "quota") ? QUOTA : SHARE, o.json);
+    return look(SHARE, o.json);
 }
 
 const mull_cmd mull_cmd_team = {"team",
@@ -145,7 +141,5 @@ const mull_cmd mull_cmd_team = {"team",
                                 "  mull team set vision --borrow none\n",
                                 team_opts,
                                 run_team};
-const mull_cmd mull_cmd_quota = {"quota", "[--json]", "GPUs that teams own, use, borrow and lend",
-                                 NULL,    look_opts,  run_look};
 const mull_cmd mull_cmd_share = {"share", "[--json]", "what teams used (half-life 7 days) and run now",
                                  NULL,    look_opts,  run_look};

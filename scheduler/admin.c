@@ -19,14 +19,17 @@ static bool number_within(const json_t *v, double low, double high) {
 
 /* Replies and returns false when a member is wrong. */
 static bool check_members(mull_req *req, json_t *set) {
-    static const char *const keys[] = {"weight", "nominal", "borrow", "lend", "parent"};
+    static const char *const keys[] = {"weight",         "nominal",       "borrow",
+                                       "lend",           "parent",        "max_pending",
+                                       "max_spec_bytes", "max_log_bytes", "max_stored_bytes"};
+    enum { KEYS = sizeof keys / sizeof *keys };
     const char *key;
     json_t *v;
     json_object_foreach(set, key, v) {
         size_t k = 0;
-        while (k < 5 && strcmp(key, keys[k]) != 0) k++;
-        if (k == 5) {
-            const char *near = mull_nearest(key, keys, 5);
+        while (k < KEYS && strcmp(key, keys[k]) != 0) k++;
+        if (k == KEYS) {
+            const char *near = mull_nearest(key, keys, KEYS);
             mull_reply_error(req, 400, "bad_team", "unknown key %.60s%s%s", key, near ? "; did you mean " : "",
                              near ? near : "");
             return false;
@@ -37,6 +40,10 @@ static bool check_members(mull_req *req, json_t *set) {
         }
         if (k >= 1 && k <= 3 && !(number_within(v, 0, 1e6) && (json_is_null(v) || json_is_integer(v)))) {
             mull_reply_error(req, 400, "bad_team", "%s is a whole number from 0 to 1000000, or null", key);
+            return false;
+        }
+        if (k > 4 && !(number_within(v, 0, 9007199254740992.0) && (json_is_null(v) || json_is_integer(v)))) {
+            mull_reply_error(req, 400, "bad_team", "%s is a whole number from 0 to 2^53, or null", key);
             return false;
         }
         if (k == 4 && !json_is_null(v) &&

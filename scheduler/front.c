@@ -19,7 +19,7 @@ bool mull__front_failed(mull_req *req, const mull_pg_reply *r) {
                          "the database does not answer (%s); nothing was changed unless it was already on its way; try "
                          "again shortly",
                          r->message);
-    } else {
+    } else if (strcmp(r->sqlstate, "ML003") != 0 || !mull__refuse_quota(req, r->message)) {
         mull_log(MULL_LOG_ERROR, "a request failed in the database: %s (%s)", r->message, r->sqlstate);
         mull_reply_error(req, 500, "internal", "the database refused this: %s", r->message);
     }
@@ -512,6 +512,8 @@ static void answered(mull_req *req, int status, void *front) {
     snprintf(id, sizeof id, "%" PRId64, r->job);
     json_t *detail = json_pack("{s:s, s:s, s:s, s:i, s:s}", "method", d->method, "path", d->path, "what",
                                r->name[0] ? r->name : id, "status", status, "peer", peer);
+    const char *quota = ((mull_ask *)mull_req_user(req))->quota;
+    if (*quota) json_object_set_new(detail, "quota", json_string(quota));
     char *text = json_dumps(detail, JSON_COMPACT);
     json_decref(detail);
     if (text)

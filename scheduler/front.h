@@ -53,7 +53,10 @@ struct mull_front {
 
 int64_t mull__unix_ms(void); /* leader.c */
 
-/* request.c. A request whose statement is under way: what its callback is given, and frees. NULL without memory,
+/* request.c. Replies 403 "quota" to what a quota of the team is against; problem as functions/quotas.sql words it:
+ * "quota WHICH: why". False: it is no such problem. */
+bool mull__refuse_quota(mull_req *req, const char *problem);
+/* A request whose statement is under way: what its callback is given, and frees. NULL without memory,
  * replied. */
 typedef struct mull_call {
     mull_front *front;

@@ -9,6 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool mull__refuse_quota(mull_req *req, const char *problem) {
+    char *which = ((mull_ask *)mull_req_user(req))->quota;
+    int n = 0;
+    if (sscanf(problem, "quota %15[a-z]: %n", which, &n) != 1 || !n) {
+        which[0] = 0;
+        return false;
+    }
+    mull_reply_error(req, 403, "quota", "%s", problem + n);
+    return true;
+}
+
 mull_call *mull__call_new(mull_front *f, mull_req *req) {
     mull_call *c = malloc(sizeof *c);
     if (c)

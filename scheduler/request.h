@@ -19,6 +19,7 @@ typedef struct mull_ask {
     mull_route route;
     mull_identity who;
     struct mull_upload *upload; /* files.c: of an upload under way */
+    char quota[16];             /* which one it was refused for, for the audit; else "" */
 } mull_ask;
 
 static inline const mull_route *mull_req_route(mull_req *req) {

@@ -61,6 +61,7 @@ static void flush(mull_front *f, lane *q);
 
 static void answer_row(mull_front *f, submit *s, const PGresult *res, int row) {
     if (!PQgetisnull(res, row, 4)) {
+        if (mull__refuse_quota(s->req, PQgetvalue(res, row, 4))) return;
         json_t *detail = json_pack("[{s:s, s:n, s:s, s:n}]", "path", "after", "line", "message",
                                    PQgetvalue(res, row, 4), "did_you_mean");
         mull_reply_json(s->req, 400, mull_error_json("bad_spec", PQgetvalue(res, row, 4), detail));

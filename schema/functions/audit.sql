@@ -13,7 +13,7 @@
 
 CREATE FUNCTION mull__audited(kind text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT kind NOT IN ('dispatch', 'attempt_ended', 'preempted', 'poison', 'event_refused', 'stale_fence', 'node_up',
-                        'node_down', 'error', 'hello', 'run_changed', 'follow_ended', 'leader', 'webhook_off')
+                        'node_down', 'error', 'hello', 'run_changed', 'follow_ended', 'leader', 'webhook_off', 'log_cut')
 $$;
 
 -- What is hashed of an event at place n. Microseconds, and jsonb, whose text has one form.

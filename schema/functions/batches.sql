@@ -68,6 +68,9 @@ DECLARE
     b api_batch%ROWTYPE;
 BEGIN
     SELECT * INTO made FROM mull_submit(jsonb_build_array(p_item));
+    IF made.problem LIKE 'quota %' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML003', MESSAGE = made.problem;
+    END IF;
     INSERT INTO api_batch (id, job, endpoint, completion_window, input_file, metadata, expires_at)
     VALUES (p_id, made.id, p_endpoint, p_window, p_input, p_metadata, clock_timestamp() + make_interval(hours => p_hours))
     RETURNING * INTO b;

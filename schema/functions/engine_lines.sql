@@ -72,26 +72,32 @@ BEGIN
 END $$;
 
 -- Lines are numbered by the attempt itself, so a batch costs one update and no search. What one attempt may fill is
--- bounded: 100,000 lines and 64 MiB, a line at most 16,000 characters; one last line says that the rest is dropped.
+-- bounded: 100,000 lines and 64 MiB, or what its team may (quotas.sql), a line at most 16,000 characters; one last line says
+-- that the rest is dropped.
 CREATE FUNCTION mull__apply_log(p_job bigint, p_attempt int, p_at timestamptz, p_stream text, p_lines jsonb)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     most constant bigint := 100000;
-    most_bytes constant bigint := 64 * 1024 * 1024;
+    most_bytes bigint := 64 * 1024 * 1024;
+    quota record;
     have bigint;
     have_bytes bigint;
     new_lines bigint;
     new_bytes bigint;
 BEGIN
     SELECT log_lines, log_bytes INTO have, have_bytes FROM attempt WHERE job = p_job AND attempt = p_attempt;
+    SELECT t.name, t.max_log INTO quota FROM job j JOIN team t ON t.name = j.team WHERE j.id = p_job;
+    most_bytes := least(most_bytes, quota.max_log);
     IF have IS NULL OR have > most OR have_bytes > most_bytes THEN RETURN; END IF;
-    WITH added AS (
+    WITH given AS (
+        SELECT l.ord, CASE WHEN length(l.value #>> '{}') > 16000 THEN left(l.value #>> '{}', 16000) || ' … (cut)'
+                           ELSE COALESCE(l.value #>> '{}', '') END AS text
+          FROM jsonb_array_elements(p_lines) WITH ORDINALITY AS l(value, ord)),
+    counted AS (SELECT *, have_bytes + sum(octet_length(g.text)) OVER (ORDER BY ord) - octet_length(g.text) AS before FROM given g),
+    added AS (
         INSERT INTO job_log (job, attempt, n, at, stream, text)
-        SELECT p_job, p_attempt, have + l.ord, p_at, p_stream,
-               CASE WHEN length(l.value #>> '{}') > 16000 THEN left(l.value #>> '{}', 16000) || ' … (cut)'
-                    ELSE COALESCE(l.value #>> '{}', '') END
-          FROM jsonb_array_elements(p_lines) WITH ORDINALITY AS l(value, ord)
-         WHERE have + l.ord <= most
+        SELECT p_job, p_attempt, have + l.ord, p_at, p_stream, l.text
+          FROM counted l WHERE have + l.ord <= most AND l.before <= most_bytes
         RETURNING octet_length(text) AS size)
     SELECT count(*), COALESCE(sum(size), 0) INTO new_lines, new_bytes FROM added;
     have := have + new_lines;
@@ -100,7 +106,12 @@ BEGIN
         have := have + 1;
         have_bytes := most_bytes + 1;
         INSERT INTO job_log (job, attempt, n, at, stream, text)
-        VALUES (p_job, p_attempt, have, p_at, 'mull', 'the log of this attempt is full; what follows is dropped');
+        VALUES (p_job, p_attempt, have, p_at, 'mull', 'the log of this attempt is full'
+                || CASE WHEN quota.max_log = most_bytes THEN ': team ' || quota.name || ' keeps ' || most_bytes || ' bytes of each, an '
+                        || 'admin may raise it (mull quota set ' || quota.name || ' --log SIZE)' ELSE '' END
+                || '; what follows is dropped');
+        PERFORM mull__event('scheduler', 'log_cut', p_job, p_attempt, NULL,
+                            jsonb_build_object('team', quota.name, 'bytes', most_bytes, 'quota', quota.max_log));
     END IF;
     UPDATE attempt SET log_lines = have, log_bytes = have_bytes WHERE job = p_job AND attempt = p_attempt;
 END $$;

@@ -13,6 +13,7 @@ DECLARE
 BEGIN
     INSERT INTO app_user (name) VALUES (p_user) ON CONFLICT DO NOTHING;
     INSERT INTO team (name) VALUES (p_team) ON CONFLICT DO NOTHING;
+    PERFORM mull__quota_store(p_team, p_bytes);
     INSERT INTO api_file (id, team, "user", purpose, filename, bytes, path, model)
     VALUES (p_id, p_team, p_user, p_purpose, p_name, p_bytes, p_path, p_model) RETURNING * INTO f;
     PERFORM mull__event(p_user, 'file', NULL, NULL, NULL, jsonb_build_object('id', p_id, 'bytes', p_bytes));

@@ -22,7 +22,7 @@ BEGIN
                                       'name', (f.item->>'name') || '@' || c.step);
         SELECT s.id INTO child FROM mull_submit(jsonb_build_array(f.item || jsonb_build_object(
             'name', (f.item->>'name') || '@' || c.step, 'key', 'follow:' || p_job || ':' || c.id, 'depends', '', 'hold',
-            false, 'begin_ms', NULL, 'spec', spec::text))) s;
+            false, 'no_quota', true, 'begin_ms', NULL, 'spec', spec::text))) s;
         INSERT INTO job_follow_child (job, follow, checkpoint) VALUES (child, p_job, c.id) ON CONFLICT DO NOTHING;
     END LOOP;
 END $$;

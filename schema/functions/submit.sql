@@ -49,7 +49,11 @@ BEGIN
     FOR item IN SELECT * FROM jsonb_array_elements(p_batch) LOOP
         ord := n;
         n := n + 1;
-        id := NULL; state := NULL; created := false; problem := NULL;
+        id := NULL; state := NULL; created := false; problem := item->>'refuse';
+        IF problem IS NOT NULL THEN
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
         IF item->>'depends' <> '' THEN
             SELECT string_agg(x, ', ') INTO missing
               FROM unnest((string_to_array(item->>'depends', ':'))[2:]) x
@@ -133,6 +137,7 @@ DECLARE
     n int := 0;
     source bigint;
 BEGIN
+    p_batch := COALESCE(mull__quota_mark(p_batch), p_batch);
     IF NOT EXISTS (SELECT 1 FROM jsonb_array_elements(p_batch) x WHERE x ? 'follow') THEN
         RETURN QUERY SELECT * FROM mull__submit_arrays(p_batch);
         RETURN;

@@ -21,7 +21,7 @@ CREATE FUNCTION mull_teams(p_team text) RETURNS json LANGUAGE sql STABLE AS $$
     use AS (SELECT name, mull__decayed(used, used_at, 604800) AS used FROM team),
     -- A parent's use contains its children's: shares are of what the teams at the top used.
     whole AS (SELECT sum(u.used) AS used FROM use u JOIN team t USING (name) WHERE t.parent IS NULL)
-    SELECT json_build_object('teams', COALESCE(json_agg(json_build_object(
+    SELECT json_build_object('teams', COALESCE(json_agg(mull__quota_json(t) || jsonb_build_object(
         'name', t.name, 'parent', t.parent, 'weight', t.weight, 'nominal', t.nominal, 'borrow', t.borrow, 'lend', t.lend,
         'used', round(u.used::numeric, 6), 'used_share', CASE WHEN w.used > 0 THEN round((u.used / w.used)::numeric, 6) ELSE 0 END,
         'running_gpus', COALESCE(r.gpus, 0), 'running_slots', COALESCE(r.slots, 0), 'pending', COALESCE(q.n, 0),
@@ -72,7 +72,11 @@ BEGIN
         nominal = CASE WHEN p_set ? 'nominal' THEN (p_set->>'nominal')::int ELSE nominal END,
         borrow = CASE WHEN p_set ? 'borrow' THEN (p_set->>'borrow')::int ELSE borrow END,
         lend = CASE WHEN p_set ? 'lend' THEN (p_set->>'lend')::int ELSE lend END,
-        parent = CASE WHEN p_set ? 'parent' THEN p_set->>'parent' ELSE parent END
+        parent = CASE WHEN p_set ? 'parent' THEN p_set->>'parent' ELSE parent END,
+        max_pending = CASE WHEN p_set ? 'max_pending' THEN (p_set->>'max_pending')::bigint ELSE max_pending END,
+        max_spec = CASE WHEN p_set ? 'max_spec_bytes' THEN (p_set->>'max_spec_bytes')::bigint ELSE max_spec END,
+        max_log = CASE WHEN p_set ? 'max_log_bytes' THEN (p_set->>'max_log_bytes')::bigint ELSE max_log END,
+        max_stored = CASE WHEN p_set ? 'max_stored_bytes' THEN (p_set->>'max_stored_bytes')::bigint ELSE max_stored END
      WHERE name = p_name;
     PERFORM mull__event(p_actor, CASE WHEN created THEN 'team_add' ELSE 'team_set' END, NULL, NULL, NULL,
                         p_set || jsonb_build_object('team', p_name));
