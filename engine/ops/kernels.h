@@ -12,8 +12,9 @@ enum {
     MULL_MR_MAX = 12, /* most rows of one micro-kernel call */
     MULL_KC = 512,    /* depth of one block of K */
     MULL_AHEAD =
-        8192,       /* bytes between a prefetch of a weight and its use: about the latency of memory times its rate */
-    MULL_KEYS = 64, /* keys of one step of the online softmax; a multiple of the page size that infer uses */
+        8192,         /* bytes between a prefetch of a weight and its use: about the latency of memory times its rate */
+    MULL_NEAR = 1024, /* the same of the second prefetch, from one cache into the nearest */
+    MULL_KEYS = 64,   /* keys of one step of the online softmax; a multiple of the page size that infer uses */
 };
 
 /* One block of a product: c[i][0..32) (+)= sum_k a[k][i] * b[k][0..32), i < mr, k ascending.

@@ -19,6 +19,12 @@
 MULL_INLINE void ahead(const void *p, int64_t bytes) {
     __builtin_prefetch((const void *)((uintptr_t)p + (uintptr_t)bytes)); /* never faults, also past the end */
 }
+/* A line of a stream of weights, in two steps: from memory into the second cache, which has three times the first one's
+ * room for requests on their way, and shortly before its use into the first. */
+MULL_INLINE void stream(const void *p) {
+    __builtin_prefetch((const void *)((uintptr_t)p + MULL_AHEAD), 0, 2);
+    ahead(p, MULL_NEAR);
+}
 
 /* A: element (row i, kk) of the left operand. B: vector v of row kk of the right one. AHEAD: prefetches for row kk. */
 #define GEMM_BODY(A, B, AHEAD)                                                                                         \
@@ -52,7 +58,7 @@ MULL_INLINE void ahead(const void *p, int64_t bytes) {
 MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc,
                              int first) {
     GEMM_BODY(a[kk * mr + i], v_load(b + kk * MULL_NR + v * MULL_VL),
-              ahead(b + kk * MULL_NR, MULL_AHEAD); ahead(b + kk * MULL_NR + 16, MULL_AHEAD))
+              stream(b + kk * MULL_NR); stream(b + kk * MULL_NR + 16))
 }
 MULL_INLINE void fetch(mull_ahead *a, int *place) {
     if (a->left <= 0) return;
@@ -102,8 +108,8 @@ MULL_INLINE void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uin
     for (int64_t kk = 0; kk < k; kk += 2) {
         vu pair[NV];
         memcpy(pair, b + kk * MULL_NR, sizeof pair);
-        ahead(b + kk * MULL_NR, MULL_AHEAD);
-        ahead(b + kk * MULL_NR + 32, MULL_AHEAD);
+        stream(b + kk * MULL_NR);
+        stream(b + kk * MULL_NR + 32);
         _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; odd++)
             _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
                 vf av = v_set(a[(kk + odd) * mr + i]);
@@ -114,8 +120,8 @@ MULL_INLINE void gemm_bf16_mr(const int mr, int64_t k, const float *a, const uin
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
         v_store(c + i * ldc + v * MULL_VL, acc[i][v]);
 }
-/* Two panels at a time, `next` elements apart: each is a stream of its own from memory, and one core with two streams
- * reads faster than with one. */
+/* Two panels at a time, `next` elements apart: each belongs to a stream of its own from memory, and one core with two
+ * streams reads faster than with one. */
 MULL_INLINE void pair_bf16_mr(const int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c,
                               int first) {
     vf acc[MULL_PAIR][2][NV];
@@ -127,8 +133,8 @@ MULL_INLINE void pair_bf16_mr(const int mr, int64_t k, const float *a, const uin
             vu pair[NV];
             const uint16_t *at = b + p * next + kk * MULL_NR;
             memcpy(pair, at, sizeof pair);
-            ahead(at, MULL_AHEAD / 2);
-            ahead(at + 32, MULL_AHEAD / 2);
+            stream(at);
+            stream(at + 32);
             _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; odd++)
                 _Pragma("GCC unroll 8") for (int i = 0; i < mr; i++) {
                     vf av = v_set(a[(kk + odd) * mr + i]);
@@ -281,8 +287,8 @@ MULL_INLINE void gemm_dot_mr(const int mr, int64_t k, const uint16_t *a, const u
     for (int64_t kk = 0; kk < k; kk += 2) {
         __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + kk * MULL_NR),
                  b1 = (__m512bh)_mm512_loadu_si512(b + kk * MULL_NR + 32);
-        ahead(b + kk * MULL_NR, MULL_AHEAD);
-        ahead(b + kk * MULL_NR + 32, MULL_AHEAD);
+        stream(b + kk * MULL_NR);
+        stream(b + kk * MULL_NR + 32);
         _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
             int32_t w;
             memcpy(&w, a + kk * mr + i * 2, 4);
@@ -317,8 +323,8 @@ MULL_INLINE void gemm_i8_mr(const int mr, int64_t k4, const uint8_t *a, int64_t 
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = _mm512_setzero_si512();
     for (int64_t k = 0; k < k4; k++) {
         __m512i b0 = _mm512_loadu_si512(b + k * 128), b1 = _mm512_loadu_si512(b + k * 128 + 64);
-        ahead(b + k * 128, MULL_AHEAD);
-        ahead(b + k * 128 + 64, MULL_AHEAD);
+        stream(b + k * 128);
+        stream(b + k * 128 + 64);
         _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
             int32_t w;
             memcpy(&w, a + i * lda + k * 4, 4);

@@ -266,17 +266,17 @@ static void store_tile(const job *j, const float *c, int rows, int64_t row0, int
     }
 }
 
-/* Few rows against panels p and p + 1 of bf16. tile: room for [2][m][32]. */
-static void pair_panels(const job *j, int64_t p, float *tile) {
+/* Few rows against panels p and q > p of bf16. tile: room for [2][m][32]. */
+static void pair_panels(const job *j, int64_t p, int64_t q, float *tile) {
     const mull_matrix *w = j->w;
     const uint16_t *panel = (const uint16_t *)((const char *)w->data + (size_t)p * w->panel_bytes);
     for (int64_t kb = 0; kb < w->kp; kb += MULL_KC) {
         int64_t kc = w->kp - kb < MULL_KC ? w->kp - kb : MULL_KC;
         j->kn->pair_bf16((int)j->m, kc, (const float *)j->a + kb * j->m, panel + kb * MULL_NR,
-                         (int64_t)(w->panel_bytes / sizeof *panel), tile, kb == 0);
+                         (q - p) * (int64_t)(w->panel_bytes / sizeof *panel), tile, kb == 0);
     }
     store_tile(j, tile, (int)j->m, 0, p * MULL_NR);
-    store_tile(j, tile + j->m * MULL_NR, (int)j->m, 0, (p + 1) * MULL_NR);
+    store_tile(j, tile + j->m * MULL_NR, (int)j->m, 0, q * MULL_NR);
 }
 
 /* What many rows fetch while a block of a panel is multiplied: a share of the next block's weights, or with the last
@@ -312,8 +312,11 @@ static void float_task(void *ctx, int part, int parts) {
     int64_t p0, p1;
     panels_of(j, part, &p0, &p1);
     _Alignas(64) float tile[SLAB * MULL_NR], wide[MULL_KC * MULL_NR];
-    if (!f32 && !dot && j->m <= kn->pair)
-        for (; p0 + 2 <= p1; p0 += 2) pair_panels(j, p0, tile);
+    if (!f32 && !dot && j->m <= kn->pair) { /* each half of the taking is one long stream */
+        int64_t half = (p1 - p0) / 2;
+        for (int64_t p = p0; p < p0 + half; p++) pair_panels(j, p, p + half, tile);
+        p0 += 2 * half;
+    }
     for (int64_t p = p0; p < p1; p++) {
         const void *panel = (const char *)w->data + (size_t)p * w->panel_bytes;
         for (int64_t kb = 0; kb < w->kp; kb += MULL_KC) {
