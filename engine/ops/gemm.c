@@ -177,13 +177,10 @@ static void multiply(const product *p, const block *b, const float *panels, int6
         for (int64_t q = 0; q < b->cols; q += MULL_NR, call++) {
             int64_t r = call * piece;
             mull_ahead lines = lines_of(j, next, to ? r + piece : r, to ? r + 2 * piece : r + piece);
-            if (b->cols - q >= MULL_NR) {
-                p->kn->gemm_many(rows, b->kc, a, panels + q * stride, c + q, j->ldc,
-                                 add ? MULL_SUM_ADDED : MULL_SUM_NEW, lines);
-            } else {
-                p->kn->gemm_many(rows, b->kc, a, panels + q * stride, tile, MULL_NR, MULL_SUM_NEW, lines);
-                store(tile, rows, c + q, j->ldc, (int)(b->cols - q), add);
-            }
+            bool whole = b->cols - q >= MULL_NR;
+            mull_sums sums = {.to = whole ? c + q : tile, .ld_to = whole ? j->ldc : MULL_NR, .add = whole && add};
+            p->kn->gemm_many(rows, b->kc, a, panels + q * stride, &sums, &lines);
+            if (!whole) store(tile, rows, c + q, j->ldc, (int)(b->cols - q), add);
             if (to && r < rows_next) pack_rows(j, next, r, least(r + piece, rows_next), to);
         }
     }

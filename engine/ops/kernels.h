@@ -31,12 +31,18 @@ typedef struct mull_ahead {
     int left, row;
     int64_t jump;
 } mull_ahead;
-/* What becomes of the sum over a block of k: it is c, it starts from what c holds, or it is taken alone and added to c.
- */
-typedef enum mull_sum { MULL_SUM_NEW, MULL_SUM_GOES_ON, MULL_SUM_ADDED } mull_sum;
+/* Where a block's sums over k start and where they go: from[i * ld_from + n] or zero if that is NULL; to is it, plus
+ * bias[n] unless NULL, plus what it holds if add. */
+typedef struct mull_sums {
+    const float *from;
+    float *to;
+    const float *bias;
+    int64_t ld_from, ld_to;
+    bool add;
+} mull_sums;
 /* A block of a product of many rows; a and b as for gemm_f32, b is in a cache. */
-typedef void (*mull_gemm_many_fn)(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc,
-                                  mull_sum sum, mull_ahead next);
+typedef void (*mull_gemm_many_fn)(int mr, int64_t k, const float *a, const float *b, const mull_sums *s,
+                                  const mull_ahead *next);
 /* Two panels, next elements apart, for few rows (mr <= pair): c is [2][mr][32]. */
 typedef void (*mull_pair_bf16_fn)(int mr, int64_t k, const float *a, const uint16_t *b, int64_t next, float *c,
                                   int first);

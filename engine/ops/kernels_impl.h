@@ -62,27 +62,29 @@ MULL_INLINE void gemm_f32_mr(const int mr, int64_t k, const float *a, const floa
 }
 MULL_INLINE void fetch(mull_ahead *a, int *place) {
     if (a->left <= 0) return;
-    __builtin_prefetch((const void *)a->line);
+    __builtin_prefetch((const void *)a->line, 0, 2);
     a->left--;
     bool last = ++*place == a->row;
     a->line += last ? (uintptr_t)a->jump : 64;
     *place = last ? 0 : *place;
 }
-/* The lines of c are fetched while the sum is taken. */
-MULL_INLINE void gemm_many_mr(const int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc,
-                              mull_sum sum, mull_ahead next) {
+/* The lines of the results are fetched while the sum is taken, into the second cache: rows may be a multiple of 4 KB
+ * apart, and a whole block of them would then fill a set of the nearest. */
+MULL_INLINE void gemm_many_mr(const int mr, int64_t k, const float *a, const float *b, const mull_sums *s,
+                              const mull_ahead *lines) {
     vf acc[MULL_MR][NV];
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)
-        acc[i][v] = sum == MULL_SUM_GOES_ON ? v_load(c + i * ldc + v * MULL_VL) : (vf){0};
+        acc[i][v] = s->from ? v_load(s->from + i * s->ld_from + v * MULL_VL) : (vf){0};
+    mull_ahead next = {lines->line, lines->left, lines->row, lines->jump}; /* not one wide load of what was just written */
     int place = 0;
-    float *line = c;
+    const float *line = s->to, *end_line = s->to + mr * s->ld_to;
     for (int64_t k0 = 0; k0 < k; k0 += MULL_AHEAD_K) {
         int64_t end = k - k0 < MULL_AHEAD_K ? k : k0 + MULL_AHEAD_K;
         fetch(&next, &place), fetch(&next, &place);
-        if (line < c + mr * ldc) {
-            __builtin_prefetch(line);
-            __builtin_prefetch(line + MULL_NR - 1);
-            line += ldc;
+        if (line < end_line) {
+            __builtin_prefetch(line, 1, 2);
+            __builtin_prefetch(line + MULL_NR - 1, 1, 2);
+            line += s->ld_to;
         }
         for (int64_t kk = k0; kk < end; kk++) {
             ahead(a + kk * mr, 1024); /* rows come from further away than b: a block of theirs is used a few times only */
@@ -94,9 +96,13 @@ MULL_INLINE void gemm_many_mr(const int mr, int64_t k, const float *a, const flo
             }
         }
     }
-    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {
-        float *to = c + i * ldc + v * MULL_VL;
-        v_store(to, sum == MULL_SUM_ADDED ? v_load(to) + acc[i][v] : acc[i][v]);
+    _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {
+        vf bias = s->bias ? v_load(s->bias + v * MULL_VL) : (vf){0};
+        _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
+            float *to = s->to + i * s->ld_to + v * MULL_VL;
+            vf sum = s->bias ? acc[i][v] + bias : acc[i][v]; /* -0 stays */
+            v_store(to, s->add ? v_load(to) + sum : sum);
+        }
     }
 }
 /* GEMM_BODY by pairs of k; each accumulator still takes one product after the other. */
@@ -169,11 +175,10 @@ static void gemm_f32(int mr, int64_t k, const float *a, const float *b, float *c
     SWITCH(CALL)
 #undef CALL
 }
-static void gemm_many(int mr, int64_t k, const float *a, const float *b, float *c, int64_t ldc, mull_sum sum,
-                      mull_ahead next) {
+static void gemm_many(int mr, int64_t k, const float *a, const float *b, const mull_sums *s, const mull_ahead *next) {
 #define CALL(n)                                                                                                        \
     case n:                                                                                                            \
-        gemm_many_mr(n, k, a, b, c, ldc, sum, next);                                                                   \
+        gemm_many_mr(n, k, a, b, s, next);                                                                             \
         break;
     SWITCH(CALL)
 #undef CALL

@@ -3,7 +3,8 @@
  * Layout: panels of 32 outputs, [N/32][K][32] in f32, [N/32][K/2][32][2] in bf16, [N/32][K/4][32][4] in int8,
  * zero-padded. A product packs the activations in blocks of mr rows ([K/KC][M/mr][KC][mr]) once, then every thread
  * takes whole panels: a KC x 32 block of the panel stays in the nearest caches while all rows pass over it, so weights
- * come from memory once per product, however many rows there are. The order of additions of an output is k = 0 .. K-1
+ * come from memory once per product, however many rows there are; with many rows some panels take turns, so that the
+ * rows come from the third cache once for these. The order of additions of an output is k = 0 .. K-1
  * always.
  *
  * Few rows are bound by memory: the kernels prefetch, and bf16-dot and int8 do less arithmetic a byte, which matters
@@ -167,7 +168,9 @@ size_t mull_matrix_bytes(const mull_matrix *w) {
 
 /* ---- products */
 enum { FEW_ROWS = 16 };
-enum { SLAB = 600 }; /* most rows packed at a time, whole blocks of 12, 4 and 3: bounds the scratch */
+enum { MANY_BLOCKS = 2 }; /* more blocks of rows than this, and it pays to widen bf16 weights into memory */
+enum { SLAB = 600 };      /* most rows packed at a time, whole blocks of 12, 4 and 3: bounds the scratch */
+enum { GROUP = 4 };       /* most panels that share the rows in the second cache */
 
 typedef struct job {
     const mull_kernels *kn;
@@ -176,21 +179,25 @@ typedef struct job {
     float *y;
     int64_t m, ldx, ldy;
     int64_t first, firsts, chunk; /* panels of each of the first takings, how many of these, panels of the others */
+    int threads;
     bool accumulate;
     void *a;       /* packed activations of the slab, [kb][block][KC][mr], for dot products [..][KC/2][mr][2] in bf16 */
     uint8_t *q;    /* int8: [m][kp] */
     float *xscale; /* int8: [m] */
 } job;
 
-/* How threads share the panels. Many rows: equal takings, several a thread to even out a late one. Few rows, where each
- * taking is a new stream from memory: a long one for each thread, then short ones, so that all end together. An even
- * number, because bf16 reads two at a time. */
+/* How threads share the panels. Many rows: takings of a group of panels, as many for each thread, the larger ones
+ * first. Few rows, where each taking is a new stream from memory: a long one for each thread, then short ones, so that
+ * all end together. An even number, because bf16 reads two at a time. */
 static void plan_takings(job *j, int threads, int64_t m) {
     int64_t panels = j->w->panels;
+    j->threads = threads;
     if (m > FEW_ROWS || panels < 8 * threads) {
-        j->first = j->firsts = 0;
-        j->chunk = panels / (threads * 8);
-        if (j->chunk < 1) j->chunk = 1;
+        int64_t rounds = (panels + threads * GROUP - 1) / (threads * GROUP), n = rounds * threads;
+        if (n > panels) n = panels;
+        j->chunk = panels / n;
+        j->firsts = panels % n;
+        j->first = j->chunk + 1;
         return;
     }
     j->firsts = threads;
@@ -244,7 +251,7 @@ static void pack_task(void *ctx, int part, int parts) {
                 for (int i = 0; i < rows; i++) a[k * rows + i] = mull_bf16_to_f32(half[i * kc + k]);
             continue;
         }
-        mull_transpose(x + kb, j->ldx, rows, real, a, rows);
+        j->kn->left(rows, real, x + kb, j->ldx, a);
         if (real < kc) memset(a + real * rows, 0, (size_t)rows * sizeof *a);
     }
 }
@@ -279,65 +286,103 @@ static void pair_panels(const job *j, int64_t p, int64_t q, float *tile) {
     store_tile(j, tile + j->m * MULL_NR, (int)j->m, 0, q * MULL_NR);
 }
 
-/* What many rows fetch while a block of a panel is multiplied: a share of the next block's weights, or with the last
- * block the lines that the results of these rows go to. */
-static mull_ahead lines_ahead(const job *j, int64_t p, int64_t kb, int64_t b, int rows, int64_t blocks) {
-    const mull_matrix *w = j->w;
-    int64_t left = w->kp - kb - MULL_KC, bytes = (int64_t)w->panel_bytes / w->kp;
-    if (left > 0) {
-        int64_t n = (left < MULL_KC ? left : MULL_KC) * bytes / 64, share = (n + blocks - 1) / blocks, at = b * share;
-        const char *next = (const char *)w->data + (size_t)p * w->panel_bytes + (size_t)((kb + MULL_KC) * bytes);
-        return (mull_ahead){.line = (uintptr_t)next + (uintptr_t)(at * 64),
-                            .left = (int)(n - at < share ? n - at : share),
-                            .row = (int)n};
-    }
-    int64_t width = w->n - p * MULL_NR < MULL_NR / 2 ? 1 : 2;
-    return (mull_ahead){.line = (uintptr_t)(j->y + b * j->kn->mr * j->ldy + p * MULL_NR),
-                        .left = (int)(rows * width),
-                        .row = (int)width,
-                        .jump = j->ldy * (int64_t)sizeof *j->y - (width - 1) * 64};
+/* Where block kb of panel p lies, and how long it is. */
+typedef struct weights {
+    const char *at;
+    int64_t bytes;
+} weights;
+
+static weights weights_of(const mull_matrix *w, int64_t p, int64_t kb) {
+    int64_t kc = w->kp - kb < MULL_KC ? w->kp - kb : MULL_KC, row = (int64_t)w->panel_bytes / w->kp;
+    return (weights){(const char *)w->data + (size_t)p * w->panel_bytes + kb * row, kc * row};
 }
 
-/* All rows of the slab against panels [p0, p1). bf16 weights are widened in the kernel, or, when WIDEN_BLOCKS blocks of
- * rows or more would repeat that work, once per block of the panel: exact either way, so the bits are the same. */
-enum { WIDEN_BLOCKS = 3 };
+/* Many rows against at most GROUP panels from p0 on. A KC deep piece of all rows (1 MB for 512) stays in the second
+ * cache while these panels pass over it. bf16 weights are widened once for a block of a panel, which is exact, so the
+ * bits are those of few rows, whose kernels widen as they go. after: the panel that this thread probably takes next, or
+ * -1. tile: room for [panels][m][32]. */
+static void many_panels(const job *j, int64_t p0, int64_t p1, int64_t after, float *tile) {
+    const mull_matrix *w = j->w;
+    const mull_kernels *kn = j->kn;
+    int64_t mr = kn->mr, blocks = (j->m + mr - 1) / mr;
+    bool f32 = w->type == MULL_WEIGHT_F32, dot = dots(j);
+    _Alignas(64) float wide[MULL_KC * MULL_NR];
+    for (int64_t kb = 0; kb < w->kp; kb += MULL_KC) {
+        int64_t kc = w->kp - kb < MULL_KC ? w->kp - kb : MULL_KC;
+        bool last = kb + MULL_KC >= w->kp;
+        for (int64_t p = p0; p < p1; p++) {
+            const void *here = weights_of(w, p, kb).at;
+            weights next = p + 1 < p1   ? weights_of(w, p + 1, kb)
+                           : !last      ? weights_of(w, p0, kb + MULL_KC)
+                           : after >= 0 ? weights_of(w, after, 0)
+                                        : (weights){0};
+            /* Each block of the rows fetches a share of the weights that come next. */
+            int64_t col = p * MULL_NR, lines = next.bytes / 64, share = (lines + blocks - 1) / blocks;
+            bool direct = last && w->n - col >= MULL_NR;
+            float *c = tile + (p - p0) * j->m * MULL_NR;
+            if (!f32 && !dot) kn->widen(here, kc, wide);
+            for (int64_t b = 0; b < blocks; b++) {
+                int rows = block_rows(j, b, (int)mr);
+                int64_t at = kb * j->m + b * mr * kc;
+                float *sum = c + b * mr * MULL_NR;
+                if (dot) {
+                    kn->gemm_dot(rows, kc, (const uint16_t *)j->a + at, here, sum, MULL_NR, kb == 0);
+                    continue;
+                }
+                mull_sums sums = {.from = kb ? sum : NULL, .ld_from = MULL_NR, .to = sum, .ld_to = MULL_NR};
+                if (direct) {
+                    sums.to = j->y + b * mr * j->ldy + col;
+                    sums.ld_to = j->ldy;
+                    sums.bias = j->bias ? j->bias + col : NULL;
+                    sums.add = j->accumulate;
+                }
+                int64_t left = lines - b * share;
+                mull_ahead ahead = {.line = (uintptr_t)next.at + (uintptr_t)(b * share * 64),
+                                    .left = (int)(left < share ? left : share),
+                                    .row = (int)lines};
+                kn->gemm_many(rows, kc, (const float *)j->a + at, f32 ? (const float *)here : wide, &sums, &ahead);
+            }
+            if (last && (dot || !direct)) store_tile(j, c, (int)j->m, 0, col);
+        }
+    }
+}
 
+/* All rows of the slab against the panels of a taking. */
 static void float_task(void *ctx, int part, int parts) {
     job *j = ctx;
-    (void)parts;
     const mull_matrix *w = j->w;
     const mull_kernels *kn = j->kn;
     int mr = kn->mr;
-    bool f32 = w->type == MULL_WEIGHT_F32, dot = dots(j), widen = !f32 && !dot && j->m > (WIDEN_BLOCKS - 1) * mr;
+    bool f32 = w->type == MULL_WEIGHT_F32, dot = dots(j);
     int64_t p0, p1;
     panels_of(j, part, &p0, &p1);
-    _Alignas(64) float tile[SLAB * MULL_NR], wide[MULL_KC * MULL_NR];
+    _Alignas(64) float tile[GROUP * SLAB * MULL_NR];
+    if (j->m > MANY_BLOCKS * mr) {
+        int64_t then = -1, end;
+        if (part + j->threads < parts) panels_of(j, part + j->threads, &then, &end);
+        for (int64_t p = p0; p < p1; p += GROUP)
+            many_panels(j, p, p + GROUP < p1 ? p + GROUP : p1, p + GROUP < p1 ? p + GROUP : then, tile);
+        return;
+    }
     if (!f32 && !dot && j->m <= kn->pair) { /* each half of the taking is one long stream */
         int64_t half = (p1 - p0) / 2;
         for (int64_t p = p0; p < p0 + half; p++) pair_panels(j, p, p + half, tile);
         p0 += 2 * half;
     }
     for (int64_t p = p0; p < p1; p++) {
-        const void *panel = (const char *)w->data + (size_t)p * w->panel_bytes;
         for (int64_t kb = 0; kb < w->kp; kb += MULL_KC) {
             int64_t kc = w->kp - kb < MULL_KC ? w->kp - kb : MULL_KC;
-            const float *bf = f32 ? (const float *)panel + kb * MULL_NR : wide;
-            const uint16_t *bh = (const uint16_t *)panel + kb * MULL_NR;
-            if (widen) kn->widen(bh, kc, wide);
+            const void *here = weights_of(w, p, kb).at;
             for (int64_t b = 0; b * mr < j->m; b++) {
                 int rows = block_rows(j, b, mr);
                 int64_t at = kb * j->m + b * mr * kc;
                 float *c = tile + b * mr * MULL_NR;
                 if (dot)
-                    kn->gemm_dot(rows, kc, (const uint16_t *)j->a + at, bh, c, MULL_NR, kb == 0);
-                else if (widen || (f32 && j->m > (WIDEN_BLOCKS - 1) * mr))
-                    kn->gemm_many(rows, kc, (const float *)j->a + at, bf, c, MULL_NR,
-                                  kb == 0 ? MULL_SUM_NEW : MULL_SUM_GOES_ON,
-                                  lines_ahead(j, p, kb, b, rows, (j->m + mr - 1) / mr));
+                    kn->gemm_dot(rows, kc, (const uint16_t *)j->a + at, here, c, MULL_NR, kb == 0);
                 else if (f32)
-                    kn->gemm_f32(rows, kc, (const float *)j->a + at, bf, c, MULL_NR, kb == 0);
+                    kn->gemm_f32(rows, kc, (const float *)j->a + at, here, c, MULL_NR, kb == 0);
                 else
-                    kn->gemm_bf16(rows, kc, (const float *)j->a + at, bh, c, MULL_NR, kb == 0);
+                    kn->gemm_bf16(rows, kc, (const float *)j->a + at, here, c, MULL_NR, kb == 0);
             }
         }
         store_tile(j, tile, (int)j->m, 0, p * MULL_NR);
