@@ -20,10 +20,6 @@ static int alone(struct mull__grpo *g, mull_error *err) {
 
 /* Rollout jobs answer: no second copy of the weights, only the media's features. */
 static int with_jobs(struct mull__grpo *g, const mull_trainer_opts *o, mull_error *err) {
-    if (mull_comm_world(o->comm) > 1)
-        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "rollout_mode",
-                         "use one rank, or let the ranks answer themselves",
-                         "rollout jobs answer for a trainer of one rank");
     if (!g->t->trained_tower) g->features = g->own_features = mull_features_create(g->t->tower, 0);
     return g->features || g->t->trained_tower ? mull__intake_create(g, o, err)
                                               : mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");

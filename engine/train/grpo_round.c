@@ -209,7 +209,7 @@ static int draw(struct mull__grpo *g, const mull_train_source *src, size_t first
     int rc = take_step(g, src, err);
     if (!rc) rc = hold(g, first, err);
     if (g->intake) {
-        if (!rc) rc = mull__intake_take(g, first, err);
+        rc = mull__intake_take(g, first, rc, err);
     } else {
         if (!rc) rc = mull__grpo_answer(g, first, err);
         if (!rc) rc = mull__grpo_reward(g, first, err);

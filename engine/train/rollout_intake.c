@@ -1,6 +1,8 @@
-/* See rollout_intake.h. Exact resume: wants and shards of steps that the last checkpoint does not cover stay on disk,
- * so a run that goes on from it finds what was wanted of which version. A version stays as long as a step that is not
- * taken yet wants it, so a shard that was lost or set aside can be made again from the same policy. */
+/* See rollout_intake.h. With several ranks the first one keeps the folder: it publishes, wants and clears away, and
+ * tells the others what is wanted of which version; each takes the shards of its own prompts. Exact resume: wants and
+ * shards of steps that the last checkpoint does not cover stay on disk, so a run that goes on from it finds what was
+ * wanted of which version. A version stays as long as a step that is not taken yet wants it, so a shard that was lost
+ * or set aside can be made again from the same policy. */
 #include "engine/train/rollout_intake.h"
 
 #include "engine/annotate/fileio.h"
@@ -74,25 +76,49 @@ static bool holds(const struct mull__intake *i, const mull_want *old, const mull
     return mull_exchange_has(&i->x, name) || answered(i, old);
 }
 
+static bool first_rank(const struct mull__grpo *g) {
+    return mull_comm_rank(g->t->params.comm) == 0;
+}
+
+/* Room for one more want. */
+static int reserve(struct mull__intake *i, size_t n, mull_error *err) {
+    if (n <= i->cap) return MULL_OK;
+    size_t cap = 2 * n > 16 ? 2 * n : 16;
+    mull_want *p = realloc(i->wants, cap * sizeof *p);
+    if (!p) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
+    i->wants = p;
+    i->cap = cap;
+    return MULL_OK;
+}
+
+/* Prompts of a rank in a loader step. */
+static int64_t prompts(const mull_recipe *r) {
+    return r->per_device_train_batch_size * r->gradient_accumulation_steps;
+}
+
+/* Prompts of a shard: with several ranks no shard has prompts of two, so their number divides a rank's. */
+static int64_t each(const struct mull__grpo *g) {
+    const mull_recipe *r = g->t->r;
+    int64_t n = r->rollout_groups, all = prompts(r);
+    if (mull_comm_world(g->t->params.comm) == 1) return n;
+    if (n > all) n = all;
+    while (all % n) n--;
+    return n;
+}
+
 static int want(struct mull__grpo *g, int64_t step, int64_t oldest, mull_error *err) {
     struct mull__intake *i = g->intake;
-    const mull_recipe *r = g->t->r;
     if (find(i, step)) return MULL_OK;
-    if (i->n == i->cap) {
-        size_t cap = i->cap ? 2 * i->cap : 16;
-        mull_want *p = realloc(i->wants, cap * sizeof *p);
-        if (!p) return mull_fail(err, MULL_ENOMEM, WHAT, "", NULL, "out of memory");
-        i->wants = p;
-        i->cap = cap;
-    }
+    int rc = reserve(i, i->n + 1, err);
+    if (rc) return rc;
     mull_want now = {.step = step,
                      .version = i->published,
-                     .groups = r->per_device_train_batch_size * r->gradient_accumulation_steps,
-                     .each = r->rollout_groups},
+                     .groups = prompts(g->t->r) * mull_comm_world(g->t->params.comm),
+                     .each = each(g)},
               old;
     memcpy(now.policy, i->policy, sizeof now.policy);
     mull_error ignored = {0};
-    int rc = mull_want_get(&i->x, step, &old, &ignored);
+    rc = mull_want_get(&i->x, step, &old, &ignored);
     if (!rc && holds(i, &old, &now, oldest)) {
         now = old;
     } else {
@@ -102,6 +128,24 @@ static int want(struct mull__grpo *g, int64_t step, int64_t oldest, mull_error *
     }
     i->wants[i->n++] = now;
     return MULL_OK;
+}
+
+/* What the first rank knows, to all: rc is this rank's so far. Every rank comes here, failed or not. */
+static int share(struct mull__grpo *g, int rc, mull_error *err) {
+    struct mull__intake *i = g->intake;
+    size_t at[MULL_WORLD_MAX + 1], bytes = first_rank(g) ? i->n * sizeof *i->wants : 0;
+    void *all = NULL;
+    rc = mull__grpo_agree(g, rc, false, NULL, err);
+    if (rc || mull_comm_world(g->t->params.comm) == 1) return rc;
+    rc = mull_ranks_collect(g->t->ranks, i->wants, bytes, &all, at, err);
+    if (!rc && !first_rank(g)) {
+        i->n = 0;
+        rc = reserve(i, at[1] / sizeof *i->wants, err);
+        if (!rc && at[1]) memcpy(i->wants, all, at[1]);
+        if (!rc) i->n = at[1] / sizeof *i->wants;
+    }
+    free(all);
+    return mull__grpo_agree(g, rc, false, NULL, err);
 }
 
 /* ---- clearing away */
@@ -165,7 +209,19 @@ int mull__intake_create(struct mull__grpo *g, const mull_trainer_opts *o, mull_e
     i->kept = i->saved = g->t->state.position.step;
     i->arrived = mull__train_now();
     int rc = mull_exchange_open(o->out, true, &i->x, err);
-    return rc ? rc : begin(i, g->t->r, err);
+    return rc || !first_rank(g) ? rc : begin(i, g->t->r, err);
+}
+
+/* The weights as they are, a version. What lies in parts over the ranks is whole on each meanwhile. */
+static int publish(struct mull__grpo *g, mull_error *err) {
+    struct mull__intake *i = g->intake;
+    const mull_trainer *t = g->t;
+    int rc = MULL_OK;
+    for (size_t k = 0; !rc && k < t->params.n; k++)
+        rc = mull_ranks_fetch(t->ranks, &t->params.list[k], t->params.list[k].adapter, err);
+    if (!rc && first_rank(g)) rc = mull_policy_publish(&i->x, &t->params, t->state.step, i->policy, err);
+    for (size_t k = 0; k < t->params.n; k++) mull_ranks_release(t->ranks, &t->params.list[k]);
+    return rc;
 }
 
 /* ---- a round's beginning */
@@ -178,7 +234,7 @@ int mull__intake_publish(struct mull__grpo *g, int64_t next, mull_error *err) {
     int rc = MULL_OK;
     if (i->published != t->state.step) {
         double begun = mull__train_now();
-        rc = mull_policy_publish(&i->x, &t->params, t->state.step, i->policy, err);
+        rc = mull__grpo_agree(g, publish(g, err), false, NULL, err);
         if (rc) return rc;
         i->published = t->state.step;
         g->round.refresh_seconds += mull__train_now() - begun;
@@ -189,11 +245,11 @@ int mull__intake_publish(struct mull__grpo *g, int64_t next, mull_error *err) {
     for (size_t k = 0; k < i->n; k++)
         if (i->wants[k].step >= next) i->wants[kept++] = i->wants[k];
     i->n = kept;
-    for (int64_t k = 0; k < rounds * r->steps_per_generation && !rc; k++)
+    for (int64_t k = 0; k < rounds * r->steps_per_generation && !rc && first_rank(g); k++)
         rc = want(g, next + k, t->state.step + k / r->steps_per_generation * inner - r->max_staleness, err);
-    if (!rc) clear(i, i->kept, false);
+    if (!rc && first_rank(g)) clear(i, i->kept, false);
     i->waited = 0;
-    return rc;
+    return share(g, rc, err);
 }
 
 /* ---- taking */
@@ -293,9 +349,9 @@ static int set_aside(const struct mull__intake *i, const char *name, int times, 
     return MULL_OK;
 }
 
-static int take_shard(struct mull__grpo *g, size_t first, const mull_want *w, int64_t shard, mull_error *err) {
+/* groups: the shard's. */
+static int take_shard(struct mull__grpo *g, mull__group *groups, const mull_want *w, int64_t shard, mull_error *err) {
     mull_rollout_key key = mull__rollout_key(g->t->r, w, shard);
-    mull__group *groups = &g->round.groups[first + (size_t)key.first];
     mull_rollout_shard s = {0};
     mull_exchange_name name;
     mull_shard_name(w->step, shard, name);
@@ -324,13 +380,16 @@ static int take_shard(struct mull__grpo *g, size_t first, const mull_want *w, in
     return rc;
 }
 
-int mull__intake_take(struct mull__grpo *g, size_t first, mull_error *err) {
+int mull__intake_take(struct mull__grpo *g, size_t first, int rc, mull_error *err) {
     struct mull__intake *i = g->intake;
-    int64_t step = g->round.groups[first].step;
+    int64_t step = rc ? 0 : g->round.groups[first].step, from = mull__grpo_first_place(g), n = prompts(g->t->r);
     /* Dynamic sampling may need a step that nobody could foresee. */
-    int rc = want(g, step, g->t->state.step - g->t->r->max_staleness, err);
-    const mull_want *w = rc ? NULL : find(i, step);
-    for (int64_t c = 0; !rc && c < mull_want_shards(w); c++) rc = take_shard(g, first, w, c, err);
+    if (!rc && first_rank(g)) rc = want(g, step, g->t->state.step - g->t->r->max_staleness, err);
+    if ((rc = share(g, rc, err))) return rc;
+    const mull_want *w = find(i, step);
+    if (!w) return mull_fail(err, MULL_EINTERNAL, WHAT, "step", NULL, "the ranks are not at the same step");
+    for (int64_t c = from / w->each; !rc && c * w->each < from + n; c++)
+        rc = take_shard(g, &g->round.groups[(int64_t)first + c * w->each - from], w, c, err);
     return rc;
 }
 
@@ -348,6 +407,7 @@ void mull__intake_saved(struct mull__grpo *g) {
 }
 
 int mull__intake_finish(struct mull__grpo *g, mull_error *err) {
+    if (!first_rank(g)) return MULL_OK;
     int rc = mull_exchange_put_run(&g->intake->x, g->t->r, true, err);
     if (!rc) clear(g->intake, INT64_MAX, true);
     return rc;

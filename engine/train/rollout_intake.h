@@ -28,9 +28,10 @@ void mull__intake_destroy(struct mull__intake *i);
 /* Before a round, whose first loader step is next: the weights as they are become a version, unless they are one, and
  * the steps of this round and of those that max_staleness reaches are wanted. */
 int mull__intake_publish(struct mull__grpo *g, int64_t next, mull_error *err);
-/* Waits for the shards of the loader step that the groups from first on are of, and gives them what they hold.
+/* Waits for the shards of the loader step that the groups from first on are of, and gives them what they hold. Every
+ * rank calls it, with how it fared so far (rc).
  * MULL_ECANCELLED: stopped; MULL_EIO: none came for rollout_wait seconds. */
-int mull__intake_take(struct mull__grpo *g, size_t first, mull_error *err);
+int mull__intake_take(struct mull__grpo *g, size_t first, int rc, mull_error *err);
 /* The round's completions are there: its seconds are those since the last round's were. */
 void mull__intake_arrived(struct mull__grpo *g);
 /* A checkpoint is under way: what lies before the one before it is not needed any more. */

@@ -1,7 +1,7 @@
 /* Rollout jobs beside a trainer: without lag the weights are, bit for bit, those of the trainer that answers itself;
  * with lag they are the same however many jobs there are and whatever is killed or lost; and files that are not what
  * they should be are set aside and made again. The jobs are real processes, as the worker starts them. */
-#include "tests/engine/grpo_util.h"
+#include "tests/engine/rollout_util.h"
 
 #include "engine/train/rollout_exchange.h"
 #include "engine/train/rollout_shard.h"
@@ -14,37 +14,6 @@
 
 enum { JOBS_MAX = 3 };
 
-/* A rollout job of the run in out, its words into out.log. */
-static pid_t start_job(const char *out) {
-    char spec[160], log[160];
-    snprintf(spec, sizeof spec, "{\"kind\":\"rollout\",\"out\":\"%s\",\"idle_timeout\":120}", out);
-    snprintf(log, sizeof log, "%s.log", out);
-    int in[2];
-    assert_int_equal(pipe(in), 0);
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int words = open(log, O_WRONLY | O_CREAT | O_APPEND, 0666);
-        dup2(in[0], STDIN_FILENO);
-        dup2(words, STDERR_FILENO);
-        close(in[0]);
-        close(in[1]);
-        close(3);
-        execl(MULL_BIN_DIR "/mull-engine", "mull-engine", "run", (char *)NULL);
-        _exit(127);
-    }
-    close(in[0]);
-    assert_int_equal(write(in[1], spec, strlen(spec)), (ssize_t)strlen(spec));
-    close(in[1]);
-    return pid;
-}
-
-static int status_of(pid_t pid) {
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-}
-
 /* Trains in out with so many rollout jobs, which all end by themselves with status 0. */
 static void with_jobs(const fixture *f, const char *out, int jobs, int threads, run *r, const char *const *sets) {
     pid_t pid[JOBS_MAX];
@@ -53,7 +22,6 @@ static void with_jobs(const fixture *f, const char *out, int jobs, int threads, 
     for (int i = 0; i < jobs; i++) assert_int_equal(status_of(pid[i]), 0);
 }
 
-#define JOBS "rollout_mode=disaggregated", "rollout_groups=3"
 static const char *const OVER[] = {"max_steps=4",     "num_iterations=2",   "dynamic_sampling=2",
                                    "bf16=True",       "lora_rank=4",        "steps_per_generation=2",
                                    "grpo_tokens=all", "freeze_vision=False"};
@@ -64,23 +32,6 @@ static void same_weights(const char *a, const char *b, int64_t step, bool adapte
     snprintf(y, sizeof y, "%s/checkpoint-%lld", b, (long long)step);
     same_file(x, y, adapters ? "adapter_model.safetensors" : "model.safetensors");
     same_file(x, y, "optimizer-00000-of-00001.zst");
-}
-
-/* The samples that both kept, all their words and numbers. */
-static void same_samples(const char *a, const char *b) {
-    char path[160];
-    int n = 0;
-    snprintf(path, sizeof path, "%s/rollouts", a);
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (e->d_name[0] == '.') continue;
-        char other[160];
-        snprintf(other, sizeof other, "%s/rollouts", b);
-        same_file(path, other, e->d_name);
-        n++;
-    }
-    if (d) closedir(d);
-    assert_true(n > 0);
 }
 
 /* max_staleness 0 is the loop that answers itself: same completions, same weights, whatever the setting. */
