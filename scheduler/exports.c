@@ -2,6 +2,7 @@
 #include "scheduler/exports.h"
 
 #include "schema/event_line.h"
+#include "schema/remove_tree.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -303,13 +304,16 @@ int mull_exports_commit(const mull_exports *x, const char *team, const char *pat
     int dir = open_parent(x, team, path, false, name, part), why = 0;
     if (dir < 0) return errno;
     int fd = openat(dir, part, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    /* Asked again after an answer that was lost: it has its name already. */
+    bool again = fd < 0 && errno == ENOENT;
+    if (again) fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
-        why = errno;
+        why = again ? ENOENT : errno;
     else if (!sum_of(fd, sum))
-        why = errno ? errno : EIO;
+        why = again ? ENOENT : errno ? errno : EIO; /* a folder of that name, say */
     else if (strcmp(sum, sha256) != 0)
-        why = EBADMSG;
-    if (!why && (fsync(fd) != 0 || renameat(dir, part, dir, name) != 0)) why = errno;
+        why = again ? ENOENT : EBADMSG;
+    if (!why && (fsync(fd) != 0 || (!again && renameat(dir, part, dir, name) != 0))) why = errno;
     if (why == EBADMSG) unlinkat(dir, part, 0);
     int sync = why ? -1 : openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (!why && (sync < 0 || fsync(sync) != 0)) why = errno;
@@ -319,28 +323,11 @@ int mull_exports_commit(const mull_exports *x, const char *team, const char *pat
     return why;
 }
 
-static int remove_in(int dir, const char *name, int depth) {
-    if (unlinkat(dir, name, 0) == 0 || errno == ENOENT) return 0;
-    if (errno != EISDIR && errno != EPERM) return errno;
-    int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), why = 0;
-    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!d) {
-        why = errno;
-        if (fd >= 0) close(fd);
-        return why;
-    }
-    for (const struct dirent *e; !why && (e = readdir(d));)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            why = depth < MULL_TREE_DEPTH_MAX ? remove_in(dirfd(d), e->d_name, depth + 1) : ELOOP;
-    closedir(d);
-    return why ? why : unlinkat(dir, name, AT_REMOVEDIR) == 0 ? 0 : errno;
-}
-
 int mull_exports_remove(const mull_exports *x, const char *team, const char *path) {
     char name[256], part[280];
     int dir = open_parent(x, team, path, false, name, part);
     if (dir < 0) return errno == ENOENT ? 0 : errno;
-    int why = remove_in(dir, name, 0);
+    int why = mull_remove_at(dir, name);
     close(dir);
     return why;
 }

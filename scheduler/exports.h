@@ -42,7 +42,8 @@ int64_t mull_exports_part(const mull_exports *x, const char *team, const char *p
 int mull_exports_write(const mull_exports *x, const char *team, const char *path, uint64_t offset, const char *from,
                        size_t n);
 /* The file is complete: it takes its name when its bytes have this SHA-256 (hexadecimal), else it goes and EBADMSG is
- * returned. On disk when this returns 0. */
+ * returned. On disk when this returns 0; so it is when it has that name and these bytes already and nothing was sent
+ * since, so that a commit may be asked for again. */
 int mull_exports_commit(const mull_exports *x, const char *team, const char *path, const char *sha256);
 /* A file or a folder with all in it; 0 also when it is not there. */
 int mull_exports_remove(const mull_exports *x, const char *team, const char *path);

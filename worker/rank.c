@@ -4,6 +4,7 @@
  * said. While events find no room anywhere, its pipes are not read and the engine waits. */
 #include "schema/event_line.h"
 #include "schema/log.h"
+#include "schema/remove_tree.h"
 #include "worker/stage.h"
 #include "worker/supervise.h"
 #include "worker/proc.h"
@@ -452,7 +453,7 @@ void mull__rank_start(mull_rank *k) {
 /* ---- tidying up ---- */
 
 static void remove_dir(uv_work_t *work) {
-    mull__remove_tree(work->data);
+    mull_remove_tree(work->data); /* what stays goes when the worker starts again */
 }
 
 static void removed(uv_work_t *work, int status) {

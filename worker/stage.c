@@ -12,6 +12,7 @@
 #include "worker/stage.h"
 
 #include "schema/event_line.h"
+#include "schema/remove_tree.h"
 #include "schema/transfer/transfer.h"
 #include "worker/join.h"
 #include "worker/lines.h"
@@ -156,7 +157,7 @@ static int prepare(stage *s, mull_err *err) {
     if (!rc && s->out && s->first) {
         rc = fetch(s, s->out, true, err);
         if (rc == MULL_ERR_MISSING) { /* nothing there yet, and so nothing here */
-            mull__remove_tree(s->out_here);
+            mull_remove_tree(s->out_here);
             rc = 0;
         }
     }

@@ -1,6 +1,7 @@
 /* The worker's life: lock and clean the state folder, find the devices, say hello, beat, and at the end let the engines
  * save what they have. */
 #include "schema/log.h"
+#include "schema/remove_tree.h"
 #include "worker/proc.h"
 #include "worker/seccomp.h"
 #include "worker/supervise.h"
@@ -8,7 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,18 +64,6 @@ static int open_for_user(const mull_worker *w, mull_err *err) {
     return mull_engine_user_reach(&w->cfg.user, path, w->cfg.state, err);
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
-    (void)st;
-    (void)type;
-    (void)f;
-    (void)!remove(path);
-    return 0;
-}
-
-void mull__remove_tree(const char *path) {
-    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
 /* Engines of a former start must be gone before their devices are offered again. */
 static void end_leftovers(mull_worker *w) {
     enum { ROUNDS = 50, PAUSE_US = 100000 };
@@ -89,7 +77,8 @@ static void end_leftovers(mull_worker *w) {
     if (n > 0) mull_log(MULL_LOG_WARN, "killed what a former start of this worker had left running (%zu processes)", n);
     if (round == ROUNDS) mull_log(MULL_LOG_ERROR, "some of it does not die; its devices may be busy");
     snprintf(path, sizeof path, "%s/attempts", w->cfg.state);
-    mull__remove_tree(path);
+    int why = mull_remove_tree(path);
+    if (why) mull_log(MULL_LOG_WARN, "cannot remove all of %s: %s", path, strerror(why));
     mkdir(path, w->cfg.user.uid ? 0711 : 0700);
 }
 

@@ -137,8 +137,6 @@ void mull__start_over(mull_worker *w);
 void mull__replaced(mull_worker *w);
 /* An attempt has gone: perhaps the last one. */
 void mull__run_gone(mull_worker *w);
-/* A folder and all that is in it, links not followed. */
-void mull__remove_tree(const char *path);
 
 /* report.c: each pushes one event. */
 void mull__report_hello(mull_worker *w, bool offering);

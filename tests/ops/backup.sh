@@ -58,6 +58,8 @@ until [ "$(state_of 2)" = COMPLETED ] && [ "$(state_of 3)" = COMPLETED ]; do
 done
 [ "$(state_of 1)" = COMPLETED ] && [ "$(state_of 4)" = PENDING ] || fail "jobs 1 and 4 are not as they were"
 mull release 4 && mull wait 4 --quiet || fail "the held job does not run"
+mull audit verify >"$dir/log" 2>&1 || fail "the audit does not fit after the restore: $(cat "$dir/log")"
+mull audit ls | grep -q ' restore ' || fail "the audit does not tell of the restore"
 [ "$(wc -l <"$dir/out/output.jsonl")" = 1500 ] || fail "$(wc -l <"$dir/out/output.jsonl") rows, not 1500"
 [ "$(grep -o '"custom_id": *"r[0-9]*"' "$dir/out/output.jsonl" | sort -u | wc -l)" = 1500 ] || fail "rows are missing or doubled"
 id=$(mull submit generate --model "$dir/model" --prompt new)
@@ -69,6 +71,7 @@ grep -q "there are jobs in it" "$dir/log" || fail "wrong words: $(cat "$dir/log"
 "$source/ops/restore" --replace "$backup" || fail "--replace failed"
 i=0
 until mull ps >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 60 ] || fail "the scheduler does not come back"; sleep 1; done
+mull audit verify >"$dir/log" 2>&1 || fail "the audit does not fit after --replace: $(cat "$dir/log")"
 case $(state_of 2) in RUNNING | PENDING | COMPLETED) ;; *) fail "after --replace job 2 is lost" ;; esac
 [ -z "$(mull ps --json | grep "\"id\":\"$id\"")" ] || fail "--replace kept a job that the backup does not have"
 "$source/ops/backup" --keep 1 "$dir/backups" >/dev/null
