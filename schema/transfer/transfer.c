@@ -15,7 +15,10 @@
 #include <unistd.h>
 
 /* A server that starts again or fails over is away for seconds: what can be repeated is, for about a minute. */
-enum { PIECE = 4 << 20, ANSWER_MAX = 256 << 20, TRIES = 12, PAUSE_MS = 500, PAUSE_MAX_MS = 8000, QUIET_S = 120 };
+enum { PIECE = 4 << 20, ANSWER_MAX = 256 << 20, TRIES = 12, PAUSE_MS = 500, PAUSE_MAX_MS = 8000 };
+/* A connection on which nothing moves for QUIET_S is given up. The server may be silent for SUMS_S while it reads a
+ * whole tree or file for its sums. RESUMES: how often in a row a part may end elsewhere than thought. */
+enum { QUIET_S = 120, SUMS_S = 3600, RESUMES = 5 };
 static const char WHAT[] = "cannot transfer files";
 
 struct mull_transfer {
@@ -25,7 +28,24 @@ struct mull_transfer {
     char base[1200];
     char *text; /* the latest answer */
     size_t len, cap;
+    bool elsewhere;   /* the latest refusal: the part does not end where the piece was to go */
+    bool sums;        /* the server is asked for what takes it long */
+    curl_off_t moved; /* bytes of this request so far, both ways */
 };
+
+static void alive(mull_transfer *t) {
+    if (t->o.alive) t->o.alive(t->o.arg);
+}
+
+/* Called by curl about once a second, and when bytes move. */
+static int on_progress(void *arg, curl_off_t down_all, curl_off_t down, curl_off_t up_all, curl_off_t up) {
+    mull_transfer *t = arg;
+    (void)down_all;
+    (void)up_all;
+    if (t->sums || down + up > t->moved) alive(t);
+    t->moved = down + up;
+    return 0;
+}
 
 static size_t on_bytes(char *bytes, size_t one, size_t n, void *arg) {
     mull_transfer *t = arg;
@@ -74,6 +94,10 @@ mull_transfer *mull_transfer_open(const mull_transfer_opts *o, mull_err *err) {
     curl_easy_setopt(t->curl, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(t->curl, CURLOPT_CONNECTTIMEOUT, 10L);
     curl_easy_setopt(t->curl, CURLOPT_TCP_KEEPALIVE, 1L); /* a large tree is summed before anything comes */
+    curl_easy_setopt(t->curl, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(t->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(t->curl, CURLOPT_XFERINFODATA, t);
+    curl_easy_setopt(t->curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, t->headers);
     curl_easy_setopt(t->curl, CURLOPT_WRITEFUNCTION, on_bytes);
     curl_easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
@@ -109,6 +133,7 @@ static int refused(mull_transfer *t, const request *q, long status, mull_err *er
     json_t *j = t->len ? json_loads(t->text, 0, NULL) : NULL;
     const char *why = json_string_value(json_object_get(json_object_get(j, "error"), "message"));
     const char *code = json_string_value(json_object_get(json_object_get(j, "error"), "code"));
+    t->elsewhere = code && !strcmp(code, "bad_offset");
     int rc = mull_fail(err,
                        code && !strcmp(code, "bad_sum") ? MULL_ERR_FORMAT
                        : status == 404                  ? MULL_ERR_MISSING
@@ -124,6 +149,7 @@ static int refused(mull_transfer *t, const request *q, long status, mull_err *er
 /* One request, again while the server is away. The answer is in t->text. */
 static int ask(mull_transfer *t, const request *q, mull_err *err) {
     char url[16 << 10], number[32];
+    t->elsewhere = false;
     size_t n = (size_t)snprintf(url, sizeof url, "%s/v1/jobs/%s/files%s", t->base, t->o.job, q->what);
     char *path = q->path ? curl_easy_escape(t->curl, q->path, 0) : NULL;
     if (path) put_option(url, sizeof url, &n, "path", path);
@@ -151,10 +177,14 @@ static int ask(mull_transfer *t, const request *q, mull_err *err) {
         curl_easy_setopt(t->curl, CURLOPT_HTTPGET, 1L);
         curl_easy_setopt(t->curl, CURLOPT_CUSTOMREQUEST, strcmp(q->method, "GET") ? q->method : NULL);
     }
+    t->sums = !strcmp(q->what, "/commit") || (!*q->what && !strcmp(q->method, "GET"));
+    curl_easy_setopt(t->curl, CURLOPT_LOW_SPEED_TIME,
+                     t->sums ? (long)SUMS_S : (long)(t->o.quiet_s ? t->o.quiet_s : QUIET_S));
     int pause = PAUSE_MS;
     for (int tries = 1;; tries++) {
         long status = 0;
         t->len = 0;
+        t->moved = 0;
         CURLcode code = curl_easy_perform(t->curl);
         curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
         bool away = code != CURLE_OK ? code != CURLE_PEER_FAILED_VERIFICATION : status == 503 || status == 429;
@@ -175,7 +205,8 @@ static int64_t have_of(const mull_transfer *t) {
     return n;
 }
 
-int mull_transfer_sum(const char *path, char sum[65], mull_err *err) {
+/* t: told of as being alive while it reads; may be NULL. */
+static int sum_file(mull_transfer *t, const char *path, char sum[65], mull_err *err) {
     unsigned char md[EVP_MAX_MD_SIZE];
     unsigned n = 0;
     char *buf = malloc(PIECE);
@@ -183,13 +214,20 @@ int mull_transfer_sum(const char *path, char sum[65], mull_err *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
     ssize_t k = -1;
     if (buf && c && fd >= 0 && EVP_DigestInit_ex(c, EVP_sha256(), NULL) == 1)
-        while ((k = read(fd, buf, PIECE)) > 0) EVP_DigestUpdate(c, buf, (size_t)k);
+        while ((k = read(fd, buf, PIECE)) > 0) {
+            EVP_DigestUpdate(c, buf, (size_t)k);
+            if (t) alive(t);
+        }
     if (k != 0 || EVP_DigestFinal_ex(c, md, &n) != 1) rc = mull_fail_errno(err, errno, WHAT, path, "check the file");
     for (unsigned i = 0; !rc && i < 32; i++) snprintf(sum + 2 * i, 3, "%02x", md[i]);
     if (fd >= 0) close(fd);
     EVP_MD_CTX_free(c);
     free(buf);
     return rc;
+}
+
+int mull_transfer_sum(const char *path, char sum[65], mull_err *err) {
+    return sum_file(NULL, path, sum, err);
 }
 
 /* ---- down ---- */
@@ -206,11 +244,11 @@ static int make_parents(const char *path, mull_err *err) {
     return 0;
 }
 
-static bool same_file(const char *local, int64_t bytes, const char *sum) {
+static bool same_file(mull_transfer *t, const char *local, int64_t bytes, const char *sum) {
     struct stat st;
     char own[65];
-    return lstat(local, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == bytes &&
-           mull_transfer_sum(local, own, NULL) == 0 && !strcmp(own, sum);
+    return lstat(local, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == bytes && sum_file(t, local, own, NULL) == 0 &&
+           !strcmp(own, sum);
 }
 
 /* The rest of a file into LOCAL.mull-part, which takes the name when its sum is right. */
@@ -241,7 +279,7 @@ static int pull_file(mull_transfer *t, const char *path, const char *local, int6
     if (!rc && fsync(fd) != 0) rc = mull_fail_errno(err, errno, WHAT, part, NULL);
     close(fd);
     if (rc) return rc;
-    rc = mull_transfer_sum(part, own, err);
+    rc = sum_file(t, part, own, err);
     if (!rc && strcmp(own, sum) != 0) {
         unlink(part);
         rc = mull_fail(err, MULL_ERR_FORMAT, WHAT, path, "try again", "what arrived has another SHA-256");
@@ -260,6 +298,13 @@ static bool name_ok(const char *name) {
         p += n + (p[n] == '/');
     }
     return true;
+}
+
+/* How much of a path that nftw names is the folder that it walks: it leaves slashes at the end out. */
+static size_t root_length(const char *local) {
+    size_t n = strlen(local);
+    while (n > 0 && local[n - 1] == '/') n--;
+    return n;
 }
 
 /* The walk of nftw has no argument of its own. */
@@ -308,7 +353,7 @@ int mull_transfer_pull(mull_transfer *t, const char *path, const char *local, bo
         snprintf(from, sizeof from, "%s%s%s", root, folder ? "/" : "", name);
         snprintf(to, sizeof to, "%s%s%s", local, folder ? "/" : "", name);
         json_object_set_new(names, name, json_true());
-        if (same_file(to, bytes, sum)) {
+        if (same_file(t, to, bytes, sum)) {
             n->kept++;
             continue;
         }
@@ -320,7 +365,7 @@ int mull_transfer_pull(mull_transfer *t, const char *path, const char *local, bo
     }
     if (!rc && exact && folder) {
         kept.names = names;
-        kept.root = strlen(local);
+        kept.root = root_length(local);
         nftw(local, drop_one, 16, FTW_DEPTH | FTW_PHYS);
     }
     json_decref(names);
@@ -341,7 +386,7 @@ static int push_file(mull_transfer *t, const char *local, const char *path, int6
         free(buf);
         return rc;
     }
-    int rc = ask(t, &part, err);
+    int rc = ask(t, &part, err), resumes = 0;
     int64_t at = rc ? 0 : have_of(t);
     if (at > bytes) at = 0;
     bool begun = at > 0;
@@ -359,8 +404,17 @@ static int push_file(mull_transfer *t, const char *local, const char *path, int6
                      .body = buf,
                      .body_len = (size_t)k};
         rc = ask(t, &q, err);
-        at += k;
-        begun = true;
+        if (!rc) {
+            at += k;
+            begun = true;
+            resumes = 0;
+        } else if (t->elsewhere && resumes++ < RESUMES) {
+            /* A piece whose answer was lost is there all the same, or a part of it: on from what is there. */
+            rc = ask(t, &part, err);
+            at = rc ? 0 : have_of(t);
+            if (at > bytes) at = 0;
+            begun = at > 0;
+        }
     }
     request done = {.method = "POST", .what = "/commit", .path = path, .sum = sum, .offset = -1, .limit = -1};
     if (!rc) rc = ask(t, &done, err);
@@ -399,7 +453,7 @@ int mull_transfer_push(mull_transfer *t, const char *local, const char *path, mu
     json_array_foreach(json_object_get(tree, "files"), i, f)
         json_object_set(there, json_string_value(json_object_get(f, "name")), json_object_get(f, "sha256"));
     json_t *list = found.list = json_array();
-    found.root = strlen(local);
+    found.root = root_length(local);
     nftw(local, note_one, 16, FTW_PHYS);
     json_array_foreach(list, i, f) {
         const char *name = json_string_value(json_object_get(f, "name"));
@@ -408,7 +462,7 @@ int mull_transfer_push(mull_transfer *t, const char *local, const char *path, mu
         if (rc || !name) break;
         snprintf(from, sizeof from, "%s%s%s", local, *name ? "/" : "", name);
         snprintf(to, sizeof to, "%s%s%s", path, *name ? "/" : "", name);
-        rc = mull_transfer_sum(from, sum, err);
+        rc = sum_file(t, from, sum, err);
         const char *have = json_string_value(json_object_get(there, name));
         if (!rc && have && !strcmp(have, sum)) {
             n->kept++;

@@ -20,7 +20,11 @@ typedef struct mull_transfer_opts {
     int64_t fence;       /* of the attempt, for nodes; 0 */
     /* Told of each file that was moved; may be NULL. */
     void (*moved)(void *arg, const char *name, int64_t bytes);
+    /* Called often while bytes move, files are read for their sums, or the server does that; not while a server is
+     * away. May be NULL. */
+    void (*alive)(void *arg);
     void *arg;
+    int quiet_s; /* a connection on which nothing moves for so long is given up and made anew; 0: two minutes */
 } mull_transfer_opts;
 
 mull_transfer *mull_transfer_open(const mull_transfer_opts *o, mull_err *err);
