@@ -331,6 +331,7 @@ static int make_env(mull_rank *k, env *e) {
     put(e, "CUDA_DEVICE_ORDER=PCI_BUS_ID");
     put(e, "CUDA_VISIBLE_DEVICES=%s", d ? d->uuid : "");
     if (r->w->cfg.transfer) put(e, MULL_STAGE_ENV "=%s", r->w->cfg.state);
+    if (r->w->cfg.transfer && r->world > 1) put(e, MULL_STAGE_READY_ENV "=%s/ready", r->ranks[0]->dir);
     int rc = put_sandbox(k, e);
     e->at[e->n] = NULL;
     return rc;

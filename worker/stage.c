@@ -29,6 +29,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { EVENTS = 3, SPEC_MAX = 16 << 20, LONGEST = (1 << 20) - 2048, FAILED = 1 };
@@ -39,13 +40,21 @@ typedef struct stage {
     mull_transfer *transfer;
     json_t *spec;
     char root[4200]; /* STATE/stage */
-    const char *out; /* as everybody knows it */
+    char *out;       /* as everybody knows it */
     char out_here[8400];
-    bool first; /* the rank of this node that fetches and brings */
+    bool first;        /* the rank of this node that fetches and brings */
+    const char *ready; /* MULL_STAGE_READY_ENV; NULL: it is the only one */
     bool failed;
-    int lines; /* where the engine's lines come from */
+    int64_t said_ms; /* when the latest sign of life was given */
+    int lines;       /* where the engine's lines come from */
     pid_t engine;
 } stage;
+
+static int64_t now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
 
 /* ---- saying ---- */
 
@@ -78,12 +87,63 @@ static int complain(const mull_err *err, const char *class_) {
     return FAILED;
 }
 
+static const char *class_of(int rc) {
+    return rc == MULL_ERR_UNSUPPORTED || rc == MULL_ERR_MISSING || rc == MULL_ERR_ARG ? "user" : "infra";
+}
+
 static void note(const char *verb, const char *path, const mull_transfer_counts *n) {
     char text[4600];
     if (n->files == 0) return;
     snprintf(text, sizeof text, "%s %lld files (%lld bytes; %lld were there) of %.4000s", verb, (long long)n->files,
              (long long)n->bytes, (long long)n->kept, path);
     say_json(json_pack("{s:s, s:s, s:s}", "ev", "log", "level", "info", "text", text));
+}
+
+/* While files travel the engine says nothing, or is not read: the worker must not take the attempt for hung. */
+static void on_alive(void *arg) {
+    enum { EVERY_MS = 2000 };
+    stage *s = arg;
+    int64_t now = now_ms();
+    if (now - s->said_ms < EVERY_MS) return;
+    s->said_ms = now;
+    say_json(json_pack("{s:s, s:s}", "ev", "heartbeat", "phase", "transferring"));
+}
+
+/* ---- the ranks of one node ---- */
+
+/* The first rank holds a lock on the ready file until it is done, and then the file says how it went: one letter. */
+static int hold_ready(const stage *s, mull_err *err) {
+    int fd = open(s->ready, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0 && flock(fd, LOCK_EX) == 0) return fd;
+    mull_fail_errno(err, errno, WHAT, s->ready, "check the worker's state folder");
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
+static int tell_ready(const stage *s, int fd, int rc, mull_err *err) {
+    if (write(fd, !rc ? "y" : !strcmp(class_of(rc), "user") ? "u" : "i", 1) != 1 && !rc)
+        rc = mull_fail_errno(err, errno, WHAT, s->ready, "check the worker's state folder");
+    close(fd);
+    return rc;
+}
+
+/* For the other ranks: until the first one has fetched, however long that takes while it lives. */
+static int await_first(const stage *s, mull_err *err) {
+    enum { BEGIN_MS = 60000, LOCK_MS = 5000, PAUSE_US = 50000 };
+    int64_t until = now_ms() + BEGIN_MS;
+    int fd;
+    char how = 0;
+    while ((fd = open(s->ready, O_RDONLY | O_CLOEXEC)) < 0 && errno == ENOENT && now_ms() < until) usleep(PAUSE_US);
+    /* Empty and not locked: it has made the file a moment ago, or it is dead. */
+    until = now_ms() + LOCK_MS;
+    while (fd >= 0 && flock(fd, LOCK_SH) == 0 && pread(fd, &how, 1, 0) != 1 && now_ms() < until) {
+        flock(fd, LOCK_UN);
+        usleep(PAUSE_US);
+    }
+    if (fd >= 0) close(fd);
+    if (how == 'y') return 0;
+    return mull_fail(err, how == 'u' ? MULL_ERR_ARG : MULL_ERR_UNAVAILABLE, WHAT, s->ready,
+                     "see what the first rank says", "the first rank of this node has not fetched the job's files");
 }
 
 /* ---- fetching ---- */
@@ -138,21 +198,27 @@ static int check(const stage *s, mull_err *err) {
     return 0;
 }
 
-/* Other jobs, and the other ranks of this one, wait: they find what they need then. */
-static int lock_stage(const stage *s, mull_err *err) {
+/* Other jobs wait: they find what they need then. Whoever waits is well: who holds it must give signs of life itself.
+ */
+static int lock_stage(stage *s, mull_err *err) {
+    enum { PAUSE_US = 50000 };
     char path[4300];
     mkdir(s->root, 0700);
     snprintf(path, sizeof path, "%s/lock", s->root);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0 && flock(fd, LOCK_EX) == 0) return fd;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), rc = -1;
+    while (fd >= 0 && (rc = flock(fd, LOCK_EX | LOCK_NB)) != 0 && errno == EWOULDBLOCK) {
+        on_alive(s);
+        usleep(PAUSE_US);
+    }
+    if (rc == 0) return fd;
     mull_fail_errno(err, errno, WHAT, path, "check the worker's state folder");
     if (fd >= 0) close(fd);
     return -1;
 }
 
-static int prepare(stage *s, mull_err *err) {
-    int rc = check(s, err), lock = rc ? -1 : lock_stage(s, err);
-    if (rc || lock < 0) return rc ? rc : err->code;
+static int fetch_all(stage *s, mull_err *err) {
+    int rc = check(s, err), lock = rc || !s->first ? -1 : lock_stage(s, err);
+    if (rc || (s->first && lock < 0)) return rc ? rc : err->code;
     rc = take_all(s, err);
     if (!rc && s->out && s->first) {
         rc = fetch(s, s->out, true, err);
@@ -163,8 +229,16 @@ static int prepare(stage *s, mull_err *err) {
     }
     if (!rc && s->out) json_object_set_new(s->spec, "out", json_string(s->out_here));
     if (!rc && s->out) json_object_set_new(s->spec, "output", json_string(s->out_here));
-    close(lock);
+    if (lock >= 0) close(lock);
     return rc;
+}
+
+static int prepare(stage *s, mull_err *err) {
+    int ready = s->ready && s->first ? hold_ready(s, err) : -1;
+    if (s->ready && s->first && ready < 0) return err->code;
+    int rc = s->ready && !s->first ? await_first(s, err) : 0;
+    if (!rc) rc = fetch_all(s, err);
+    return ready >= 0 ? tell_ready(s, ready, rc, err) : rc;
 }
 
 /* ---- bringing ---- */
@@ -244,6 +318,7 @@ static int start_engine(stage *s, char **argv, int *spec_fd, mull_err *err) {
         dup2(in[0], 0);
         dup2(events[1], EVENTS);
         unsetenv(MULL_STAGE_ENV);
+        unsetenv(MULL_STAGE_READY_ENV);
         int why = mull_sandbox_enter_env();
         if (!why) {
             execv(argv[0], argv);
@@ -303,6 +378,7 @@ static int open_stage(stage *s, mull_err *err) {
     if (!state) return mull_fail(err, MULL_ERR_ARG, WHAT, MULL_STAGE_ENV, NULL, "only the worker starts this");
     snprintf(s->root, sizeof s->root, "%.4000s/stage", state);
     s->first = !rank || atoi(rank) == 0;
+    s->ready = getenv(MULL_STAGE_READY_ENV);
     if (!(s->spec = read_spec(err))) return err->code;
     int rc = mull_joined_read(state, &s->joined, err);
     if (rc) return rc;
@@ -311,34 +387,39 @@ static int open_stage(stage *s, mull_err *err) {
         snprintf(job, sizeof job, "%lld", (long long)json_integer_value(id));
     else
         snprintf(job, sizeof job, "%s", json_string_value(id) ? json_string_value(id) : "0");
-    s->out = json_string_value(json_object_get(s->spec, "out"));
-    if (s->out) s->out = strdup(s->out); /* the spec's own changes */
+    const char *out = json_string_value(json_object_get(s->spec, "out"));
+    if (out) s->out = strdup(out); /* the spec's own changes */
     if (s->out) snprintf(s->out_here, sizeof s->out_here, "%s%.4000s", s->root, s->out);
     mull_transfer_opts o = {.server = s->joined.server,
                             .bearer = s->joined.secret,
                             .ca = s->joined.ca,
                             .job = job,
+                            .alive = on_alive,
+                            .arg = s,
                             .fence = json_integer_value(json_object_get(s->spec, "fence"))};
     return (s->transfer = mull_transfer_open(&o, err)) ? 0 : err->code;
 }
 
+static int run(stage *s, char **engine_argv) {
+    mull_err err;
+    int spec_fd = -1, rc = open_stage(s, &err);
+    if (!rc) rc = prepare(s, &err);
+    if (rc) return complain(&err, class_of(rc));
+    if (start_engine(s, engine_argv, &spec_fd, &err) != 0) return complain(&err, "infra");
+    int status = attend(s, spec_fd);
+    if (s->out && s->first && access(s->out_here, F_OK) == 0 && !s->failed && bring(s, s->out_here, &err) != 0)
+        status = complain(&err, "infra");
+    return status;
+}
+
 int mull_stage_main(char **engine_argv) {
     stage s = {.lines = -1};
-    mull_err err;
-    int spec_fd = -1, status = 0;
     signal(SIGTERM, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
-    int rc = open_stage(&s, &err);
-    if (!rc) rc = prepare(&s, &err);
-    if (rc)
-        return complain(&err,
-                        rc == MULL_ERR_UNSUPPORTED || rc == MULL_ERR_MISSING || rc == MULL_ERR_ARG ? "user" : "infra");
-    if (start_engine(&s, engine_argv, &spec_fd, &err) != 0) return complain(&err, "infra");
-    status = attend(&s, spec_fd);
-    if (s.out && s.first && access(s.out_here, F_OK) == 0 && !s.failed && bring(&s, s.out_here, &err) != 0)
-        status = complain(&err, "infra");
+    int status = run(&s, engine_argv);
     mull_transfer_close(s.transfer);
     mull_joined_fini(&s.joined);
     json_decref(s.spec);
+    free(s.out);
     return status;
 }

@@ -8,6 +8,10 @@
  * lie in its stage/, below the paths that they have there. */
 #define MULL_STAGE_ENV "MULL_STAGE_STATE"
 
+/* Where several ranks of an attempt run on the node: a file in the attempt's own folder by which the first one, which
+ * fetches for all, tells the others how that went. */
+#define MULL_STAGE_READY_ENV "MULL_STAGE_READY"
+
 int mull_stage_main(char **engine_argv);
 
 #endif
