@@ -51,14 +51,24 @@ static void penalize(float *logits, const mull_idset *seen, double penalty) {
         }
 }
 
+/* The first id of the largest logit, NaNs passed over; -1 when none is above -inf. By blocks, whose largest values need
+ * no branch each: one thread does this while all others wait. */
 static int32_t argmax(const float *x, int32_t n) {
+    enum { LANES = 16, BLOCK = 1024 };
     int32_t best = -1;
     float top = -INFINITY;
-    for (int32_t i = 0; i < n; i++)
-        if (x[i] > top) {
-            top = x[i];
-            best = i;
-        }
+    for (int32_t at = 0; at < n; at += BLOCK) {
+        int32_t end = n - at < BLOCK ? n : at + BLOCK, i = at;
+        float m[LANES], most = top;
+        for (int k = 0; k < LANES; k++) m[k] = top;
+        for (; i + LANES <= end; i += LANES)
+            for (int k = 0; k < LANES; k++) m[k] = x[i + k] > m[k] ? x[i + k] : m[k];
+        for (int k = 0; k < LANES; k++) most = m[k] > most ? m[k] : most;
+        for (; i < end; i++) most = x[i] > most ? x[i] : most;
+        if (!(most > top)) continue;
+        for (best = at; x[best] != most;) best++;
+        top = most;
+    }
     return best;
 }
 

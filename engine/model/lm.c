@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MLP_ROWS = 256 }; /* slice of rows in the MLP, whose inner width is the largest buffer */
+/* Most rows of a slice in the MLP, whose inner width is the largest buffer: whole blocks of 12. 512 rows at once are no
+ * faster: what is read from the third cache then outweighs reading the weights twice. */
+enum { MLP_ROWS = 264 };
 
 struct mull_lm {
     const mull_model *m;
@@ -121,8 +123,10 @@ static void attend(mull_lm *lm, const mull_lm_batch *b, const mull_lm_layer *w, 
 static void feed_forward(mull_lm *lm, int64_t rows, const mull_lm_layer *w) {
     int64_t h = lm->c->hidden, f = lm->c->intermediate;
     mull_rmsnorm(lm->pool, lm->x, rows, h, w->post_norm, lm->c->rms_eps, lm->norm);
-    for (int64_t r = 0; r < rows; r += MLP_ROWS) {
-        int64_t k = least(MLP_ROWS, rows - r);
+    /* Even slices: each reads all weights. */
+    int64_t slices = (rows + MLP_ROWS - 1) / MLP_ROWS, slice = ((rows + slices - 1) / slices + 11) / 12 * 12;
+    for (int64_t r = 0; r < rows; r += slice) {
+        int64_t k = least(slice, rows - r);
         mull_matmul(lm->pool, lm->norm + r * h, k, h, w->gate_up, NULL, lm->gate_up, 2 * f, false);
         mull_swiglu(lm->pool, lm->gate_up, k, f, lm->act);
         mull_matmul(lm->pool, lm->act, k, f, w->down, NULL, lm->x + r * h, h, true);

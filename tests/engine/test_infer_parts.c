@@ -55,6 +55,33 @@ static void test_greedy(void **state) {
 }
 
 /* Positive logits are divided, negative ones multiplied; only ids that were seen. */
+/* Any length and place, equal values, NaN and -inf in between: the first id of the largest. */
+static void test_greedy_long(void **state) {
+    enum { LONGEST = 3100 };
+    (void)state;
+    static float x[LONGEST], copy[LONGEST];
+    unsigned seed = 1;
+    const mull_sampling how = {.top_p = 1, .repetition_penalty = 1};
+    for (int round = 0; round < 400; round++) {
+        int n = 1 + (int)(seed % LONGEST), want = -1;
+        for (int i = 0; i < n; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            unsigned kind = seed >> 24;
+            x[i] = kind < 8 ? NAN : kind < 16 ? -INFINITY : (float)(seed >> 12 & 0x3ff) * (round % 3 ? -1.0f : 0.5f);
+            if (x[i] > -INFINITY && (want < 0 || x[i] > x[want])) want = i;
+        }
+        memcpy(copy, x, sizeof x);
+        mull_sampler s;
+        mull_error err;
+        int32_t id = -1;
+        assert_int_equal(mull_sampler_init(&s, n, &err), 0);
+        int rc = mull_sample(&s, copy, &how, NULL, NULL, 0, &id, &err);
+        assert_int_equal(rc, want < 0 ? MULL_EINTERNAL : 0);
+        if (want >= 0) assert_int_equal(id, want);
+        mull_sampler_fini(&s);
+    }
+}
+
 static void test_repetition_penalty(void **state) {
     (void)state;
     fixture f;
@@ -349,6 +376,7 @@ static void test_cache_random(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),
+                                       cmocka_unit_test(test_greedy_long),
                                        cmocka_unit_test(test_repetition_penalty),
                                        cmocka_unit_test(test_no_finite_logit),
                                        cmocka_unit_test(test_temperature),
