@@ -76,7 +76,6 @@ int mull_infer_create(mull_model *m, const mull_tokenizer *tok, const mull_infer
     size_t batch = (size_t)f->opts.max_batch, rows = batch + (size_t)f->opts.prefill_chunk;
     int rc = mull_kv_cache_create_for(m, f->opts.cache_tokens, !f->opts.no_prefix_cache, &f->kv, err);
     if (!rc) rc = mull_lm_create(m, (int64_t)rows, &f->lm, err);
-    if (!rc) rc = mull_sampler_init(&f->sampler, c->vocab, err);
     if (!rc) rc = ban(f, err);
     if (rc) goto fail;
     int64_t room = (int64_t)mull_kv_cache_pages(f->kv) * MULL_PAGE_TOKENS;
@@ -120,7 +119,7 @@ void mull_infer_destroy(mull_infer *f) {
     mull_features_destroy(f->features);
     mull_kv_cache_destroy(f->kv);
     mull_lm_destroy(f->lm);
-    mull_sampler_fini(&f->sampler);
+    mull__infer_choose_fini(f);
     mull_idset_fini(&f->banned);
     free(f->views);
     free(f->running);
@@ -133,7 +132,6 @@ void mull_infer_destroy(mull_infer *f) {
     free(f->choices);
     free(f->chosen);
     free(f->chosen_logprobs);
-    free(f->logits);
     free(f);
 }
 
@@ -236,8 +234,7 @@ static bool is_eos(const mull_config *c, int32_t id) {
     return false;
 }
 
-/* Adds token id to s and ends s if that was its last. */
-static void accept(mull_infer *f, mull_seq *s, int32_t id) {
+void mull__infer_accept(mull_infer *f, mull_seq *s, int32_t id) {
     mull_error err = {0};
     int rc;
     if (s->first_ms <= 0) s->first_ms = mull_clock_ms();
@@ -271,47 +268,6 @@ static void accept(mull_infer *f, mull_seq *s, int32_t id) {
     if (s->stream.stopped) mull__infer_finish(f, s, MULL_FINISH_STOP, NULL);
 }
 
-/* Chooses the next token of s from its row of logits. */
-static void advance(mull_infer *f, mull_seq *s, float *logits) {
-    mull_error err = {0};
-    int64_t index = s->len - s->prompt;
-    int32_t id;
-    double lse = 0;
-    float *raw = NULL;
-    if (s->logprobs) {
-        /* Before penalty and temperature, which overwrite the row. */
-        raw = f->raw_logits;
-        memcpy(raw, logits, (size_t)f->c->vocab * sizeof *raw);
-        if (s->how.logprobs_scaled && s->how.temperature > 0) {
-            float mul = (float)(1 / s->how.temperature);
-            for (int i = 0; i < f->c->vocab; i++) raw[i] *= mul;
-        }
-        lse = mull_logsumexp(raw, f->c->vocab);
-    }
-    int rc = s->rule ? mull_constraint_apply(f->rules, s->rule, s->rule_state, logits, &err) : MULL_OK;
-    if (!rc) rc = mull_sample(&f->sampler, logits, &s->how, &f->banned, &s->seen, (uint64_t)index, &id, &err);
-    if (rc) {
-        mull__infer_finish(f, s, MULL_FINISH_ERROR, &err);
-        return;
-    }
-    if (s->logprobs) s->logprobs[index] = (float)((double)raw[id] - lse);
-    accept(f, s, id);
-}
-
-/* Room for n rows of logits and one more for log-probs. Grows to the largest batch seen and stays. */
-static int need_logits(mull_infer *f, int n, mull_error *err) {
-    if (n <= f->logit_rows) return MULL_OK;
-    size_t row = (size_t)f->c->vocab;
-    float *p = realloc(f->logits, (size_t)(n + 1) * row * sizeof *p);
-    if (!p)
-        return mull_fail(err, MULL_ENOMEM, "cannot decode", "", "lower max_batch", "no memory for %d rows of logits",
-                         n);
-    f->logits = p;
-    f->raw_logits = p + (size_t)n * row;
-    f->logit_rows = n;
-    return MULL_OK;
-}
-
 /* Lets the model's backend choose, which spares it the way of the logits to the host. False: the host has to. */
 static bool choose_on_backend(mull_infer *f, int want) {
     if (mull_model_on_host(f->m)) return false;
@@ -343,7 +299,7 @@ static void take_choice(mull_infer *f, mull_seq *s, int row) {
         return;
     }
     if (s->logprobs) s->logprobs[index] = f->chosen_logprobs[row];
-    accept(f, s, f->chosen[row]);
+    mull__infer_accept(f, s, f->chosen[row]);
 }
 
 int mull_infer_step(mull_infer *f, mull_error *err) {
@@ -365,18 +321,14 @@ int mull_infer_step(mull_infer *f, mull_error *err) {
             want += s->computed == s->len;
         }
         bool chosen = want && choose_on_backend(f, want);
-        int rc = chosen ? MULL_OK : need_logits(f, want, err);
+        int rc = chosen ? MULL_OK : mull__infer_need_logits(f, want, err);
         if (rc) return rc;
         if (want && !chosen) mull_lm_row_logits(f->lm, f->want, want, f->hidden, f->logits);
         if ((rc = mull_model_status(f->m, err))) return rc;
-        int row = 0;
-        for (int i = 0; i < f->nrunning; i++) {
+        if (!chosen) mull__infer_choose(f);
+        for (int i = 0, row = 0; chosen && i < f->nrunning; i++) {
             mull_seq *s = f->running[i];
-            if (!s->rows || s->computed != s->len) continue;
-            if (chosen)
-                take_choice(f, s, row++);
-            else
-                advance(f, s, f->logits + (size_t)row++ * (size_t)f->c->vocab);
+            if (s->rows && s->computed == s->len) take_choice(f, s, row++);
         }
     }
     mull__infer_sweep(f);

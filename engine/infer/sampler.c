@@ -24,13 +24,17 @@ void mull_idset_add(mull_idset *s, int32_t id) {
 }
 
 int mull_sampler_init(mull_sampler *s, int32_t vocab, mull_error *err) {
-    *s = (mull_sampler){.vocab = vocab, .cand = malloc((size_t)vocab * sizeof *s->cand)};
+    *s = (mull_sampler){.vocab = vocab,
+                        .cand = malloc((size_t)vocab * sizeof *s->cand),
+                        .weight = malloc((size_t)vocab * sizeof *s->weight)};
+    if (!s->cand || !s->weight) mull_sampler_fini(s);
     if (!s->cand) return mull_fail(err, MULL_ENOMEM, "cannot create the sampler", "", "", "out of memory");
     return MULL_OK;
 }
 
 void mull_sampler_fini(mull_sampler *s) {
     free(s->cand);
+    free(s->weight);
     *s = (mull_sampler){0};
 }
 
@@ -97,13 +101,20 @@ static mull_candidate heap_pop(mull_candidate *heap, int32_t *n) {
 }
 
 /* The candidate at which the running weight passes u * total. Rounding may leave none: then the last. */
-static int32_t draw(const mull_candidate *c, int32_t n, int step, float top, double total, double u) {
+static int32_t draw(const mull_candidate *c, int32_t n, float top, double total, double u) {
     double left = u * total;
-    for (int32_t i = 0; i < n - 1; i++, c += step) {
+    for (int32_t i = 0; i < n - 1; i++, c--) {
         left -= exp((double)(c->logit - top));
         if (left < 0) return c->id;
     }
     return c->id;
+}
+
+/* The same over weights that are there already. */
+static int32_t walk(const double *weight, int32_t n, double left) {
+    int32_t i = 0;
+    while (i < n - 1 && (left -= weight[i]) >= 0) i++;
+    return i;
 }
 
 int mull_sample(mull_sampler *s, float *logits, const mull_sampling *how, const mull_idset *banned,
@@ -126,13 +137,13 @@ int mull_sample(mull_sampler *s, float *logits, const mull_sampling *how, const 
     for (int32_t i = 0; i < s->vocab; i++) {
         float z = (float)(logits[i] / how->temperature);
         if (!(z > -INFINITY)) continue; /* banned */
-        s->cand[n++] = (mull_candidate){z, i};
-        total += exp((double)(z - top));
+        s->cand[n] = (mull_candidate){z, i};
+        total += s->weight[n++] = exp((double)(z - top));
     }
     double u = mull_uniform(how->seed, index, 0);
     bool cut_k = how->top_k > 0 && how->top_k < n, cut_p = how->top_p < 1;
     if (!cut_k && !cut_p) {
-        *id = draw(s->cand, n, 1, top, total, u);
+        *id = s->cand[walk(s->weight, n, u * total)].id;
         return MULL_OK;
     }
     int32_t left = n, kept = 0;
@@ -153,6 +164,6 @@ int mull_sample(mull_sampler *s, float *logits, const mull_sampling *how, const 
         kept = k;
         total = sum;
     }
-    *id = draw(&s->cand[n - 1], kept, -1, top, total, u);
+    *id = draw(&s->cand[n - 1], kept, top, total, u);
     return MULL_OK;
 }

@@ -26,6 +26,7 @@ static inline bool mull_idset_has(const mull_idset *s, int32_t id) {
 typedef struct mull_sampler {
     int32_t vocab;
     struct mull_candidate *cand; /* [vocab] */
+    double *weight;              /* [vocab] */
 } mull_sampler;
 
 typedef struct mull_candidate {
