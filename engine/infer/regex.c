@@ -284,7 +284,8 @@ static node *repeated(parser *p) {
         } else if (c == '?') {
             max = 1;
         } else if (c == '{') {
-            min = max = number(p);
+            bool open = p->at < p->end && *p->at == ','; /* {,n} begins at none, as Python has it */
+            min = max = open ? 0 : number(p);
             if (min < 0) return p->rc ? NULL : fail(p, "{ takes numbers; write \\{ for the character");
             if (p->at < p->end && *p->at == ',') {
                 p->at++;

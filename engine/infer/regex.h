@@ -1,7 +1,7 @@
 /* Regular expressions as byte automata, for answers that must match one. The whole answer has to match.
  *
  * Syntax: literals, . (not a newline), [classes] with ranges, negation and \d \w \s, \D \W \S, escapes (\n \t \r \f \v
- * \xHH \uHHHH and any punctuation), groups ( ) and (?: ), |, * + ? {m} {m,} {m,n}, lazy forms (they mean the same
+ * \xHH \uHHHH and any punctuation), groups ( ) and (?: ), |, * + ? {m} {m,} {,n} {m,n}, lazy forms (they mean the same
  * here), ^ at the start and $ at the end (they say what holds anyway). Look-around, back references, word boundaries
  * and flags are refused. Characters are Unicode's and matched as UTF-8.
  *

@@ -165,6 +165,19 @@ static void test_random(void **state) {
     assert_true(matched > 200); /* else the comparison says little */
 }
 
+/* As Python's re, which PCRE2 takes for literals in some versions. */
+static void test_up_to(void **state) {
+    (void)state;
+    static const struct {
+        const char *regex, *text;
+        int yes;
+    } CASES[] = {{"a{,2}", "", 1},        {"a{,2}", "aa", 1},        {"a{,2}", "aaa", 0},   {"a{,2}", "a{,2}", 0},
+                 {"(ab){,1}c", "abc", 1}, {"(ab){,1}c", "ababc", 0}, {"a{,}b", "aaaab", 1}, {"[x]{,0}", "x", 0}};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
+        if (ours(CASES[i].regex, CASES[i].text, strlen(CASES[i].text)) != CASES[i].yes)
+            fail_msg("%s on '%s'", CASES[i].regex, CASES[i].text);
+}
+
 static void test_refused(void **state) {
     (void)state;
     static const char *const WRONG[] = {"(",      ")",  "a)b",   "[",     "[a",      "*a",      "a**+", "a{2",
@@ -334,8 +347,8 @@ static void test_answers(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixed), cmocka_unit_test(test_random),
-                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_schemas),
-                                       cmocka_unit_test(test_answers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixed),   cmocka_unit_test(test_random),
+                                       cmocka_unit_test(test_up_to),   cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_schemas), cmocka_unit_test(test_answers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
