@@ -49,6 +49,7 @@ static int run(const mull_cmd *cmd, int argc, char **argv) {
     if (!elsewhere) {
         mull_doctor_programs(&d);
         mull_doctor_machine(&d);
+        mull_doctor_cgroups(&d);
         mull_doctor_services(&d);
     }
     if (!elsewhere && o.state) setenv("MULL_STATE", o.state, 1);

@@ -17,6 +17,7 @@ void mull_doctor_say(mull_doctor *d, const char *check, mull_finding f, const ch
 
 void mull_doctor_programs(mull_doctor *d); /* ours and the servers': there, of one version */
 void mull_doctor_machine(mull_doctor *d);  /* folder, disk, limits, GPUs */
+void mull_doctor_cgroups(mull_doctor *d);  /* whether engines can be limited */
 /* The queue through the front door: leader, nodes, webhooks. must: it is to answer (MULL_SERVER names it). */
 void mull_doctor_queue(mull_doctor *d, bool must);
 void mull_doctor_services(mull_doctor *d); /* what runs, and whether it answers */

@@ -1,6 +1,7 @@
 /* An attempt: all its ranks or none. One rank that fails stops the others; the first failure is the attempt's. */
 #include "schema/event_line.h"
 #include "schema/log.h"
+#include "worker/cgroup.h"
 #include "worker/proc.h"
 #include "worker/supervise.h"
 #include "worker/worker_internal.h"
@@ -236,6 +237,9 @@ void mull__run_rank_ended(mull_rank *k) {
 static void run_free(mull_run *r) {
     for (int i = 0; r->ranks && i < r->world; i++) mull__rank_free(r->ranks[i]);
     free(r->ranks);
+    if (r->cgroup && mull_cgroup_end(r->cgroup) != 0)
+        mull_log(MULL_LOG_WARN, "%s is not empty yet: the next start of this worker removes it", r->cgroup);
+    free(r->cgroup);
     free(r->progress);
     json_decref(r->spec);
     free(r);
@@ -277,6 +281,23 @@ static bool free_devices(const mull_worker *w, const mull_run *r) {
     return true;
 }
 
+/* An attempt for which none can be made runs without, and its log says so. */
+static void make_cgroup(mull_run *r) {
+    const mull_worker *w = r->w;
+    int offered = 0;
+    char name[32], path[MULL_CGROUP_PATH];
+    mull_err err;
+    if (!w->cfg.cgroup) return;
+    for (int i = 0; i < w->devices.count; i++)
+        offered += r->device_count > 0 && w->devices.at[i].cuda == r->devices[0]->cuda;
+    mull_cgroup_limits limits = mull_cgroup_share(w->cfg.cgroup, r->device_count, offered, r->world);
+    snprintf(name, sizeof name, "%lld", (long long)r->fence);
+    if (mull_cgroup_make(w->cfg.cgroup, name, &limits, path, &err) == 0)
+        r->cgroup = strdup(path);
+    else
+        mull__report_note(r, 0, "this attempt runs without limits of memory and processes: %s: %s", err.where, err.why);
+}
+
 static void launch(mull_run *r) {
     mull_worker *w = r->w;
     r->started = true;
@@ -289,6 +310,7 @@ static void launch(mull_run *r) {
         snprintf(k->dir, sizeof k->dir, "%s/attempts/%lld.%d", w->cfg.state, (long long)r->fence, i);
         snprintf(k->record, sizeof k->record, "%s/pids/%lld.%d", w->cfg.state, (long long)r->fence, i);
     }
+    make_cgroup(r);
     for (int i = 0; i < r->world; i++) mull__rank_start(r->ranks[i]);
 }
 

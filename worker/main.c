@@ -1,5 +1,6 @@
 /* mull-worker: the node's agent. */
 #include "schema/log.h"
+#include "worker/cgroup.h"
 #include "worker/join.h"
 #include "worker/stage.h"
 #include "worker/supervise.h"
@@ -18,7 +19,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 static const char USAGE[] =
     "usage: mull-worker join URL --state DIR ...    (mull-worker join --help)\n"
     "       mull-worker [--redis ADDRESS] --state DIR [--node NAME] [--devices LIST] [--engine PATH]\n"
-    "                   [--root [TEAM=]DIR]... [--engine-user NAME] [--hang-seconds N]\n"
+    "                   [--root [TEAM=]DIR]... [--engine-user NAME] [--cgroup DIR|off] [--hang-seconds N]\n"
     "                   [--redis-password-file FILE] [--redis-ca PEM] [--address HOST] [--transfer]\n"
     "\n"
     "Once it has joined a queue (mull-worker join) it knows where to go; else:\n"
@@ -39,6 +40,12 @@ static const char USAGE[] =
     "--root     a folder that jobs (of TEAM) may read and write; with one or more of them jobs reach nothing else but\n"
     "           the system's programs and libraries, and the kernel sees to it (Landlock)\n"
     "--engine-user  whom engines run as, when this worker is root; their private folders are made theirs\n"
+    "--cgroup   the group (cgroups version 2) below which each attempt gets one: its memory is its share of the "
+    "node's,\n"
+    "           by the slots or GPUs it holds of those offered, 4096 processes a rank, processor time by slots. "
+    "Without\n"
+    "           --cgroup that of this worker if it is alone there and may (systemd: Delegate=yes), else none; off: "
+    "none\n"
     "--hang-seconds  an engine that says nothing for so long is killed and its job started again\n"
     "           (default: MULL_HANG_SECONDS, else 600; 0: never)\n"
     "\n"
@@ -64,25 +71,19 @@ static bool absolute(const char *path, char *out, size_t cap) {
 
 /* What is parsed further, as it was given. */
 typedef struct texts {
-    const char *devices, *hang, *redis, *redis_password_file, *redis_ca;
+    const char *devices, *hang, *redis, *redis_password_file, *redis_ca, *cgroup;
 } texts;
 
 static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *done) {
-    static const struct option OPTIONS[] = {{"redis", required_argument, NULL, 'r'},
-                                            {"state", required_argument, NULL, 's'},
-                                            {"node", required_argument, NULL, 'n'},
-                                            {"devices", required_argument, NULL, 'd'},
-                                            {"engine", required_argument, NULL, 'e'},
-                                            {"hang-seconds", required_argument, NULL, 'g'},
-                                            {"root", required_argument, NULL, 'R'},
-                                            {"engine-user", required_argument, NULL, 'U'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {"redis-password-file", required_argument, NULL, 'P'},
-                                            {"transfer", no_argument, NULL, 't'},
-                                            {"address", required_argument, NULL, 'a'},
-                                            {"redis-ca", required_argument, NULL, 'C'},
-                                            {0}};
+    static const struct option OPTIONS[] = {
+        {"redis", required_argument, NULL, 'r'},    {"state", required_argument, NULL, 's'},
+        {"node", required_argument, NULL, 'n'},     {"devices", required_argument, NULL, 'd'},
+        {"engine", required_argument, NULL, 'e'},   {"hang-seconds", required_argument, NULL, 'g'},
+        {"root", required_argument, NULL, 'R'},     {"engine-user", required_argument, NULL, 'U'},
+        {"cgroup", required_argument, NULL, 'G'},   {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},        {"redis-password-file", required_argument, NULL, 'P'},
+        {"transfer", no_argument, NULL, 't'},       {"address", required_argument, NULL, 'a'},
+        {"redis-ca", required_argument, NULL, 'C'}, {0}};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "hV", OPTIONS, NULL)) != -1;) {
         switch (o) {
@@ -109,6 +110,9 @@ static int parse(int argc, char **argv, mull_worker_config *c, texts *t, int *do
             break;
         case 'g':
             t->hang = optarg;
+            break;
+        case 'G':
+            t->cgroup = optarg;
             break;
         case 'P':
             t->redis_password_file = optarg;
@@ -157,6 +161,24 @@ static bool seconds(const char *text, int *out) {
     if (strlen(text) > 7 || strspn(text, "0123456789") != strlen(text)) return false;
     *out = atoi(text);
     return *out <= MOST;
+}
+
+/* Where limits can be had they are, and where not it is said; what was named must do. */
+static bool find_cgroup(const char *asked, mull_worker_config *c) {
+    static char parent[MULL_CGROUP_PATH];
+    mull_err err;
+    if (asked && !strcmp(asked, "off")) return true;
+    if (mull_cgroup_open(asked, parent, &err) == 0) {
+        c->cgroup = parent;
+        mull_log(MULL_LOG_INFO, "engines have limits of memory and processes: a cgroup each below %s", parent);
+        return true;
+    }
+    if (asked) {
+        mull_err_print(stderr, &err);
+        return false;
+    }
+    mull_log(MULL_LOG_INFO, "engines have no limits of memory and processes (%s): %s", err.where, err.why);
+    return true;
 }
 
 int main(int argc, char **argv) {
@@ -217,6 +239,7 @@ int main(int argc, char **argv) {
         return usage("it joined under another name; leave --node out, or join again", c.node);
     if (joined.node) c.node = joined.node;
     c.redis = &joined.redis;
+    if (!find_cgroup(t.cgroup, &c)) return EXIT_FAILED;
     rc = mull_worker_run(&c);
     mull_joined_fini(&joined);
     return rc;

@@ -5,6 +5,7 @@
 #include "schema/event_line.h"
 #include "schema/log.h"
 #include "schema/remove_tree.h"
+#include "worker/cgroup.h"
 #include "worker/stage.h"
 #include "worker/supervise.h"
 #include "worker/proc.h"
@@ -328,6 +329,7 @@ static int make_env(mull_rank *k, env *e) {
     put(e, "OMP_NUM_THREADS=%d", threads);
     put(e, "OPENBLAS_NUM_THREADS=%d", threads);
     put(e, "TMPDIR=%s", k->dir);
+    if (r->cgroup) put(e, MULL_CGROUP_ENV "=%s", r->cgroup);
     put(e, "CUDA_DEVICE_ORDER=PCI_BUS_ID");
     put(e, "CUDA_VISIBLE_DEVICES=%s", d ? d->uuid : "");
     if (r->w->cfg.transfer) put(e, MULL_STAGE_ENV "=%s", r->w->cfg.state);

@@ -2,6 +2,8 @@
  * when its parent ends, and is found and killed until nothing is left. If the supervisor itself is killed, the kernel
  * kills the engine (parent-death signal) and what the engine started falls to the worker, a subreaper too. */
 #include "worker/supervise.h"
+
+#include "worker/cgroup.h"
 #include "worker/sandbox.h"
 #include "worker/stage.h"
 
@@ -68,8 +70,12 @@ static void kill_all(super *s) {
 /* In the child. Never returns; a failure of exec is reported through fd. */
 static void become_engine(char **argv, pid_t parent, const sigset_t *mask, int fd) {
     setsid();
+    /* Its group first: what comes then may not write there. */
+    const char *group = getenv(MULL_CGROUP_ENV);
+    int why = group ? mull_cgroup_enter(group) : 0;
+    unsetenv(MULL_CGROUP_ENV);
     /* A stager (stage.h) fetches and brings files, and confines the engine that it starts. */
-    int why = getenv(MULL_STAGE_ENV) ? 0 : mull_sandbox_enter_env();
+    if (why == 0 && !getenv(MULL_STAGE_ENV)) why = mull_sandbox_enter_env();
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* behind a change of user, which undoes it */
     if (getppid() != parent) _exit(1);
     sigprocmask(SIG_SETMASK, mask, NULL);

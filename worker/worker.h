@@ -19,6 +19,7 @@ typedef struct mull_worker_config {
     size_t root_count;
     bool transfer;         /* files travel to and from the front door (stage.h) */
     mull_engine_user user; /* whom engines run as */
+    const char *cgroup;    /* the group below which each attempt gets one (cgroup.h); NULL: none */
     int hang_s;            /* an attempt that says nothing for so long is taken for hung and killed; 0: never */
 } mull_worker_config;
 

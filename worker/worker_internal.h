@@ -92,6 +92,7 @@ struct mull_run {
     uint64_t heard_ms;                       /* loop time of the last bytes of any of its engines */
     uv_timer_t timer, limit, progress_timer; /* grace; time limit; coalescing */
     int open;                                /* handles of this run and its ranks */
+    char *cgroup;                            /* its group, NULL without */
 };
 
 struct mull_worker {
