@@ -8,7 +8,13 @@
  * always.
  *
  * Few rows are bound by memory: the kernels prefetch, and bf16-dot and int8 do less arithmetic a byte, which matters
- * from about four rows on. Many rows are bound by arithmetic: full blocks of rows keep all accumulators in registers.
+ * from about four rows on. What each loop asks of memory decides: on two cores of a Xeon (580 MB, huge pages) a plain
+ * sum reads 32.3 GB/s, one bf16 row with one stream a core and one prefetch 29.4, with two streams of whole
+ * takings 31.2, and with a second prefetch that goes to the second cache only, far ahead, 32.9.
+ *
+ * Many rows are bound by arithmetic: full blocks of rows keep all accumulators in registers. There the kernel alone
+ * reaches the rate of multiply-adds on registers (174 of 175 GFLOP/s a core with all in the second cache); 512 rows
+ * times the 340M model's matrices 90 % of it.
  *
  * Own kernels rather than a BLAS, for three reasons. A row's bits do not depend on the batch, while libraries pick
  * kernels by M. bf16 weights need no float32 copy. And nothing is lost: on one thread of a Zen 5 core (248 GFLOP/s on
