@@ -24,9 +24,8 @@ static const char USAGE[] =
     "recipe's zero_stage splits; --threads is each one's. A step takes N times as many samples. The run goes on from "
     "a\n"
     "checkpoint of any number of ranks; with the same number bit for bit.\n"
-    "--device cuda: on the first visible GPU; with bf16: true products read bf16, else float32. Not yet there: GRPO, "
-    "an\n"
-    "unfrozen vision tower, several ranks.\n";
+    "--device cuda: on the first visible GPU; with bf16: true products read bf16, else float32. Not yet there: an\n"
+    "unfrozen vision tower, rollout_mode: disaggregated, several ranks.\n";
 
 static volatile sig_atomic_t stopped;
 
@@ -142,7 +141,7 @@ int mull_cmd_train(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return MULL_EXIT_USAGE;
+            return mull_cmd_usage("train", "unknown flag or missing value: '%s'", argv[optind - 1]);
         }
         if (rc) return rc;
     }

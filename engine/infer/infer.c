@@ -26,7 +26,7 @@ void mull_sampling_defaults(const mull_model *m, mull_sampling *s) {
 }
 
 /* A quarter of the memory that is free now, but no more than full sequences of a usual length can use. */
-static int64_t auto_cache_tokens(const mull_model *m, int batch) {
+static int64_t auto_cache_tokens(const mull_model *m, int batch, bool shares) {
     const mull_config *c = mull_model_config(m);
     long long kb = 0;
     FILE *f = fopen("/proc/meminfo", "r");
@@ -35,8 +35,8 @@ static int64_t auto_cache_tokens(const mull_model *m, int batch) {
         if (sscanf(line, "MemAvailable: %lld kB", &kb) == 1) break;
     if (f) fclose(f);
     int64_t token_bytes = 2ll * c->layers * c->kv_heads * c->head_dim * (int64_t)mull_model_kv_element(m);
-    /* A device is ours alone, so more of it; the rest is for activations, features and logits. */
-    if (!mull_model_on_host(m)) kb = (long long)(mull_model_free_bytes(m) / 1024 * 3);
+    /* A device that is ours alone gives three quarters; the rest is for activations, features and logits. */
+    if (!mull_model_on_host(m)) kb = (long long)(mull_model_free_bytes(m) / 1024 * (shares ? 1 : 3));
     int64_t fits = kb * 1024 / 4 / token_bytes, most = (int64_t)batch * AUTO_TOKENS_A_SEQ;
     if (most < c->max_positions) most = c->max_positions;
     if (kb == 0) fits = AUTO_TOKENS_A_SEQ;
@@ -72,7 +72,8 @@ int mull_infer_create(mull_model *m, const mull_tokenizer *tok, const mull_infer
     if (opts) f->opts = *opts;
     if (f->opts.max_batch <= 0) f->opts.max_batch = DEFAULT_BATCH;
     if (f->opts.prefill_chunk <= 0) f->opts.prefill_chunk = DEFAULT_CHUNK;
-    if (f->opts.cache_tokens <= 0) f->opts.cache_tokens = auto_cache_tokens(m, f->opts.max_batch);
+    if (f->opts.cache_tokens <= 0)
+        f->opts.cache_tokens = auto_cache_tokens(m, f->opts.max_batch, f->opts.shares_device);
     size_t batch = (size_t)f->opts.max_batch, rows = batch + (size_t)f->opts.prefill_chunk;
     int rc = mull_kv_cache_create_for(m, f->opts.cache_tokens, !f->opts.no_prefix_cache, &f->kv, err);
     if (!rc) rc = mull_lm_create(m, (int64_t)rows, &f->lm, err);

@@ -120,3 +120,16 @@ void mull__cuda_linear_backward(mull_cuda_net *d, const mull__linear *l, const v
         apply_back(d, d->lora_u, rows, rank, l->a[i], l->in, rank, dx, dx_type, true);
     }
 }
+
+void mull__cuda_linear_merge(mull_cuda_net *d, const mull__linear *l, void *merged, void *scaled) {
+    int64_t at = 0, rank = d->n->rank;
+    size_t size = mull_dtype_size(d->t);
+    mull_cuda_move(d->c, merged, mull__cuda_data(d, l->w[0]), (size_t)(l->out * l->in) * size);
+    for (int i = 0; i < l->parts; at += rows_of(l->w[i++])) {
+        if (!l->a[i]) continue;
+        int64_t out = rows_of(l->w[i]);
+        mull_cuda_move(d->c, scaled, mull__cuda_data(d, l->b[i]), (size_t)(out * rank) * size);
+        mull_cuda_scale(d->c, scaled, out * rank, d->n->opts.lora_scale, d->t);
+        apply_back(d, scaled, out, rank, l->a[i], l->in, rank, mull__cuda_at(d, merged, at * l->in), d->t, true);
+    }
+}

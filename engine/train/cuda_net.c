@@ -118,10 +118,13 @@ static void close_net(void *dev) {
     if (d->c) {
         mull_cuda_release(d->c, d->arena);
         mull_cuda_release(d->c, d->values);
+        mull_cuda_release(d->c, d->merged);
+        mull_cuda_release(d->c, d->reference);
         mull_cuda_close(d->c);
     }
     free(d->host);
     free(d->layers);
+    free(d->ref_at);
     free(d);
 }
 
@@ -152,7 +155,7 @@ static int status(void *dev, mull_error *err) {
 }
 static size_t bytes(const void *dev) {
     const mull_cuda_net *d = dev;
-    return d->value_bytes + d->arena_bytes;
+    return d->value_bytes + d->arena_bytes + d->rollout_bytes;
 }
 
 /* Ever larger square products until one takes 5 ms; in memory of its own, for this once. */
@@ -206,6 +209,10 @@ const mull_train_backend *mull_cuda_train_backend(void) {
                                              .zero_grad = mull__cuda_params_zero_grad,
                                              .update = mull__cuda_params_update,
                                              .pull = mull__cuda_params_pull,
-                                             .roof = roof};
+                                             .roof = roof,
+                                             .lend = mull__cuda_lend,
+                                             .keep_reference = mull__cuda_keep_reference,
+                                             .set_reference = mull__cuda_set_reference,
+                                             .use_reference = mull__cuda_use_reference};
     return &table;
 }

@@ -41,6 +41,14 @@ typedef struct mull_cuda_net {
     uint8_t *axis;
     void *values; /* the allocation of all these */
     size_t value_bytes;
+    /* rollouts and their reference (cuda_rollout.c) */
+    void *merged; /* matrices with their adapters, NULL without */
+    void *reference;
+    int64_t *ref_at, *ref_wide_at; /* [params]: index into the reference's values, -1: the policy's are used */
+    float *ref_w;                  /* float32: all copied; bf16: those of one dimension */
+    uint16_t *ref_half;
+    size_t rollout_bytes;
+    bool on_reference;
     /* activations, one arena */
     void *arena;
     size_t arena_bytes;
@@ -63,10 +71,13 @@ typedef struct mull_cuda_net {
 
 /* Where a parameter lies on the device: as products read it (T), as float32, its gradient (NULL when frozen). */
 static inline const void *mull__cuda_data(const mull_cuda_net *d, const mull_param *p) {
-    int64_t at = p->w - d->n->params->w;
+    int64_t at = p->w - d->n->params->w, ref = d->on_reference ? d->ref_at[p - d->n->params->list] : -1;
+    if (ref >= 0) return d->half ? (const void *)(d->ref_half + ref) : d->ref_w + ref;
     return d->half ? (const void *)(d->half + at) : d->w + at;
 }
 static inline const float *mull__cuda_wide(const mull_cuda_net *d, const mull_param *p) {
+    int64_t ref = d->on_reference ? d->ref_wide_at[p - d->n->params->list] : -1;
+    if (ref >= 0) return d->ref_w + ref;
     return d->w + (p->w - d->n->params->w);
 }
 static inline float *mull__cuda_grad(const mull_cuda_net *d, const mull_param *p) {
@@ -95,6 +106,13 @@ void mull__cuda_linear_forward(mull_cuda_net *d, const mull__linear *l, const vo
                                mull_dtype y_type, int64_t ldy, bool accumulate);
 void mull__cuda_linear_backward(mull_cuda_net *d, const mull__linear *l, const void *x, const void *dy, int64_t ldy,
                                 int64_t rows, void *dx, mull_dtype dx_type);
+/* The sum of each matrix and its adapters into merged (T, [out, in]); scaled: room for rank values of T a row. */
+void mull__cuda_linear_merge(mull_cuda_net *d, const mull__linear *l, void *merged, void *scaled);
+/* cuda_rollout.c */
+int mull__cuda_lend(void *dev, mull_model *m, mull_error *err);
+int mull__cuda_keep_reference(void *dev, const bool *copied, mull_error *err);
+int mull__cuda_set_reference(void *dev, const mull_param *p, const float *values, mull_error *err);
+void mull__cuda_use_reference(void *dev, bool on);
 /* cuda_pass.c */
 void mull__cuda_net_forward(void *dev, const mull_net_batch *b);
 void mull__cuda_net_backward(void *dev, const mull_net_batch *b);

@@ -11,7 +11,7 @@ static const char *const WHAT = "cannot train with rollouts";
 static int alone(struct mull__grpo *g, mull_error *err) {
     double seconds = 0;
     int rc = mull__grpo_refresh(g, &seconds, err);
-    mull_infer_opts io = {.max_batch = (int)g->t->r->rollout_batch};
+    mull_infer_opts io = {.max_batch = (int)g->t->r->rollout_batch, .shares_device = true};
     mull_infer_callbacks cb = {.ctx = g, .on_done = mull__grpo_done};
     if (!rc) rc = mull_infer_create(g->t->tower, g->tokenizer, &io, &cb, &g->engine, err);
     if (!rc) g->features = mull_infer_features(g->engine);

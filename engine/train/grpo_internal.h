@@ -64,6 +64,7 @@ typedef struct mull__reference {
     uint16_t **half;
     void *memory;
     size_t bytes;
+    bool kept; /* it is there: here, or where the net computes */
 } mull__reference;
 
 /* Working memory for a matrix with its adapter. */
@@ -80,7 +81,7 @@ struct mull__grpo {
     struct mull_features *own_features; /* those, without an engine */
     struct mull__intake *intake;        /* rollout jobs answer (rollout_intake.h); NULL: this process does */
     mull__round round;
-    mull__reference ref; /* memory NULL: the policy is still the reference itself */
+    mull__reference ref; /* not kept: the policy is still the reference itself */
     bool kl;             /* a reference is wanted */
     bool stale;          /* the engine's weights are older than the trainer's */
     bool stopped;        /* by the hook, during rollouts */

@@ -189,6 +189,7 @@ int mull__grpo_answer(struct mull__grpo *g, size_t first, mull_error *err) {
             rc = MULL_EINTERNAL;
     }
     if (!rc && g->failed) rc = MULL_EINTERNAL;
+    if (!rc) rc = mull_model_status(g->t->tower, err); /* nothing reads the weights any more that are to change */
     if (rc) cancel_all(g, first);
     o->seconds += mull__train_now() - start;
     return rc;

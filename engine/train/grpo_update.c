@@ -12,7 +12,8 @@ static const char *const WHAT = "cannot train on completions";
 enum { PACK_ROWS = 4096 }; /* without pack_tokens */
 
 /* A packed run of completions: a prompt and the branches of its group behind it are one sequence, computed once; with
- * grpo_tokens: all, where the prompt counts for each completion, every completion has its prompt to itself. */
+ * grpo_tokens: all, where the prompt counts for each completion, and on a backend every completion has its prompt to
+ * itself. */
 typedef struct pack {
     mull_batch b;
     int count;            /* completions */
@@ -43,6 +44,11 @@ static void pack_fini(pack *p) {
     free(p->behaviour);
     free(p->share);
     *p = (pack){0};
+}
+
+/* Every completion has its prompt to itself. On a backend always: its attention knows no branches. */
+static bool apart(const struct mull__grpo *g) {
+    return g->t->r->grpo_tokens || !mull_net_on_host(g->t->net);
 }
 
 static bool useful(const struct mull__grpo *g, const mull__completion *c) {
@@ -153,7 +159,7 @@ static int pack_next(const struct mull__grpo *g, size_t *at, size_t end, const d
         const mull__group *x = &o->groups[stop / G];
         const mull__completion *c = &x->c[stop % G];
         if (!useful(g, c)) continue;
-        bool fresh = r->grpo_tokens || group != stop / G;
+        bool fresh = apart(g) || group != stop / G;
         int64_t more = c->total + (fresh ? (int64_t)x->sample->n : 0);
         if (n && rows + more > limit) break;
         group = stop / G;
@@ -167,7 +173,7 @@ static int pack_next(const struct mull__grpo *g, size_t *at, size_t end, const d
     for (size_t i = *at; !rc && i < stop; i++) {
         const mull__group *x = &o->groups[i / G];
         if (!useful(g, &x->c[i % G])) continue;
-        if (r->grpo_tokens || group != i / G) add_prompt(p, x);
+        if (apart(g) || group != i / G) add_prompt(p, x);
         group = i / G;
         add_completion(g, p, x, &x->c[i % G], share ? share[i] : 0);
     }
@@ -198,8 +204,8 @@ static int held_features(void *ctx, const mull_grid *grid, const float *patches,
     if (lo == o->nheld || o->held[lo].patches != patches)
         return mull_fail(err, MULL_EINTERNAL, WHAT, "media", NULL, "a medium of the round is not held");
     const mull_feature *f = o->held[lo].feature;
-    memcpy(out, f->data, (size_t)(f->tokens * mull_trainer_config(g->t)->hidden) * sizeof *out);
-    return MULL_OK;
+    size_t n = (size_t)(f->tokens * mull_trainer_config(g->t)->hidden);
+    return mull_model_buffer_read(g->t->tower, out, f->data, n * sizeof *out, err);
 }
 
 static int room(struct mull__grpo *g, int64_t rows, mull_error *err) {
@@ -245,7 +251,7 @@ static int pass(struct mull__grpo *g, pack *p, bool backward, mull_loss_sum *sum
     if (!rc) rc = room(g, p->rows, err);
     if (!rc) rc = mull_net_reserve(t->net, p->b.rows, p->rows, err);
     if (rc) return rc;
-    if (!r->grpo_tokens) {
+    if (!apart(g)) {
         place_branches(p, t->pack.pos);
         t->pack.net.trunk = p->trunk;
         t->pack.net.branch = p->branch;
@@ -306,7 +312,7 @@ int mull__grpo_before(struct mull__grpo *g, mull_error *err) {
     if (!rc && old) rc = log_probs(g, old, err);
     if (!rc && ref) {
         /* Until the policy moves away, the reference is the policy. */
-        if (old && !g->ref.memory && !r->lora_rank) {
+        if (old && !g->ref.kept && !r->lora_rank) {
             memcpy(ref, old, (size_t)o->flat * sizeof *ref);
         } else {
             mull__grpo_swap_reference(g, true);

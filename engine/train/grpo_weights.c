@@ -1,6 +1,7 @@
 /* The policy as the engine sees it, and the frozen reference. The reference is never a model of its own: the net
- * computes with its values by exchanging pointers, so that activations exist once. Until the first optimiser step it
- * costs nothing, since it is the policy; then only what is trained is copied. With LoRA it is the base, adapters off.
+ * computes with its values by exchanging pointers (on a backend: by addresses there), so that activations exist once.
+ * Until the first optimiser step it costs nothing, since it is the policy; then only what is trained is copied. With
+ * LoRA it is the base, adapters off.
  */
 #include "engine/train/grpo_internal.h"
 
@@ -85,7 +86,10 @@ const void *mull__grpo_weight(void *ctx, const char *name, mull_dtype *type) {
 int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
     double start = mull__train_now();
     int rc = g->engine ? mull_infer_forget(g->engine, err) : MULL_OK;
-    if (!rc) rc = mull_model_adopt(g->t->tower, mull__grpo_weight, g, err);
+    if (!rc && !mull_net_on_host(g->t->net))
+        rc = mull_net_lend(g->t->net, g->t->tower, err);
+    else if (!rc)
+        rc = mull_model_adopt(g->t->tower, mull__grpo_weight, g, err);
     if (!rc && g->t->trained_tower) {
         if (g->features) mull_features_forget(g->features);
         rc = mull_model_adopt_tower(g->t->tower, mull__grpo_weight, g, err);
@@ -113,6 +117,22 @@ static bool same_unit(const mull_param *a, const mull_param *b) {
     return unit(b->name) == n && !strncmp(a->name, b->name, n);
 }
 
+/* A tensor of the reference, where it lies. */
+static int set(struct mull__grpo *g, const mull_param *p, const mull_tensor_info *info, mull_error *err) {
+    size_t n = (size_t)info->count;
+    if (mull_net_on_host(g->t->net)) {
+        float *to = g->ref.w[p - g->t->params.list];
+        if (to != p->w) mull_to_f32(info->data, info->dtype, n, to);
+        return MULL_OK;
+    }
+    float *values = malloc(n * sizeof *values);
+    if (!values) return mull_fail(err, MULL_ENOMEM, WHAT, "reference", NULL, "out of memory");
+    mull_to_f32(info->data, info->dtype, n, values);
+    int rc = mull_net_set_reference(g->t->net, p, values, err);
+    free(values);
+    return rc;
+}
+
 /* The values that the run began with, where a checkpoint has other ones. */
 static int read_first(struct mull__grpo *g, mull_error *err) {
     const mull_trainer *t = g->t;
@@ -122,8 +142,7 @@ static int read_first(struct mull__grpo *g, mull_error *err) {
         const mull_tensor_info *info = mull_safetensors_at(file, i);
         char buf[160];
         const mull_param *p = mull_params_find(&t->params, mull_weights_published_name(info->name, buf, sizeof buf));
-        if (!p || g->ref.w[p - t->params.list] == p->w) continue;
-        mull_to_f32(info->data, info->dtype, (size_t)info->count, g->ref.w[p - t->params.list]);
+        if (p) rc = set(g, p, info, err);
         mull_safetensors_drop(file, info);
     }
     mull_safetensors_close(file);
@@ -134,8 +153,8 @@ int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
     const mull_trainer *t = g->t;
     const mull_params *p = &t->params;
     mull__reference *f = &g->ref;
-    if (!g->kl || t->r->lora_rank || f->memory) return MULL_OK;
-    bool *copied = calloc(p->n + 1, sizeof *copied);
+    if (!g->kl || t->r->lora_rank || f->kept) return MULL_OK;
+    bool *copied = calloc(p->n + 1, sizeof *copied), host = mull_net_on_host(t->net);
     f->w = calloc(p->n + 1, sizeof *f->w);
     f->half = calloc(p->n + 1, sizeof *f->half);
     size_t values = 0;
@@ -147,6 +166,13 @@ int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
             copied[i] = any;
             if (any) values += (size_t)p->list[i].count;
         }
+    }
+    if (copied && !host) {
+        int rc = mull_net_keep_reference(t->net, copied, err);
+        if (!rc && t->state.step > 0) rc = read_first(g, err);
+        f->kept = !rc;
+        free(copied);
+        return rc;
     }
     f->bytes = values * (sizeof **f->w + (p->half ? sizeof **f->half : 0));
     if (copied && f->w && f->half) {
@@ -177,6 +203,7 @@ int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
     for (size_t i = 0; !rc && p->half && i < p->n; i++)
         for (int64_t k = 0; copied[i] && k < p->list[i].count; k++) f->half[i][k] = mull_f32_to_bf16(f->w[i][k]);
     free(copied);
+    f->kept = true;
     if (rc) mull__reference_fini(f);
     return rc;
 }
@@ -186,7 +213,11 @@ void mull__grpo_swap_reference(struct mull__grpo *g, bool in) {
         mull_net_adapters(g->t->net, !in);
         return;
     }
-    if (!g->ref.memory) return; /* it is the policy */
+    if (!g->ref.kept) return; /* it is the policy */
+    if (!mull_net_on_host(g->t->net)) {
+        mull_net_use_reference(g->t->net, in);
+        return;
+    }
     for (size_t i = 0; i < g->t->params.n; i++) {
         mull_param *q = &g->t->params.list[i];
         float *w = q->w;

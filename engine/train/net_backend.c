@@ -30,6 +30,22 @@ int mull_net_fetch(mull_net *n, mull_net_pull what, mull_error *err) {
     return n->backend ? n->backend->pull(n->dev, what, err) : MULL_OK;
 }
 
+int mull_net_lend(mull_net *n, mull_model *m, mull_error *err) {
+    return n->backend->lend(n->dev, m, err);
+}
+
+int mull_net_keep_reference(mull_net *n, const bool *copied, mull_error *err) {
+    return n->backend->keep_reference(n->dev, copied, err);
+}
+
+int mull_net_set_reference(mull_net *n, const mull_param *p, const float *values, mull_error *err) {
+    return n->backend->set_reference(n->dev, p, values, err);
+}
+
+void mull_net_use_reference(mull_net *n, bool on) {
+    n->backend->use_reference(n->dev, on);
+}
+
 double mull_net_roof(mull_net *n) {
     return n->backend ? n->backend->roof(n->dev) : mull_roof_flops(n->pool, MULL_WEIGHT_F32);
 }

@@ -29,10 +29,10 @@ bool mull__trains_tower(const mull_recipe *r) {
 
 /* What only the CPU does. */
 static int unsupported_on(const mull_train_backend *b, const mull_recipe *r, mull_error *err) {
-    static const char TODO[] = "use --device cpu, or submit without gpus";
     if (!b) return MULL_OK;
-    if (r->kind == MULL_GRPO)
-        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, b->name, TODO, "training with rollouts runs on the CPU only");
+    if (r->kind == MULL_GRPO && r->rollout_mode)
+        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "rollout_mode", "leave it out, or use --device cpu",
+                         "a trainer on a GPU answers itself: rollout jobs are for trainers on the CPU only");
     if (mull__trains_tower(r))
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true, or use --device cpu",
                          "the vision tower is trained on the CPU only");

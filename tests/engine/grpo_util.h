@@ -4,6 +4,7 @@
 
 #include "tests/engine/trainer_util.h"
 
+#include "engine/model/init.h"
 #include "engine/train/grpo.h"
 #include "engine/train/session.h"
 
@@ -25,14 +26,14 @@ typedef struct run {
 #define SPREAD "awk '{n=split($0,x,\"a\");print (n*7+length($0))%%5}'"
 
 static inline void fixture_init(fixture *f) {
-    char cmd[256], line[512];
+    char line[512];
+    mull_error err = {0};
     snprintf(f->dir, sizeof f->dir, "/tmp/mull_grpo_XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     snprintf(f->model, sizeof f->model, "%s/model", f->dir);
     snprintf(f->rows, sizeof f->rows, "%s/rows.jsonl", f->dir);
     snprintf(f->config, sizeof f->config, "%s/c.yaml", f->dir);
-    snprintf(cmd, sizeof cmd, MULL_BIN_DIR "/mull-engine init --preset tiny --out %s >/dev/null", f->model);
-    assert_int_equal(system(cmd), 0);
+    assert_int_equal(mull_init_checkpoint("tiny", f->model, 0, NULL, &err), 0);
     FILE *rows = fopen(f->rows, "w"), *config = fopen(f->config, "w");
     assert_non_null(rows);
     assert_non_null(config);
