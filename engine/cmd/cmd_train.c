@@ -24,8 +24,8 @@ static const char USAGE[] =
     "recipe's zero_stage splits; --threads is each one's. A step takes N times as many samples. The run goes on from "
     "a\n"
     "checkpoint of any number of ranks; with the same number bit for bit.\n"
-    "--device cuda: on the first visible GPU; with bf16: true products read bf16, else float32. Not yet there: an\n"
-    "unfrozen vision tower, rollout_mode: disaggregated, several ranks.\n";
+    "--device cuda: on the first visible GPU; with bf16: true products read bf16, else float32. Not yet there:\n"
+    "rollout_mode: disaggregated, several ranks.\n";
 
 static volatile sig_atomic_t stopped;
 

@@ -41,6 +41,8 @@ void mull_cuda_column_sum(mull_cuda *c, const void *x, mull_dtype t, int64_t m, 
 /* d_gate_up [m, 2f] from gate_up [m, 2f] and dy [m, f], all T; d_gate_up may be gate_up. */
 void mull_cuda_swiglu_backward(mull_cuda *c, const void *gate_up, int64_t m, int64_t f, const void *dy, void *d_gate_up,
                                mull_dtype t);
+/* dx (T) = dy times the slope of gelu at x, n elements of T; dx may be dy. */
+void mull_cuda_gelu_backward(mull_cuda *c, const void *x, int64_t n, const void *dy, void *dx, mull_dtype t);
 /* Turns rows back: the gradient of mull_cuda_rope, in place. */
 void mull_cuda_rope_backward(mull_cuda *c, void *dx, int64_t m, int64_t ldx, int heads, int hd, const float *cos,
                              const float *sin, mull_dtype t);

@@ -77,6 +77,15 @@ template <typename T> __global__ void swiglu_kernel(const T *gate_up, int64_t m,
     out[at + f] = mull_narrow<T>(d * (g * s));
 }
 
+/* gelu(x) = x P(x), P the normal distribution; its slope is P + x P'. */
+template <typename T> __global__ void gelu_kernel(const T *x, int64_t n, const T *dy, T *dx) {
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= n) return;
+    float v = mull_wide(x[i]);
+    float p = 0.5f * (1.0f + erff(v * 0.70710678f)), density = 0.39894228f * expf(-0.5f * v * v);
+    dx[i] = mull_narrow<T>(mull_wide(dy[i]) * (p + v * density));
+}
+
 template <typename T> __global__ void scale_kernel(T *x, int64_t n, float factor) {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < n) x[i] = mull_narrow<T>(mull_wide(x[i]) * factor);
@@ -117,6 +126,15 @@ extern "C" void mull_cuda_swiglu_backward(mull_cuda *c, const void *gate_up, int
                  MULL_LAUNCH(kernel, mull_blocks(m * f, THREADS), THREADS, 0, mull_cuda_stream(c), (const T *)gate_up,
                              m, f, (const T *)dy, (T *)d_gate_up));
     MULL_LAUNCHED(c, "swiglu's backward", m, f);
+}
+
+extern "C" void mull_cuda_gelu_backward(mull_cuda *c, const void *x, int64_t n, const void *dy, void *dx,
+                                        mull_dtype t) {
+    if (n == 0 || !mull_sizes_ok(c, "gelu's backward", n / THREADS + 1, 1)) return;
+    MULL_BY_TYPE(t, auto kernel = gelu_kernel<T>;
+                 MULL_LAUNCH(kernel, mull_blocks(n, THREADS), THREADS, 0, mull_cuda_stream(c), (const T *)x, n,
+                             (const T *)dy, (T *)dx));
+    MULL_LAUNCHED(c, "gelu's backward", n, 1);
 }
 
 extern "C" void mull_cuda_scale(mull_cuda *c, void *x, int64_t n, float factor, mull_dtype t) {

@@ -7,6 +7,7 @@
 
 #include "engine/model/backend.h"
 #include "engine/train/net.h"
+#include "engine/train/tower.h"
 
 struct mull_train_backend {
     const char *name;
@@ -35,6 +36,9 @@ struct mull_train_backend {
     int (*keep_reference)(void *dev, const bool *copied, mull_error *err);
     int (*set_reference)(void *dev, const mull_param *p, const float *values, mull_error *err);
     void (*use_reference)(void *dev, bool on);
+    /* The features of a medium to out (host, [tokens, hidden]), or with dout its gradients to the tower's. */
+    int (*tower)(void *dev, const mull_tower *t, const mull_grid *g, const float *patches, float *out,
+                 const float *dout, mull_error *err);
 };
 
 /* On device 0 of the visible ones; only in builds with MULL_HAVE_CUDA. */

@@ -67,9 +67,9 @@ bool mull__cuda_batch_send(mull_cuda_net *d, const mull_net_batch *b) {
                          (long long)b->rows, (long long)d->cap);
         return false;
     }
-    if (b->trunk || b->d_features) {
-        mull_cuda_refuse(d->c, MULL_EUNSUPPORTED, "a training batch", "use --device cpu", "%s on the CPU only",
-                         b->trunk ? "sequences that branch are trained" : "the vision tower is trained");
+    if (b->trunk) {
+        mull_cuda_refuse(d->c, MULL_EUNSUPPORTED, "a training batch", "use --device cpu",
+                         "sequences that branch are trained on the CPU only");
         return false;
     }
     int nseq = 0;

@@ -104,6 +104,7 @@ void mull__cuda_linear_backward(mull_cuda_net *d, const mull__linear *l, const v
                                 int64_t rows, void *dx, mull_dtype dx_type) {
     int64_t rank = d->n->rank, at = 0;
     weights_backward(d, l, x, dy, ldy, rows);
+    if (!dx) return; /* nothing before it learns, an adapter neither */
     apply_back(d, dy, rows, ldy, l->w[0], l->in, l->out, dx, dx_type, false);
     for (int i = 0; i < l->parts; at += rows_of(l->w[i++])) {
         if (!l->a[i]) continue;

@@ -120,6 +120,7 @@ static void close_net(void *dev) {
         mull_cuda_release(d->c, d->values);
         mull_cuda_release(d->c, d->merged);
         mull_cuda_release(d->c, d->reference);
+        mull_cuda_release(d->c, d->tower);
         mull_cuda_close(d->c);
     }
     free(d->host);
@@ -155,7 +156,7 @@ static int status(void *dev, mull_error *err) {
 }
 static size_t bytes(const void *dev) {
     const mull_cuda_net *d = dev;
-    return d->value_bytes + d->arena_bytes + d->rollout_bytes;
+    return d->value_bytes + d->arena_bytes + d->rollout_bytes + d->tower_bytes;
 }
 
 /* Ever larger square products until one takes 5 ms; in memory of its own, for this once. */
@@ -213,6 +214,7 @@ const mull_train_backend *mull_cuda_train_backend(void) {
                                              .lend = mull__cuda_lend,
                                              .keep_reference = mull__cuda_keep_reference,
                                              .set_reference = mull__cuda_set_reference,
-                                             .use_reference = mull__cuda_use_reference};
+                                             .use_reference = mull__cuda_use_reference,
+                                             .tower = mull__cuda_tower};
     return &table;
 }

@@ -49,6 +49,8 @@ typedef struct mull_cuda_net {
     uint16_t *ref_half;
     size_t rollout_bytes;
     bool on_reference;
+    void *tower; /* working memory of the trained vision tower (cuda_tower.c) */
+    size_t tower_bytes;
     /* activations, one arena */
     void *arena;
     size_t arena_bytes;
@@ -113,6 +115,9 @@ int mull__cuda_lend(void *dev, mull_model *m, mull_error *err);
 int mull__cuda_keep_reference(void *dev, const bool *copied, mull_error *err);
 int mull__cuda_set_reference(void *dev, const mull_param *p, const float *values, mull_error *err);
 void mull__cuda_use_reference(void *dev, bool on);
+/* cuda_tower.c */
+int mull__cuda_tower(void *dev, const mull_tower *t, const mull_grid *g, const float *patches, float *out,
+                     const float *dout, mull_error *err);
 /* cuda_pass.c */
 void mull__cuda_net_forward(void *dev, const mull_net_batch *b);
 void mull__cuda_net_backward(void *dev, const mull_net_batch *b);

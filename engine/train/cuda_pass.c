@@ -157,7 +157,6 @@ void mull__cuda_net_backward(void *dev, const mull_net_batch *b) {
     mull_cuda_net *d = dev;
     const mull_net *n = d->n;
     int64_t h = n->c->hidden;
-    (void)b; /* the device has it since the forward */
     /* hx is not needed after: its gradient takes h's place. */
     mull_cuda_zero(d->c, d->h, (size_t)(d->ngathered * h) * sizeof *d->h);
     mull_cuda_rmsnorm_backward(d->c, d->hx, d->ngathered, h, mull__cuda_wide(d, n->norm), n->c->rms_eps, d->dh, d->h,
@@ -173,6 +172,12 @@ void mull__cuda_net_backward(void *dev, const mull_net_batch *b) {
         mlp_backward(d, l, &k, keep);
         if (keep && !d->layers[i].att) attention_half(d, l, &k, false);
         attention_backward(d, l, &k);
+    }
+    for (int64_t r = 0, k; b->d_features && r < b->rows; r += k) {
+        float *to = b->d_features[r];
+        for (k = 1; to && r + k < b->rows && b->d_features[r + k] == to + k * h; k++) {
+        }
+        if (to) mull_cuda_get(d->c, to, d->dx + r * h, (size_t)(k * h) * sizeof *to, NULL);
     }
     float *g = mull__cuda_grad(d, n->embed);
     if (n->first < 0 && g) mull_cuda_scatter_add(d->c, d->dx, &d->there.embed, h, g);

@@ -7,6 +7,7 @@
 #include "engine/model/model_internal.h"
 #include "engine/train/cuda_net.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,50 @@ static void walk(mull_cuda_net *d, mull_cuda_model *m, mull_cuda_arena *a) {
     }
 }
 
+static void *narrow(const mull_cuda_net *d, const mull_param *p) {
+    return (void *)(uintptr_t)mull__cuda_data(d, p);
+}
+
+static const mull_param *named(const mull_cuda_net *d, const char *prefix, const char *name) {
+    char full[112];
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    return mull_params_find(d->n->params, full);
+}
+
+/* A matrix of the tower's with these rows and columns: that of name, and what lies behind it. */
+static mull_cuda_matrix of_tower(const mull_cuda_net *d, const char *prefix, const char *name, int64_t n, int64_t k) {
+    return (mull_cuda_matrix){.data = narrow(d, named(d, prefix, name)), .n = n, .k = k, .type = d->t};
+}
+
+/* A tower that is trained: the same for its values. */
+static void lend_tower(mull_cuda_net *d, mull_cuda_model *m) {
+    static const char MERGER[] = "visual.merger.";
+    const mull_vision_config *v = &d->n->c->vision;
+    int64_t e = v->hidden, f = v->intermediate, wide_in = e * v->merge * v->merge;
+    if (!named(d, MERGER, "ln_q.weight")) return;
+    m->patch_embed = of_tower(d, "", "visual.patch_embed.proj.weight", e, m->patch_embed.k);
+    for (int i = 0; i < v->depth; i++) {
+        mull_cuda_block *b = &m->blocks[i];
+        char p[40];
+        snprintf(p, sizeof p, "visual.blocks.%d.", i);
+        b->norm1 = wide(d, named(d, p, "norm1.weight"));
+        b->norm2 = wide(d, named(d, p, "norm2.weight"));
+        b->qkv = of_tower(d, p, "attn.qkv.weight", 3 * e, e);
+        b->qkv_bias = narrow(d, named(d, p, "attn.qkv.bias"));
+        b->proj = of_tower(d, p, "attn.proj.weight", e, e);
+        b->proj_bias = wide(d, named(d, p, "attn.proj.bias"));
+        b->gate_up = of_tower(d, p, "mlp.gate_proj.weight", 2 * f, e);
+        b->gate_up_bias = narrow(d, named(d, p, "mlp.gate_proj.bias"));
+        b->down = of_tower(d, p, "mlp.down_proj.weight", e, f);
+        b->down_bias = wide(d, named(d, p, "mlp.down_proj.bias"));
+    }
+    m->ln_q = wide(d, named(d, MERGER, "ln_q.weight"));
+    m->merge0 = of_tower(d, MERGER, "mlp.0.weight", wide_in, wide_in);
+    m->merge0_bias = narrow(d, named(d, MERGER, "mlp.0.bias"));
+    m->merge2 = of_tower(d, MERGER, "mlp.2.weight", v->out_hidden, wide_in);
+    m->merge2_bias = wide(d, named(d, MERGER, "mlp.2.bias"));
+}
+
 int mull__cuda_lend(void *dev, mull_model *model, mull_error *err) {
     mull_cuda_net *d = dev;
     mull_cuda_model *m = model->state;
@@ -76,6 +121,7 @@ int mull__cuda_lend(void *dev, mull_model *model, mull_error *err) {
         a = (mull_cuda_arena){.base = d->merged};
         walk(d, m, &a);
     }
+    lend_tower(d, m);
     m->vision_only = false;
     /* The model's stream is another one: what it reads has to be there. */
     return mull_cuda_sync(d->c, err);

@@ -124,12 +124,7 @@ int mull_grad_run(const char *dir, const char *const *cases, int ncases, const m
     *out = (mull_outputs){0};
     mull_model_opts load = {
         .weights = o->params.half ? MULL_WEIGHT_BF16 : MULL_WEIGHT_F32, .threads = o->threads, .vision_only = true};
-    if (o->net.backend) {
-        if (o->params.vision)
-            return mull_fail(err, MULL_EUNSUPPORTED, WHAT, o->net.backend->name, "use --device cpu",
-                             "gradients of the vision tower are computed on the CPU only");
-        load.backend = o->net.backend->model();
-    }
+    if (o->net.backend) load.backend = o->net.backend->model();
     int rc = mull_model_load(dir, &load, &tower, err);
     if (!rc) {
         r.c = mull_model_config(tower);

@@ -92,7 +92,7 @@ int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
         rc = mull_model_adopt(g->t->tower, mull__grpo_weight, g, err);
     if (!rc && g->t->trained_tower) {
         if (g->features) mull_features_forget(g->features);
-        rc = mull_model_adopt_tower(g->t->tower, mull__grpo_weight, g, err);
+        if (mull_net_on_host(g->t->net)) rc = mull_model_adopt_tower(g->t->tower, mull__grpo_weight, g, err);
     }
     give_back(g);
     rc = mull__grpo_agree(g, rc, false, NULL, err);

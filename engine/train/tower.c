@@ -1,13 +1,11 @@
 /* Training the vision tower; see tower.h and MODEL.md, "Vision tower". */
-#include "engine/train/tower.h"
+#include "engine/train/tower_internal.h"
 
 #include "engine/model/vision.h"
-#include "engine/model/vision_windows.h"
 #include "engine/ops/backward.h"
 #include "engine/ops/gemm.h"
 #include "engine/ops/kernels.h"
 #include "engine/ops/ops.h"
-#include "engine/train/net_internal.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -17,36 +15,6 @@
 enum { GROUP_ROWS = 2048 };
 static const float EPS = 1e-6f; /* the tower's own */
 static const char *const WHAT = "cannot train the vision tower";
-
-typedef struct block {
-    mull_param *norm1, *norm2;
-    mull__linear qkv, proj, gate_up, down;
-} block;
-
-struct mull_tower {
-    mull_net *n;
-    const mull_vision_config *v;
-    int64_t in, unit, wide, hidden; /* a patch's values, patches of a unit, unit * E, width of a feature */
-    block *blocks;
-    mull_param *ln_q;
-    mull__linear embed, merge0, merge2;
-    float *arena;
-    size_t cap;
-    /* Of the medium at work: its windows, and for n rows of a group: */
-    mull_windows windows;
-    int64_t step_rows;
-    float *kept;      /* [depth + 1][n, E]: what each block gets, and the merger */
-    float *norm, *dx; /* [n, E] */
-    float *dnorm;     /* [n, E] */
-    float *mid;       /* [n, E]: between a block's halves */
-    float *qkv, *dqkv, *att, *datt, *lse;
-    float *gu, *act, *dact; /* [n, 2F], [n, F] x 2 */
-    float *h0, *h1, *d0;    /* [units, wide]: the merger's inside before and after gelu, and its gradient */
-    float *out;             /* [units, hidden], window order */
-    float *cos, *sin, *nsin, *partial, *raw;
-    int32_t *window_cu, *full_cu; /* in the arena */
-    int nwindows, nfull;
-};
 
 /* ---- parts */
 static mull_param *find(const mull_net *n, const char *prefix, const char *name) {
@@ -78,7 +46,7 @@ static bool find_parts(mull_tower *t) {
               linear(n, &t->merge2, "visual.merger.", (const char *[]){"mlp.2"}, 1, t->wide);
     for (int i = 0; ok && i < t->v->depth; i++) {
         char prefix[48];
-        block *b = &t->blocks[i];
+        mull__tower_block *b = &t->blocks[i];
         snprintf(prefix, sizeof prefix, "visual.blocks.%d.", i);
         ok = (b->norm1 = find(n, prefix, "norm1.weight")) && (b->norm2 = find(n, prefix, "norm2.weight")) &&
              linear(n, &b->qkv, prefix, (const char *[]){"attn.qkv"}, 1, e) &&
@@ -221,7 +189,7 @@ static mull_attn_shape shape_of(const mull_tower *t, int index) {
 /* mid = x + proj(attention(qkv(norm1 x))); qkv, att and lse stay for the backward. */
 static void attention_half(mull_tower *t, int index, int64_t n, const float *x) {
     mull_net *net = t->n;
-    const block *b = &t->blocks[index];
+    const mull__tower_block *b = &t->blocks[index];
     int64_t e = t->v->hidden;
     mull_attn_shape shape = shape_of(t, index);
     mull_rmsnorm(net->pool, x, n, e, b->norm1->w, EPS, t->norm);
@@ -235,7 +203,7 @@ static void attention_half(mull_tower *t, int index, int64_t n, const float *x) 
 /* norm, gu and act of the second half stay for the backward. */
 static void mlp_inside(mull_tower *t, int index, int64_t n) {
     mull_net *net = t->n;
-    const block *b = &t->blocks[index];
+    const mull__tower_block *b = &t->blocks[index];
     int64_t e = t->v->hidden, f = t->v->intermediate;
     mull_rmsnorm(net->pool, t->mid, n, e, b->norm2->w, EPS, t->norm);
     mull__linear_forward(net, &b->gate_up, t->norm, n, t->gu, 2 * f, false);
@@ -277,7 +245,7 @@ static void merge_backward(mull_tower *t, int64_t n, const float *x) {
 
 static void block_backward(mull_tower *t, int index, int64_t n, const float *x) {
     mull_net *net = t->n;
-    const block *b = &t->blocks[index];
+    const mull__tower_block *b = &t->blocks[index];
     int64_t e = t->v->hidden, f = t->v->intermediate;
     mull_attn_shape shape = shape_of(t, index);
     attention_half(t, index, n, x);
@@ -299,6 +267,8 @@ static void block_backward(mull_tower *t, int index, int64_t n, const float *x) 
 /* out, or the gradients from dout, of one medium. */
 static int medium(mull_tower *t, const mull_grid *g, const float *patches, float *out, const float *dout,
                   mull_error *err) {
+    const mull_train_backend *backend = t->n->backend;
+    if (backend) return backend->tower(t->n->dev, t, g, patches, out, dout, err);
     int64_t e = t->v->hidden;
     t->step_rows = g->h * g->w;
     int64_t group = GROUP_ROWS / t->step_rows;

@@ -33,9 +33,6 @@ static int unsupported_on(const mull_train_backend *b, const mull_recipe *r, mul
     if (r->kind == MULL_GRPO && r->rollout_mode)
         return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "rollout_mode", "leave it out, or use --device cpu",
                          "a trainer on a GPU answers itself: rollout jobs are for trainers on the CPU only");
-    if (mull__trains_tower(r))
-        return mull_fail(err, MULL_EUNSUPPORTED, WHAT, "freeze_vision", "set freeze_vision: true, or use --device cpu",
-                         "the vision tower is trained on the CPU only");
     return MULL_OK;
 }
 

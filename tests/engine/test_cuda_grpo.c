@@ -117,6 +117,7 @@ static void follows_the_cpu(void **state) {
     fixture_init(&f);
     short_rows(&f);
     compare(&f, "whole", 1e-5, 3e-6, "model.safetensors", SETS(SMALL, "num_iterations=2", "epsilon=0.01"));
+    compare(&f, "tower", 1e-5, 3e-6, "model.safetensors", SETS(SMALL, "freeze_vision=False", "max_steps=2"));
     compare(&f, "lora", 1e-4, 3e-5, "adapter_model.safetensors",
             SETS(SMALL, "lora_rank=4", "lora_alpha=8", "lora_targets='q_proj,v_proj,up_proj,down_proj'", "max_steps=2",
                  "learning_rate=0.003"));
@@ -162,8 +163,6 @@ static void refusals(void **state) {
     out_of(&f, "refused", out);
     assert_int_equal(run_on(&f, true, out, false, &r, &err, SETS("rollout_mode=disaggregated")), MULL_EUNSUPPORTED);
     assert_string_equal(err.where, "rollout_mode");
-    assert_int_equal(run_on(&f, true, out, false, &r, &err, SETS("freeze_vision=False")), MULL_EUNSUPPORTED);
-    assert_string_equal(err.where, "freeze_vision");
     remove_tree(f.dir);
 }
 

@@ -135,6 +135,11 @@ static void activations(void **state) {
         float half[2 * N];
         gpu_read(dx, 2 * N, t, half);
         for (int i = 0; i < 2 * N; i++) assert_true(half[i] == got[i] * 0.5f);
+        void *dg = gpu_floats(dy, N, t);
+        mull_cuda_gelu_backward(gpu, gpu_floats(x, N, t), N, dg, dg, t);
+        gpu_read(dg, N, t, got);
+        mull_gelu_backward(NULL, x, N, dy, want);
+        gpu_close(got, want, N, 2e-6, type ? 0.00390625 : 2e-6, "gelu's backward");
         gpu_done();
         free(x), free(dy);
         /* Turned and turned back is what it was. */
