@@ -63,7 +63,6 @@ static char *provide(const opts *o, const char *action, const char *name, const 
 static int list_pilots(const opts *o, mull_pilot *out) {
     char *text = provide(o, "list", NULL, NULL);
     int n = 0;
-    size_t prefix = strlen(o->prefix);
     if (!text) return -1;
     for (char *save, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         if (n == MULL_PILOTS_MAX) break;
@@ -73,7 +72,7 @@ static int list_pilots(const opts *o, mull_pilot *out) {
             free(text);
             return -1;
         }
-        if (!strncmp(out[n].name, o->prefix, prefix) && out[n].name[prefix] == '-') n++;
+        if (mull_pilot_named(out[n].name, o->prefix)) n++;
     }
     free(text);
     return n;
@@ -98,9 +97,7 @@ static int join_nodes(mull_client *c, mull_pilot *pilots, int n, const mull_pilo
             p->drained = !strcmp(state, "DRAINED");
             p->running = (int)json_array_size(json_object_get(node, "running"));
         }
-        p->retiring = before && before->retiring;
-        bool same = before && before->up == p->up && before->started == p->started;
-        if (p->started && p->running == 0) p->since = same && before->since > 0 ? before->since : now;
+        mull_pilot_remember(p, before, now);
     }
     json_decref(r);
     return 0;

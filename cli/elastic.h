@@ -22,7 +22,7 @@ typedef struct mull_pilot {
     bool drained;  /* takes no jobs */
     int running;   /* attempts on it */
     double since;  /* unix seconds: when it was first seen running without a node, or idle; 0: neither */
-    bool retiring; /* we drained it */
+    bool retiring; /* we drained it; one seen drained for the first time counts as ours (mull_pilot_remember) */
 } mull_pilot;
 
 typedef struct mull_elastic_rules {
@@ -54,5 +54,13 @@ int mull_elastic_plan(const mull_elastic_rules *r, const mull_pilot *pilots, int
 
 /* One line of `PROVIDER list`. 0, or -1 when it is none. Names and ids are letters, digits, '.', '_' and '-'. */
 int mull_pilot_parse(const char *line, mull_pilot *out);
+
+/* Whether name is PREFIX-0, PREFIX-1, …: another provider's prefix may begin with ours. */
+bool mull_pilot_named(const char *name, const char *prefix);
+
+/* What the last look knew of p goes on: that it is retiring, and since when it has been idle or booting. before is the
+ * same pilot then, NULL when it is seen for the first time: one that is already drained was drained by us before we
+ * were started again, as nobody else has a use for an empty allocation. */
+void mull_pilot_remember(mull_pilot *p, const mull_pilot *before, double now);
 
 #endif

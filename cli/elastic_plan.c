@@ -89,3 +89,16 @@ int mull_pilot_parse(const char *line, mull_pilot *out) {
     out->ends = strtod(end, &stop);
     return *stop || !(out->ends > 0 && out->ends < 1e12) ? -1 : 0;
 }
+
+bool mull_pilot_named(const char *name, const char *prefix) {
+    size_t n = strlen(prefix);
+    if (strncmp(name, prefix, n) != 0 || name[n] != '-') return false;
+    const char *digits = name + n + 1;
+    return *digits && digits[strspn(digits, "0123456789")] == 0;
+}
+
+void mull_pilot_remember(mull_pilot *p, const mull_pilot *before, double now) {
+    p->retiring = before ? before->retiring : p->drained;
+    bool same = before && before->up == p->up && before->started == p->started;
+    if (p->started && p->running == 0) p->since = same && before->since > 0 ? before->since : now;
+}

@@ -178,6 +178,34 @@ static void lines_of_a_provider(void **state) {
         if (mull_pilot_parse(wrong[i], &p) == 0) fail_msg("taken: '%s'", wrong[i]);
 }
 
+static void names_of_ours(void **state) {
+    (void)state;
+    assert_true(mull_pilot_named("a-0", "a"));
+    assert_true(mull_pilot_named("a-b-12", "a-b"));
+    static const char *const others[] = {"a-b-0", "a-", "a", "ab-0", "a-0x", "a--1", "b-0"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (mull_pilot_named(others[i], "a")) fail_msg("taken for ours: '%s'", others[i]);
+}
+
+static void memory_over_a_restart(void **state) {
+    (void)state;
+    mull_pilot p = pilot("p-0", true, 0, 0);
+    p.drained = true;
+    mull_pilot_remember(&p, NULL, 50); /* the first look after a restart: it goes on to be stopped */
+    assert_true(p.retiring);
+    assert_true(p.since == 50);
+    assert_int_equal(plan(&p, 1, 0, 51), 1);
+    assert_int_equal(steps[0].op, MULL_ELASTIC_STOP);
+    mull_pilot before = pilot("p-0", true, 0, 40), now = pilot("p-0", true, 0, 0);
+    now.drained = true; /* by an admin while we looked on: not ours */
+    mull_pilot_remember(&now, &before, 60);
+    assert_false(now.retiring);
+    assert_true(now.since == 40);
+    before.up = false; /* came up since: it has been idle from now on */
+    mull_pilot_remember(&now, &before, 60);
+    assert_true(now.since == 60);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_many_as_jobs_want),
@@ -187,6 +215,8 @@ int main(void) {
         cmocka_unit_test(one_that_never_comes_up),
         cmocka_unit_test(an_hour_of_a_world),
         cmocka_unit_test(lines_of_a_provider),
+        cmocka_unit_test(names_of_ours),
+        cmocka_unit_test(memory_over_a_restart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
