@@ -101,8 +101,9 @@ void mull__resync(mull_worker *w, uint64_t from) {
 static void on_looked(const redisReply *reply, void *arg) {
     mull_worker *w = arg;
     w->asking = false;
-    if (!reply || reply->type != REDIS_REPLY_ARRAY || reply->elements > 0) return;
-    /* Recorded and trimmed (its acknowledgement was lost) or lost: sending it again settles both. */
+    if (!reply || (reply->type == REDIS_REPLY_ARRAY && reply->elements > 0)) return;
+    /* Recorded and trimmed (its acknowledgement was lost) or lost: sending it again settles both. So it does when the
+     * question is refused: a node that joined by token may not read the stream, in which others' events are. */
     mull_evq_rewind(&w->evq, 0);
     w->ack_ms = uv_now(&w->loop);
     mull__pump(w);
