@@ -107,6 +107,12 @@ static void remember(auth_call *c) {
     slot->who = *mull_req_who(c->req);
 }
 
+/* It is none of those that may be none: its address gets back what was charged for the asking. */
+static void known(const auth_call *c) {
+    char peer[MULL_HTTP_PEER];
+    if (c->charged) mull_limit_give(c->front->tokens->unknown, mull_req_peer(c->req, peer));
+}
+
 static void on_node(const mull_pg_reply *r, void *arg) {
     auth_call c = *(auth_call *)arg;
     free(arg);
@@ -115,6 +121,7 @@ static void on_node(const mull_pg_reply *r, void *arg) {
         unauthorized(c.front, c.req, "the node is unknown or revoked");
         return;
     }
+    known(&c);
     snprintf(mull_req_who(c.req)->node, sizeof mull_req_who(c.req)->node, "%s", PQgetvalue(r->res, 0, 0));
     remember(&c);
     if (within(c.front, c.req, c.front->limit, c.hash, "as this node")) c.next(c.front, c.req);
@@ -131,8 +138,7 @@ static void on_token(const mull_pg_reply *r, void *arg) {
         unauthorized(c.front, c.req, "the token is unknown, expired or revoked");
         return;
     }
-    char peer[MULL_HTTP_PEER];
-    if (c.charged) mull_limit_give(c.front->tokens->unknown, mull_req_peer(c.req, peer));
+    known(&c);
     mull_identity *who = mull_req_who(c.req);
     snprintf(who->user, sizeof who->user, "%s", PQgetvalue(r->res, 0, 0));
     snprintf(who->team, sizeof who->team, "%s", PQgetvalue(r->res, 0, 1));

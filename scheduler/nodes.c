@@ -2,7 +2,8 @@
  *
  * A token is made for a short time and few uses. Who brings one gets, for the node's name, a user of its own in Redis
  * that can write events and read inboxes whose names it knows (they are secrets, keys.h) and nothing else, and a secret
- * for what the front door does for nodes. Redis is told SHA-256 of the password and so is PostgreSQL, from where the
+ * for what the front door does for nodes. Events name the node they speak of and are not signed: a node that joined is
+ * trusted as all workers together are. Redis is told SHA-256 of the password and so is PostgreSQL, from where the
  * leader makes the users again in a Redis that has forgotten them (redis_users.c). Revoking deletes the user, which
  * ends its connections; its engines end with their leases. */
 #include "scheduler/front.h"
@@ -206,6 +207,10 @@ static void join(mull_front *f, mull_req *req, const char *token, json_t *body) 
     }
     if (!f->cfg.worker_redis) {
         mull_reply_error(req, 409, "not_open", "this server was started without --worker-redis: no worker can join");
+        return;
+    }
+    if (!mull_redis_connected(f->cfg.redis)) { /* before the token is used and what the node had is void */
+        mull_reply_error(req, 503, "unavailable", "Redis cannot be reached, where the node's user is made; join again");
         return;
     }
     snprintf(bare, sizeof bare, "%.*s", (int)strcspn(token, "."), token); /* without the pin */

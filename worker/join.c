@@ -7,6 +7,7 @@
 #include "schema/secret_file.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <openssl/crypto.h>
@@ -152,10 +153,19 @@ static int join(const options *o, mull_err *err) {
     json_t *j = NULL;
     snprintf(path, sizeof path, "%.4000s/join.json", o->state);
     int rc = read_token(o->token_file, &token, err);
+    if (rc == 0 && strchr(token, '.') && strncmp(o->url, "https://", 8) != 0)
+        rc = mull_fail(err, MULL_ERR_ARG, WHAT, o->url, "give https://HOST:PORT, as the queue was opened",
+                       "the token knows the server by its key, and over http:// it would go out in clear");
+    /* Before the token is used up: that what it brings can be kept. */
+    if (rc == 0) {
+        mkdir(o->state, 0700);
+        if (access(o->state, W_OK | X_OK) != 0)
+            rc = mull_fail(err, MULL_ERR_IO, WHAT, o->state,
+                           "give --state a folder that can be written; the token is unused", "%s", strerror(errno));
+    }
     if (rc == 0) rc = ask(o, token, &j, err);
     char *text = NULL;
     if (rc == 0) {
-        mkdir(o->state, 0700); /* that it cannot be used is said below */
         json_object_set_new(j, "server", json_string(o->url));
         text = json_dumps(j, JSON_INDENT(2));
         rc = text ? mull_secret_write(path, text, strlen(text), err)

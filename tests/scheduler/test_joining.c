@@ -1,6 +1,7 @@
 /* Workers that join by token: what a token is good for and for how long, what a node may do in Redis and what not, how
  * it is thrown out, and whose files it may move, at the front door and against real servers. */
 #include "tests/scheduler/flow.h"
+#include "tests/support/run.h"
 
 #include <hiredis/hiredis.h>
 #include <sys/socket.h>
@@ -360,6 +361,75 @@ static void whose_files(void **state) {
     free(token);
 }
 
+/* Each of many nodes of one address is asked about once: none of them is one that tries secrets out. */
+static void good_secrets_are_not_guesses(void **state) {
+    (void)state;
+    free(mull_sql(f.pg, "INSERT INTO node_credential (node, redis_sum, secret_sum, token) SELECT 'many' || i, '0', "
+                        "encode(sha256(('mulln_many' || i)::bytea), 'hex'), 1 FROM generate_series(1, 60) i"));
+    for (int i = 1; i <= 60; i++) {
+        char secret[40];
+        snprintf(secret, sizeof secret, "mulln_many%d", i);
+        assert_int_equal(ask("GET", "/v1/jobs", secret, NULL, NULL), 403); /* known, and no user */
+    }
+    int refusals = 0;
+    for (int i = 0; i < 60; i++) refusals += ask("GET", "/v1/jobs", "mulln_guess", NULL, NULL) == 429;
+    assert_true(refusals > 0);
+}
+
+static bool redis_is_missed(void *token) {
+    json_t *j;
+    int status = ask("POST", "/v1/nodes/join", token, "{\"node\":\"lost\"}", &j);
+    json_decref(j);
+    return status == 503;
+}
+
+static bool may_join(void *token) {
+    json_t *j;
+    int status = ask("POST", "/v1/nodes/join", token, "{\"node\":\"lost\"}", &j);
+    json_decref(j);
+    return status == 201;
+}
+
+static void a_token_outlives_what_fails(void **state) {
+    (void)state;
+    char *once = new_token("{\"node\":\"lost\"}"), url[64], file[200];
+    /* The worker: no folder to keep the answer in; a server that cannot be the token's, asked in clear. */
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
+    snprintf(file, sizeof file, "%s/once", f.s.dir);
+    mull_write_file(file, once, strcspn(once, "."));
+    chmod(file, 0600);
+    const char *const nowhere[] = {MULL_BIN_DIR "/mull-worker",
+                                   "join",
+                                   url,
+                                   "--token-file",
+                                   file,
+                                   "--state",
+                                   "/dev/null/state",
+                                   "--node",
+                                   "lost",
+                                   NULL};
+    mull_run r = mull_run_command(nowhere, 30);
+    if (r.status != 1 || !strstr(r.err, "/dev/null/state")) fail_msg("%d: %s", r.status, r.err);
+    mull_run_fini(&r);
+    char pinned[400], folder[200];
+    snprintf(pinned, sizeof pinned, "%.*s.%043d", (int)strcspn(once, "."), once, 0);
+    mull_write_file(file, pinned, strlen(pinned));
+    snprintf(folder, sizeof folder, "%s/joined", f.s.dir);
+    const char *const clear[] = {
+        MULL_BIN_DIR "/mull-worker", "join", url, "--token-file", file, "--state", folder, "--node", "lost", NULL};
+    r = mull_run_command(clear, 30);
+    if (r.status != 1 || !strstr(r.err, "https://")) fail_msg("%d: %s", r.status, r.err);
+    mull_run_fini(&r);
+    /* The server: no Redis to make the node's user in. */
+    mull_servers_kill_redis(&f.s);
+    assert_true(mull_wait_for(redis_is_missed, once, 20000));
+    mull_servers_redis(&f.s);
+    open_redis_port();
+    assert_true(mull_wait_for(may_join, once, 20000));
+    refused(once, "lost", 403, "used up");
+    free(once);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_token_is_good_for),
@@ -367,6 +437,8 @@ int main(void) {
         cmocka_unit_test(redis_that_forgot_them_is_told_again),
         cmocka_unit_test(a_revoked_node_is_outside),
         cmocka_unit_test(whose_files),
+        cmocka_unit_test(a_token_outlives_what_fails),
+        cmocka_unit_test(good_secrets_are_not_guesses),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
