@@ -34,9 +34,8 @@ typedef struct mull_infer_opts {
     int max_batch;        /* sequences decoded together; 0: 32 */
     int prefill_chunk;    /* tokens; 0: 512 */
     bool no_prefix_cache;
-    bool
-        shares_device; /* others take memory of the backend's device later: the cache takes a quarter of what is free */
-    bool raw;          /* suppress nothing, not even ids outside the tokenizer: comparisons with a reference */
+    bool shares_device; /* others need its memory later: the cache takes a quarter of what is free, not three */
+    bool raw;           /* suppress nothing, not even ids outside the tokenizer: comparisons with a reference */
 } mull_infer_opts;
 
 typedef struct mull_infer mull_infer;
