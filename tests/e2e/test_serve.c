@@ -76,6 +76,7 @@ static void expect_error(const char *body, int status, const char *code) {
     json_t *o = ask(body, status), *e = json_object_get(o, "error");
     assert_string_equal(json_string_value(json_object_get(e, "code")), code);
     assert_true(json_string_length(json_object_get(e, "message")) > 0);
+    assert_null(strstr(json_string_value(json_object_get(e, "message")), "the row"));
     assert_non_null(json_object_get(e, "param"));
     assert_string_equal(json_string_value(json_object_get(e, "type")),
                         status == 429 ? "rate_limit_error" : "invalid_request_error");
