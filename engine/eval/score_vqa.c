@@ -138,7 +138,10 @@ static mull__text sentence(mull__text t, size_t behind, size_t *stop) {
     if (*stop < from + 1) *stop = from + 1;
     while (*stop < t.n && t.c[*stop] != '.' && t.c[*stop] != '\n') ++*stop;
     bool good = *stop == t.n || t.c[*stop] == '.' || *stop + 1 == t.n;
-    return good ? mull__sub(t, from, *stop) : (mull__text){0};
+    if (good) return mull__sub(t, from, *stop);
+    /* A full stop that comes first would be part of the answer; where no other follows, it ends one of the spaces. */
+    bool blank = t.c[from] == '.' && from > behind && t.c[from - 1] != '\n';
+    return blank ? mull__sub(t, from, from) : (mull__text){0};
 }
 
 static mull__text by_phrase(mull__text t, const char *const *phrases) {

@@ -133,6 +133,10 @@ static void tasks(void **state) {
     assert_true(score_of("vsibench", VSI, "<answer>nan</answer>", MULL_COMPAT_OURS, NULL) == 0);
     /* "two" becomes 2: three of four agree; left out in turn 2, 2, 2 and 3 of them remain */
     assert_true(fabs(score_of("vqav2", VQA, "<answer>two.</answer>", MULL_COMPAT_OURS, NULL) - 0.75) < 1e-12);
+    score_of("vqav2", VQA, "The answer is . two\nso 2", MULL_COMPAT_OURS,
+             &r); /* (.+?) takes the space before the stop */
+    assert_string_equal(json_string_value(json_object_get(r, "prediction")), "");
+    json_decref(r);
     assert_true(score_of("mme_realworld", MME, "The best answer is B", MULL_COMPAT_OURS, NULL) == 1);
     assert_true(score_of("mmmu_val", OPEN, "so it is eight", MULL_COMPAT_OURS, NULL) == 1);
     assert_true(score_of("mmmu_val", OPEN, "so it is eight", MULL_COMPAT_RELEASE, NULL) == 0);
