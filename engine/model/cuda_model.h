@@ -5,6 +5,7 @@
 
 #include "engine/core/cuda_arena.h"
 #include "engine/model/backend.h"
+#include "engine/model/vision_windows.h"
 #include "engine/ops/cuda_ops.h"
 
 typedef struct mull_cuda_block {
@@ -51,6 +52,13 @@ void mull__cuda_lm_choose(void *lm, const int32_t *rows, int64_t n, const mull_l
 int mull__cuda_vision(void *state, const float *patches, const int64_t grid[3], float *out, const mull_tap *tap,
                       mull_error *err);
 void mull__cuda_tower_destroy(mull_cuda_model *m);
+/* For a tower that is trained too (train/cuda_tower.c). The segments of attention in this many grid steps of step_rows
+ * patches, one a window, or with full one a step: how many, and to seqs (NULL: counted only). */
+int mull__cuda_vision_segments(const mull_windows *o, int64_t step_rows, int64_t steps, bool full, mull_cuda_seq *seqs);
+/* Rotary tables of a step of h x w patches in window order, to each of so many steps behind cos and sin (device, [steps
+ * * h * w, head_dim / 2]), and the order of units to order (device, [units]). False without memory. */
+bool mull__cuda_vision_tables(mull_cuda *c, const mull_vision_config *v, const mull_windows *o, int64_t h, int64_t w,
+                              int64_t steps, float *cos, float *sin, int32_t *order);
 /* For taps: x [rows, cols] from the device through host memory. */
 void mull__cuda_show(mull_cuda_model *m, const mull_tap *tap, mull_stage stage, int index, const float *x, int64_t row0,
                      int64_t rows, int64_t cols);

@@ -4,7 +4,6 @@
 
 #include "engine/model/rope.h"
 #include "engine/model/vision.h"
-#include "engine/model/vision_windows.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -48,14 +47,14 @@ static int64_t most(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-/* Segments of `steps` grid steps, to seqs (NULL: count only). */
-static int segments(const tower *t, int64_t steps, bool full, mull_cuda_seq *seqs) {
-    int n = 0, each = full ? 1 : t->windows.n;
+int mull__cuda_vision_segments(const mull_windows *o, int64_t step_rows, int64_t steps, bool full,
+                               mull_cuda_seq *seqs) {
+    int n = 0, each = full ? 1 : o->n;
     for (int64_t s = 0; s < steps; s++)
         for (int i = 0; i < each; i++, n++)
             if (seqs) {
-                int32_t a = full ? 0 : t->windows.cu[i], b = full ? (int32_t)t->step_rows : t->windows.cu[i + 1];
-                seqs[n] = (mull_cuda_seq){.row0 = (int32_t)(s * t->step_rows) + a, .rows = b - a};
+                int32_t a = full ? 0 : o->cu[i], b = full ? (int32_t)step_rows : o->cu[i + 1];
+                seqs[n] = (mull_cuda_seq){.row0 = (int32_t)(s * step_rows) + a, .rows = b - a};
             }
     return n;
 }
@@ -87,10 +86,10 @@ static void lay_out(tower *t, int64_t steps, mull_cuda_arena *a) {
 /* Counts segments and work of a group; with send also writes them to the device. */
 static int plan_kind(tower *t, int64_t steps, bool full, bool send, mull_error *err) {
     kind *g = full ? &t->full : &t->window;
-    g->n = segments(t, steps, full, NULL);
+    g->n = mull__cuda_vision_segments(&t->windows, t->step_rows, steps, full, NULL);
     mull_cuda_seq *seqs = malloc((size_t)g->n * sizeof *seqs + 1);
     if (!seqs) return mull_fail(err, MULL_ENOMEM, "cannot run the vision tower", "", "", "out of memory");
-    segments(t, steps, full, seqs);
+    mull__cuda_vision_segments(&t->windows, t->step_rows, steps, full, seqs);
     mull_cuda_plan_attention(seqs, g->n, 1, false, &g->plan, NULL, NULL);
     size_t w = (size_t)(g->plan.wide + g->plan.few) * sizeof *g->work, j = (size_t)g->plan.joins * sizeof *g->joins;
     mull_cuda_work *work = send ? malloc(w + j + 1) : NULL;
@@ -112,24 +111,24 @@ static int plan_kind(tower *t, int64_t steps, bool full, bool send, mull_error *
     return rc;
 }
 
-/* Rotary tables of one step in window order, to every step. */
-static int send_tables(tower *t, int64_t steps, mull_error *err) {
-    size_t half = (size_t)t->v->head_dim / 2, row = half * (size_t)t->unit, table = (size_t)t->step_rows * half;
+bool mull__cuda_vision_tables(mull_cuda *c, const mull_vision_config *v, const mull_windows *o, int64_t h, int64_t w,
+                              int64_t steps, float *cos, float *sin, int32_t *order) {
+    size_t half = (size_t)v->head_dim / 2, row = half * (size_t)(v->merge * v->merge), table = (size_t)(h * w) * half;
     float *raw = malloc(4 * table * sizeof *raw);
-    if (!raw) return mull_fail(err, MULL_ENOMEM, "cannot run the vision tower", "", "", "out of memory");
+    if (!raw) return false;
     float *turned = raw + 2 * table;
-    mull_vision_rope(t->v, t->h, t->w, raw, raw + table);
+    mull_vision_rope(v, h, w, raw, raw + table);
     for (int half_of = 0; half_of < 2; half_of++)
-        for (int64_t u = 0; u < t->windows.units; u++)
+        for (int64_t u = 0; u < o->units; u++)
             memcpy(turned + (size_t)half_of * table + (size_t)u * row,
-                   raw + (size_t)half_of * table + (size_t)t->windows.order[u] * row, row * sizeof *raw);
+                   raw + (size_t)half_of * table + (size_t)o->order[u] * row, row * sizeof *raw);
     for (int64_t s = 0; s < steps; s++) {
-        mull_cuda_put(t->m->c, t->cos + (size_t)s * table, turned, table * sizeof *raw);
-        mull_cuda_put(t->m->c, t->sin + (size_t)s * table, turned + table, table * sizeof *raw);
+        mull_cuda_put(c, cos + (size_t)s * table, turned, table * sizeof *raw);
+        mull_cuda_put(c, sin + (size_t)s * table, turned + table, table * sizeof *raw);
     }
-    mull_cuda_put(t->m->c, t->order, t->windows.order, (size_t)t->windows.units * sizeof *t->order);
+    mull_cuda_put(c, order, o->order, (size_t)o->units * sizeof *order);
     free(raw);
-    return MULL_OK;
+    return true;
 }
 
 /* Everything that a group of this many steps needs besides its patches. */
@@ -154,7 +153,9 @@ static int prepare(tower *t, int64_t steps, mull_error *err) {
     lay_out(t, steps, &a);
     rc = plan_kind(t, steps, false, true, err);
     if (!rc) rc = plan_kind(t, steps, true, true, err);
-    return rc ? rc : send_tables(t, steps, err);
+    if (!rc && !mull__cuda_vision_tables(m->c, t->v, &t->windows, t->h, t->w, steps, t->cos, t->sin, t->order))
+        rc = mull_fail(err, MULL_ENOMEM, "cannot run the vision tower", "", "", "out of memory");
+    return rc;
 }
 
 void mull__cuda_tower_destroy(mull_cuda_model *m) {

@@ -1,14 +1,12 @@
 /* The vision tower when it is trained, on the device: twin of tower.c, with the types of cuda_net.h. A medium's patches
  * come from the host and its features go back there, as those of a frozen tower do; so do the gradients on their way
  * from the language model. Memory grows to the largest group of grid steps seen and stays. */
-#include "engine/model/rope.h"
-#include "engine/model/vision.h"
+#include "engine/model/cuda_model.h"
 #include "engine/train/cuda_net.h"
 #include "engine/train/tower_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { GROUP_ROWS = 8192 };
 static const float EPS = 1e-6f; /* the tower's own */
@@ -92,15 +90,10 @@ static int nomem(mull_error *err) {
 /* Segments of the group and their work: counted, and with send written to the device. */
 static int plan_kind(group *o, bool full, bool send, mull_error *err) {
     kind *g = full ? &o->full : &o->window;
-    int each = full ? 1 : o->windows.n;
-    g->n = (int32_t)o->steps * each;
+    g->n = mull__cuda_vision_segments(&o->windows, o->step_rows, o->steps, full, NULL);
     mull_cuda_seq *seqs = malloc((size_t)g->n * sizeof *seqs + 1);
     if (!seqs) return nomem(err);
-    for (int64_t s = 0, k = 0; s < o->steps; s++)
-        for (int i = 0; i < each; i++, k++) {
-            int32_t a = full ? 0 : o->windows.cu[i], b = full ? (int32_t)o->step_rows : o->windows.cu[i + 1];
-            seqs[k] = (mull_cuda_seq){.row0 = (int32_t)(s * o->step_rows) + a, .rows = b - a};
-        }
+    mull__cuda_vision_segments(&o->windows, o->step_rows, o->steps, full, seqs);
     mull_cuda_plan_attention(seqs, g->n, 1, false, &g->plan, NULL, NULL);
     g->nkeys = mull_cuda_plan_keys(seqs, g->n, NULL);
     int32_t count = g->plan.wide + g->plan.few;
@@ -118,24 +111,7 @@ static int plan_kind(group *o, bool full, bool send, mull_error *err) {
     return rc;
 }
 
-/* Rotary tables of one step in window order, to every step. */
-static int send_tables(group *o, int64_t h, int64_t w, mull_error *err) {
-    size_t row = (size_t)(o->v->head_dim / 2 * o->t->unit), table = (size_t)(o->step_rows * (o->v->head_dim / 2));
-    float *raw = malloc(3 * table * sizeof *raw + 1);
-    if (!raw) return nomem(err);
-    mull_vision_rope(o->v, h, w, raw, raw + table);
-    for (int k = 0; k < 2; k++) {
-        for (int64_t u = 0; u < o->windows.units; u++)
-            memcpy(raw + 2 * table + (size_t)u * row, raw + (size_t)k * table + (size_t)o->windows.order[u] * row,
-                   row * sizeof *raw);
-        for (int64_t s = 0; s < o->steps; s++)
-            mull_cuda_put(o->d->c, (k ? o->sin : o->cos) + (size_t)s * table, raw + 2 * table, table * sizeof *raw);
-    }
-    mull_cuda_put(o->d->c, o->order, o->windows.order, (size_t)o->windows.units * sizeof *o->order);
-    free(raw);
-    return MULL_OK;
-}
-
+/* Everything that a group of o->steps needs besides its patches. */
 static int prepare(group *o, const mull_grid *g, mull_error *err) {
     mull_cuda_net *d = o->d;
     int rc = plan_kind(o, false, false, err);
@@ -156,7 +132,9 @@ static int prepare(group *o, const mull_grid *g, mull_error *err) {
     lay_out(o, &a);
     rc = plan_kind(o, false, true, err);
     if (!rc) rc = plan_kind(o, true, true, err);
-    return rc ? rc : send_tables(o, g->h, g->w, err);
+    if (!rc && !mull__cuda_vision_tables(d->c, o->v, &o->windows, g->h, g->w, o->steps, o->cos, o->sin, o->order))
+        rc = nomem(err);
+    return rc;
 }
 
 static void normed(group *o, const float *x, const mull_param *w) {
@@ -316,11 +294,13 @@ int mull__cuda_tower(void *dev, const mull_tower *t, const mull_grid *g, const f
     each = each < 1 ? 1 : each > g->t ? g->t : each;
     int rc = mull_windows_init(&o.windows, t->v, g->h, g->w, err);
     for (int64_t s = 0; !rc && s < g->t; s += each) {
-        o.steps = g->t - s < each ? g->t - s : each;
+        int64_t steps = g->t - s < each ? g->t - s : each;
+        bool other = steps != o.steps; /* what a group needs is that of the one before it, of as many steps */
+        o.steps = steps;
         o.n = o.steps * o.step_rows;
         o.units = o.steps * o.windows.units;
         int64_t first = s * o.windows.units * t->hidden;
-        if ((rc = prepare(&o, g, err))) break;
+        if (other && (rc = prepare(&o, g, err))) break;
         forward(&o, patches + s * o.step_rows * t->in);
         if (dout) {
             backward(&o, dout + first);
