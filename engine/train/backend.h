@@ -32,7 +32,7 @@ struct mull_train_backend {
                   mull_optim_result *out, mull_error *err);
     int (*pull)(void *dev, mull_net_pull what, mull_error *err);
     double (*roof)(void *dev);
-    int (*lend)(void *dev, mull_model *m, mull_error *err);
+    int (*lend)(void *dev, mull_model *m, const mull_tower *trained, mull_error *err);
     int (*keep_reference)(void *dev, const bool *copied, mull_error *err);
     int (*set_reference)(void *dev, const mull_param *p, const float *values, mull_error *err);
     void (*use_reference)(void *dev, bool on);

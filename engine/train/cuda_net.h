@@ -111,7 +111,7 @@ void mull__cuda_linear_backward(mull_cuda_net *d, const mull__linear *l, const v
 /* The sum of each matrix and its adapters into merged (T, [out, in]); scaled: room for rank values of T a row. */
 void mull__cuda_linear_merge(mull_cuda_net *d, const mull__linear *l, void *merged, void *scaled);
 /* cuda_rollout.c */
-int mull__cuda_lend(void *dev, mull_model *m, mull_error *err);
+int mull__cuda_lend(void *dev, mull_model *m, const mull_tower *trained, mull_error *err);
 int mull__cuda_keep_reference(void *dev, const bool *copied, mull_error *err);
 int mull__cuda_set_reference(void *dev, const mull_param *p, const float *values, mull_error *err);
 void mull__cuda_use_reference(void *dev, bool on);

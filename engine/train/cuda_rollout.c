@@ -6,10 +6,10 @@
 #include "engine/model/cuda_model.h"
 #include "engine/model/model_internal.h"
 #include "engine/train/cuda_net.h"
+#include "engine/train/tower_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static const char *const WHAT = "cannot train with rollouts on the GPU";
 
@@ -19,20 +19,24 @@ static bool adapted(const mull__linear *l) {
     return false;
 }
 
+/* Values as rollouts read them: of float32, and of T. */
+static float *wide(const mull_cuda_net *d, const mull_param *p) {
+    return (float *)(uintptr_t)mull__cuda_wide(d, p);
+}
+static void *narrow(const mull_cuda_net *d, const mull_param *p) {
+    return (void *)(uintptr_t)mull__cuda_data(d, p);
+}
+
 /* The matrix as rollouts see it; matrices with adapters are parts of a. Counting (a without memory) gives no data. */
 static mull_cuda_matrix matrix(mull_cuda_net *d, const mull__linear *l, mull_cuda_arena *a, void *scaled) {
     mull_cuda_matrix w = {.n = l->out, .k = l->in, .type = d->t};
     if (!adapted(l)) {
-        w.data = (void *)(uintptr_t)mull__cuda_data(d, l->w[0]);
+        w.data = narrow(d, l->w[0]);
         return w;
     }
     w.data = mull_cuda_part(a, (size_t)(l->out * l->in) * mull_dtype_size(d->t));
     if (w.data) mull__cuda_linear_merge(d, l, w.data, scaled);
     return w;
-}
-
-static float *wide(const mull_cuda_net *d, const mull_param *p) {
-    return (float *)(uintptr_t)mull__cuda_wide(d, p);
 }
 
 static void walk(mull_cuda_net *d, mull_cuda_model *m, mull_cuda_arena *a) {
@@ -46,66 +50,45 @@ static void walk(mull_cuda_net *d, mull_cuda_model *m, mull_cuda_arena *a) {
     }
     void *scaled = mull_cuda_part(a, (size_t)(most * n->rank) * mull_dtype_size(d->t));
     m->embed = m->head = (mull_cuda_matrix){.n = c->vocab, .k = c->hidden, .type = d->t};
-    m->embed.data = (void *)(uintptr_t)mull__cuda_data(d, n->embed);
-    m->head.data = (void *)(uintptr_t)mull__cuda_data(d, n->head);
+    m->embed.data = narrow(d, n->embed);
+    m->head.data = narrow(d, n->head);
     m->norm = wide(d, n->norm);
     for (int i = 0; i < c->layers; i++) {
         const mull__layer *l = &n->layers[i];
         mull_cuda_layer *y = &m->layers[i];
         *y = (mull_cuda_layer){.input_norm = wide(d, l->input_norm), .post_norm = wide(d, l->post_norm)};
         y->qkv = matrix(d, &l->qkv, a, scaled);
-        y->qkv_bias = (void *)(uintptr_t)mull__cuda_data(d, l->qkv.bias[0]);
+        y->qkv_bias = narrow(d, l->qkv.bias[0]);
         y->o = matrix(d, &l->o, a, scaled);
         y->gate_up = matrix(d, &l->gate_up, a, scaled);
         y->down = matrix(d, &l->down, a, scaled);
     }
 }
 
-static void *narrow(const mull_cuda_net *d, const mull_param *p) {
-    return (void *)(uintptr_t)mull__cuda_data(d, p);
-}
-
-static const mull_param *named(const mull_cuda_net *d, const char *prefix, const char *name) {
-    char full[112];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    return mull_params_find(d->n->params, full);
-}
-
-/* A matrix of the tower's with these rows and columns: that of name, and what lies behind it. */
-static mull_cuda_matrix of_tower(const mull_cuda_net *d, const char *prefix, const char *name, int64_t n, int64_t k) {
-    return (mull_cuda_matrix){.data = narrow(d, named(d, prefix, name)), .n = n, .k = k, .type = d->t};
-}
-
-/* A tower that is trained: the same for its values. */
-static void lend_tower(mull_cuda_net *d, mull_cuda_model *m) {
-    static const char MERGER[] = "visual.merger.";
-    const mull_vision_config *v = &d->n->c->vision;
-    int64_t e = v->hidden, f = v->intermediate, wide_in = e * v->merge * v->merge;
-    if (!named(d, MERGER, "ln_q.weight")) return;
-    m->patch_embed = of_tower(d, "", "visual.patch_embed.proj.weight", e, m->patch_embed.k);
-    for (int i = 0; i < v->depth; i++) {
-        mull_cuda_block *b = &m->blocks[i];
-        char p[40];
-        snprintf(p, sizeof p, "visual.blocks.%d.", i);
-        b->norm1 = wide(d, named(d, p, "norm1.weight"));
-        b->norm2 = wide(d, named(d, p, "norm2.weight"));
-        b->qkv = of_tower(d, p, "attn.qkv.weight", 3 * e, e);
-        b->qkv_bias = narrow(d, named(d, p, "attn.qkv.bias"));
-        b->proj = of_tower(d, p, "attn.proj.weight", e, e);
-        b->proj_bias = wide(d, named(d, p, "attn.proj.bias"));
-        b->gate_up = of_tower(d, p, "mlp.gate_proj.weight", 2 * f, e);
-        b->gate_up_bias = narrow(d, named(d, p, "mlp.gate_proj.bias"));
-        b->down = of_tower(d, p, "mlp.down_proj.weight", e, f);
-        b->down_bias = wide(d, named(d, p, "mlp.down_proj.bias"));
+/* A tower that is trained: the same for its values. It has no adapters. */
+static void lend_tower(mull_cuda_net *d, mull_cuda_model *m, const mull_tower *t) {
+    m->patch_embed = matrix(d, &t->embed, NULL, NULL);
+    for (int i = 0; i < t->v->depth; i++) {
+        const mull__tower_block *b = &t->blocks[i];
+        m->blocks[i] = (mull_cuda_block){.norm1 = wide(d, b->norm1),
+                                         .norm2 = wide(d, b->norm2),
+                                         .qkv = matrix(d, &b->qkv, NULL, NULL),
+                                         .qkv_bias = narrow(d, b->qkv.bias[0]),
+                                         .proj = matrix(d, &b->proj, NULL, NULL),
+                                         .proj_bias = wide(d, b->proj.bias[0]),
+                                         .gate_up = matrix(d, &b->gate_up, NULL, NULL),
+                                         .gate_up_bias = narrow(d, b->gate_up.bias[0]),
+                                         .down = matrix(d, &b->down, NULL, NULL),
+                                         .down_bias = wide(d, b->down.bias[0])};
     }
-    m->ln_q = wide(d, named(d, MERGER, "ln_q.weight"));
-    m->merge0 = of_tower(d, MERGER, "mlp.0.weight", wide_in, wide_in);
-    m->merge0_bias = narrow(d, named(d, MERGER, "mlp.0.bias"));
-    m->merge2 = of_tower(d, MERGER, "mlp.2.weight", v->out_hidden, wide_in);
-    m->merge2_bias = wide(d, named(d, MERGER, "mlp.2.bias"));
+    m->ln_q = wide(d, t->ln_q);
+    m->merge0 = matrix(d, &t->merge0, NULL, NULL);
+    m->merge0_bias = narrow(d, t->merge0.bias[0]);
+    m->merge2 = matrix(d, &t->merge2, NULL, NULL);
+    m->merge2_bias = wide(d, t->merge2.bias[0]);
 }
 
-int mull__cuda_lend(void *dev, mull_model *model, mull_error *err) {
+int mull__cuda_lend(void *dev, mull_model *model, const mull_tower *trained, mull_error *err) {
     mull_cuda_net *d = dev;
     mull_cuda_model *m = model->state;
     mull_cuda_arena a = {0};
@@ -121,7 +104,7 @@ int mull__cuda_lend(void *dev, mull_model *model, mull_error *err) {
         a = (mull_cuda_arena){.base = d->merged};
         walk(d, m, &a);
     }
-    lend_tower(d, m);
+    if (trained) lend_tower(d, m, trained);
     m->vision_only = false;
     /* The model's stream is another one: what it reads has to be there. */
     return mull_cuda_sync(d->c, err);

@@ -87,7 +87,7 @@ int mull__grpo_refresh(struct mull__grpo *g, double *seconds, mull_error *err) {
     double start = mull__train_now();
     int rc = g->engine ? mull_infer_forget(g->engine, err) : MULL_OK;
     if (!rc && !mull_net_on_host(g->t->net))
-        rc = mull_net_lend(g->t->net, g->t->tower, err);
+        rc = mull_net_lend(g->t->net, g->t->tower, g->t->trained_tower, err);
     else if (!rc)
         rc = mull_model_adopt(g->t->tower, mull__grpo_weight, g, err);
     if (!rc && g->t->trained_tower) {
@@ -155,8 +155,6 @@ int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
     mull__reference *f = &g->ref;
     if (!g->kl || t->r->lora_rank || f->kept) return MULL_OK;
     bool *copied = calloc(p->n + 1, sizeof *copied), host = mull_net_on_host(t->net);
-    f->w = calloc(p->n + 1, sizeof *f->w);
-    f->half = calloc(p->n + 1, sizeof *f->half);
     size_t values = 0;
     for (size_t i = 0; copied && i < p->n;) {
         size_t e = i;
@@ -174,6 +172,8 @@ int mull__grpo_keep_reference(struct mull__grpo *g, mull_error *err) {
         free(copied);
         return rc;
     }
+    f->w = calloc(p->n + 1, sizeof *f->w);
+    f->half = calloc(p->n + 1, sizeof *f->half);
     f->bytes = values * (sizeof **f->w + (p->half ? sizeof **f->half : 0));
     if (copied && f->w && f->half) {
         void *m = mmap(NULL, f->bytes ? f->bytes : 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -10,6 +10,7 @@
 
 typedef struct mull_net mull_net;
 typedef struct mull_model mull_model;                 /* model/model.h */
+typedef struct mull_tower mull_tower;                 /* tower.h */
 typedef struct mull_train_backend mull_train_backend; /* backend.h */
 
 /* One packed batch of T rows. Borrowed during forward and backward. */
@@ -98,9 +99,10 @@ int mull_net_update(mull_net *n, const mull_optim_opts *o, int64_t step, double 
 typedef enum mull_net_pull { MULL_PULL_STATE, MULL_PULL_GRADIENTS } mull_net_pull;
 int mull_net_fetch(mull_net *n, mull_net_pull what, mull_error *err);
 /* For rollouts, on a backend only. m was loaded for it with vision_only: its language model becomes the net's own
- * values, where they lie; only matrices with adapters are copies (the sums), made anew by each call. To be called after
- * every update, and nothing may run over m while the net changes. */
-int mull_net_lend(mull_net *n, mull_model *m, mull_error *err);
+ * values, where they lie, and its tower those of trained (NULL: it is frozen); only matrices with adapters are copies
+ * (the sums), made anew by each call. To be called after every update, and nothing may run over m while the net
+ * changes. */
+int mull_net_lend(mull_net *n, mull_model *m, const mull_tower *trained, mull_error *err);
 /* A frozen copy, where the net computes, of the parameters marked in copied [params->n]; the rest of the reference is
  * the policy itself. What is one matrix is marked together. On a backend only: the host exchanges pointers. */
 int mull_net_keep_reference(mull_net *n, const bool *copied, mull_error *err);

@@ -30,8 +30,8 @@ int mull_net_fetch(mull_net *n, mull_net_pull what, mull_error *err) {
     return n->backend ? n->backend->pull(n->dev, what, err) : MULL_OK;
 }
 
-int mull_net_lend(mull_net *n, mull_model *m, mull_error *err) {
-    return n->backend->lend(n->dev, m, err);
+int mull_net_lend(mull_net *n, mull_model *m, const mull_tower *trained, mull_error *err) {
+    return n->backend->lend(n->dev, m, trained, err);
 }
 
 int mull_net_keep_reference(mull_net *n, const bool *copied, mull_error *err) {
