@@ -3,7 +3,8 @@
 #ifndef MULL_TESTS_ENGINE_CUDA_UTIL_H
 #define MULL_TESTS_ENGINE_CUDA_UTIL_H
 
-#include "engine/core/cuda.h"
+#include "tests/engine/cuda_group.h"
+
 #include "engine/core/dtype.h"
 #include "engine/core/rng.h"
 #include "engine/ops/cuda_ops.h"
@@ -137,17 +138,10 @@ static inline gpu_plan gpu_make_plan(const mull_cuda_seq *seqs, int nseq, int gr
     return p;
 }
 
-#ifdef MULL_CUDA_EMULATED
-void mull_emu_set_order(int order);
-#endif
-
 /* Runs the tests on device 0; on the emulation once for each order of threads. what was not run, without a device. */
 static inline int gpu_main(const struct CMUnitTest *tests, size_t n, const char *what) {
     int rc = 0, orders = 1;
-    if (mull_cuda_devices() == 0) {
-        printf("SKIPPED: no CUDA device. %s NOT run on a GPU.\n", what);
-        return 77;
-    }
+    if (cuda_missing(what)) return 77;
 #ifdef MULL_CUDA_EMULATED
     orders = 3;
 #endif

@@ -4,9 +4,8 @@
 #include <stdio.h>
 
 #if MULL_HAVE_CUDA
+#include "tests/engine/cuda_group.h"
 #include "tests/engine/grpo_util.h"
-
-#include "engine/core/cuda.h"
 
 /* Short prompts for the emulation's sake; every fourth has a picture. */
 static void short_rows(const fixture *f) {
@@ -167,12 +166,6 @@ static void refusals(void **state) {
 }
 
 #ifdef MULL_CUDA_EMULATED
-void mull_emu_set_order(int order);
-void mull_emu_fail_launch(long n);
-void mull_emu_fail_alloc(long n);
-size_t mull_emu_live_bytes(void);
-long mull_emu_launches(void);
-
 /* An allocation or a launch fails somewhere in a run: one clear error, nothing left behind. */
 static void failures(void **state) {
     (void)state;
@@ -209,10 +202,6 @@ static void failures(void **state) {
 #endif
 
 int main(void) {
-    if (mull_cuda_devices() == 0) {
-        puts("SKIPPED: no CUDA device. GRPO was NOT run on a GPU.");
-        return 77;
-    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(follows_the_cpu),
         cmocka_unit_test(bf16_and_resume),
@@ -221,10 +210,7 @@ int main(void) {
         cmocka_unit_test(failures),
 #endif
     };
-#ifdef MULL_CUDA_EMULATED
-    mull_emu_set_order(2); /* shuffled */
-#endif
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cuda_group_main(tests, sizeof tests / sizeof *tests, "GRPO was");
 }
 #else
 int main(void) {

@@ -5,9 +5,9 @@
 #include <stdio.h>
 
 #if MULL_HAVE_CUDA
+#include "tests/engine/cuda_group.h"
 #include "tests/engine/own_case.h"
 
-#include "engine/core/cuda.h"
 #include "engine/model/backend.h"
 #include "engine/model/cuda_graphs.h"
 #include "engine/model/forward.h"
@@ -274,10 +274,6 @@ static void buckets(void **state) {
 }
 
 #ifdef MULL_CUDA_EMULATED
-size_t mull_emu_live_bytes(void);
-long mull_emu_replays(void);
-void mull_emu_fail_capture(long n);
-
 /* Bit for bit the same from graphs as without, in every type; and without them where a capture fails. */
 static void graphs(void **state) {
     (void)state;
@@ -306,10 +302,6 @@ static void graphs(void **state) {
     assert_int_equal(mull_emu_live_bytes(), 0);
     own_fini(&o);
 }
-
-void mull_emu_set_order(int order);
-void mull_emu_fail_launch(long n);
-void mull_emu_fail_alloc(long n);
 
 /* Each allocation fails once, then each of some launches: one clear error, nothing left behind. */
 static void failures(void **state) {
@@ -352,10 +344,6 @@ static void failures(void **state) {
 #endif
 
 int main(void) {
-    if (mull_cuda_devices() == 0) {
-        puts("SKIPPED: no CUDA device. The model was NOT run on a GPU.");
-        return 77;
-    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reference), cmocka_unit_test(bf16),     cmocka_unit_test(bf16_heads),
         cmocka_unit_test(int8),      cmocka_unit_test(tokens),   cmocka_unit_test(buckets),
@@ -363,10 +351,7 @@ int main(void) {
         cmocka_unit_test(graphs),    cmocka_unit_test(failures),
 #endif
     };
-#ifdef MULL_CUDA_EMULATED
-    mull_emu_set_order(2); /* shuffled */
-#endif
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cuda_group_main(tests, sizeof tests / sizeof *tests, "The model was");
 }
 #else
 int main(void) {

@@ -8,9 +8,8 @@
 #include <stdio.h>
 
 #if MULL_HAVE_CUDA
+#include "tests/engine/cuda_group.h"
 #include "tests/engine/train_fixture.h"
-
-#include "engine/core/cuda.h"
 
 static mull_outputs gradients(const fixture *f, const char *path, mull_grad_opts o) {
     mull_outputs out;
@@ -227,11 +226,6 @@ static void resume(void **state) {
 }
 
 #ifdef MULL_CUDA_EMULATED
-void mull_emu_set_order(int order);
-void mull_emu_fail_launch(long n);
-void mull_emu_fail_alloc(long n);
-size_t mull_emu_live_bytes(void);
-
 /* A run whose n-th allocation, or launch, fails: one clear error, nothing left behind. */
 static int broken(fixture *f, case_source *s, long alloc, long launch, mull_error *err) {
     mull_recipe r = run_recipe(f->dir, MULL_SFT);
@@ -280,20 +274,13 @@ static void failures(void **state) {
 #endif
 
 int main(void) {
-    if (mull_cuda_devices() == 0) {
-        puts("SKIPPED: no CUDA device. Training was NOT run on a GPU.");
-        return 77;
-    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text),     cmocka_unit_test(media), cmocka_unit_test(trajectories), cmocka_unit_test(resume),
 #ifdef MULL_CUDA_EMULATED
         cmocka_unit_test(failures),
 #endif
     };
-#ifdef MULL_CUDA_EMULATED
-    mull_emu_set_order(2); /* shuffled */
-#endif
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cuda_group_main(tests, sizeof tests / sizeof *tests, "Training was");
 }
 #else
 int main(void) {
