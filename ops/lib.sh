@@ -9,6 +9,8 @@ fail() {
     printf 'error: %s (%s): %s; %s\n' "$1" "$2" "$3" "$4" >&2
     exit "${5:-1}"
 }
+# gpu_tests: the test programs that run on a GPU, as targets of the build and files of its folder tests
+gpu_tests() { (cd "$root/tests/engine" && ls test_cuda_*.c) | sed 's/^/engine_/; s/\.c$//'; }
 # build PRESET [CMAKE_FLAGS…]: configure when new, compile what changed ($targets only, if set). Quiet unless it fails.
 build() {
     preset=$1

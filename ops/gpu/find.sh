@@ -8,11 +8,11 @@ if [ -x "$pack/mull-engine" ]; then
 else
     say "build-gpu/pack is not there (ops/gpu/pack makes it): building here"
     dir=$root/build-gpu log=$root/build-gpu.log
+    # shellcheck disable=SC2046 # words
     if ! (cmake -S "$root" -B "$dir" -DCMAKE_BUILD_TYPE=Release -DMULL_ENGINE_ONLY=ON -DMULL_CUDA=ON \
         -DMULL_WITH_PARQUET=OFF -DMULL_WITH_GLOO=OFF "-DCMAKE_CUDA_ARCHITECTURES=native" -DMULL_DATA=tests/data \
         -DMULL_ORACLE=shared/oracle &&
-        cmake --build "$dir" -j "$jobs" --target mull-engine engine_test_cuda_ops engine_test_cuda_attention \
-            engine_test_cuda_model engine_test_cuda_train_ops engine_test_cuda_train engine_test_cuda_grpo) >"$log" 2>&1; then
+        cmake --build "$dir" -j "$jobs" --target mull-engine $(gpu_tests)) >"$log" 2>&1; then
         grep -E 'error:|FAILED|CMake Error|not found' "$log" | head -n 10 >&2
         fail "the build failed" "$root" "the compiler's words are above" \
             "run ops/gpu/pack where the libraries' headers are and bring build-gpu/pack, or read $log"
