@@ -161,7 +161,7 @@ int mull_bench_attn(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return mull_cmd_usage("bench attn", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("bench attn", argv);
         }
     }
     if (rc) return rc;

@@ -381,7 +381,7 @@ int mull_bench_cuda(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         } else if (ch == '?')
-            rc = mull_cmd_usage("bench cuda", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            rc = mull_cmd_unknown("bench cuda", argv);
         if (rc) return rc;
     }
     mull_error err = {0};

@@ -97,7 +97,7 @@ int mull_bench_gemm(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return mull_cmd_usage("bench gemm", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("bench gemm", argv);
         }
     }
     if (rc) return rc;

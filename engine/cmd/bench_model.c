@@ -255,7 +255,7 @@ static int parse(bench *b, int argc, char **argv) {
             fputs(USAGE, stdout);
             exit(MULL_EXIT_OK);
         default:
-            return mull_cmd_usage("bench", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("bench", argv);
         }
     }
     if (!rc && (!b->dir || optind < argc)) return mull_cmd_usage(cmd, "it takes --model and flags");

@@ -101,7 +101,7 @@ int mull_bench_rollout(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return mull_cmd_usage("bench", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("bench", argv);
         }
     }
     if (!rc && (!dir || optind < argc)) return mull_cmd_usage(cmd, "it takes --model and flags");

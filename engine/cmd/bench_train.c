@@ -123,7 +123,7 @@ int mull_bench_train(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return mull_cmd_usage("bench train", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("bench train", argv);
         }
         if (rc) return rc;
     }

@@ -42,6 +42,8 @@ MULL_COMMANDS(X)
 int mull_cmd_fail(const mull_error *err);
 /* Prints "error: WHAT ..." for a wrong command line and returns MULL_EXIT_USAGE. */
 int mull_cmd_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same for the flag of argv that getopt has just refused. */
+int mull_cmd_unknown(const char *command, char *const *argv);
 /* One JSON object as a compact line on stdout; takes the reference. A failed write exits with MULL_EXIT_FAILED. */
 void mull_cmd_emit(json_t *obj);
 /* Whole numbers and floats from flags; on nonsense prints usage and returns nonzero. */

@@ -145,8 +145,7 @@ static int parse(flags *f, int argc, char **argv) {
             fputs(USAGE, stdout);
             exit(MULL_EXIT_OK);
         }
-        rc = opt == '?' ? mull_cmd_usage("annotate", "unknown flag or missing value: '%s'", argv[optind - 1])
-                        : take(f, opt, index, optarg);
+        rc = opt == '?' ? mull_cmd_unknown("annotate", argv) : take(f, opt, index, optarg);
     }
     if (!rc && optind < argc) rc = mull_cmd_usage("annotate", "unexpected argument '%s'", argv[optind]);
     static const char *const NEED[][2] = {{"model", "--model"}, {"input", "--in"}, {"out", "--out"}};

@@ -164,8 +164,7 @@ static int parse(flags *f, int argc, char **argv) {
             puts("");
             exit(MULL_EXIT_OK);
         }
-        rc = opt == '?' ? mull_cmd_usage("eval", "unknown flag or missing value: '%s'", argv[optind - 1])
-                        : take(f, opt, index, optarg);
+        rc = opt == '?' ? mull_cmd_unknown("eval", argv) : take(f, opt, index, optarg);
     }
     if (!rc && optind < argc) rc = mull_cmd_usage("eval", "unexpected argument '%s'", argv[optind]);
     static const char *const NEED[] = {"model", "tasks", "data", "out"};

@@ -52,7 +52,7 @@ int mull_cmd_forward(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return mull_cmd_usage("forward", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("forward", argv);
         }
         if (rc) return rc;
     }

@@ -463,7 +463,7 @@ static int parse(job *j, int argc, char **argv) {
             fputs(USAGE, stdout);
             exit(MULL_EXIT_OK);
         case '?':
-            return mull_cmd_usage("generate", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("generate", argv);
         default:
             rc = parse_sampling(j, opt, optarg);
             break;

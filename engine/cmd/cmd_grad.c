@@ -150,8 +150,7 @@ int mull_cmd_grad(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         }
-        int rc =
-            ch == '?' ? mull_cmd_usage("grad", "unknown flag or missing value: '%s'", argv[optind - 1]) : flag(&f, ch);
+        int rc = ch == '?' ? mull_cmd_unknown("grad", argv) : flag(&f, ch);
         if (rc) return rc;
     }
     if (!f.model || !f.ncases || !f.out || !f.loss || optind < argc)

@@ -38,7 +38,7 @@ int mull_cmd_merge(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return mull_cmd_usage("merge", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("merge", argv);
         }
     }
     if (!model || !adapter || !out || optind < argc)

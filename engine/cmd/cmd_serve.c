@@ -102,7 +102,7 @@ int mull_cmd_serve(int argc, char **argv) {
                      ? mull_cmd_usage("serve", "--media-root is no UTF-8")
                      : 0;
         else
-            rc = mull_cmd_usage("serve", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            rc = mull_cmd_unknown("serve", argv);
         if (opt == O_HELP) break;
     }
     bool help = opt == O_HELP;

@@ -141,7 +141,7 @@ int mull_cmd_train(int argc, char **argv) {
             fputs(USAGE, stdout);
             return MULL_EXIT_OK;
         default:
-            return mull_cmd_usage("train", "unknown flag or missing value: '%s'", argv[optind - 1]);
+            return mull_cmd_unknown("train", argv);
         }
         if (rc) return rc;
     }

@@ -34,6 +34,10 @@ int mull_cmd_usage(const char *command, const char *fmt, ...) {
     return MULL_EXIT_USAGE;
 }
 
+int mull_cmd_unknown(const char *command, char *const *argv) {
+    return mull_cmd_usage(command, "unknown flag or missing value: '%s'", argv[optind - 1]);
+}
+
 void mull_cmd_emit(json_t *obj) {
     if (!obj || json_dumpf(obj, stdout, JSON_COMPACT | JSON_REAL_PRECISION(17)) != 0 || fputc('\n', stdout) == EOF ||
         fflush(stdout) != 0) {
@@ -74,7 +78,7 @@ static void help(FILE *f) {
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a limit on files is an error of the write, as a full disk is */
-    opterr = 0; /* the commands say it in our form */
+    opterr = 0;               /* the commands say it in our form */
     if (argc < 2) {
         help(stderr);
         return MULL_EXIT_USAGE;
