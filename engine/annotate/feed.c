@@ -135,17 +135,16 @@ static void seed(const mull__feed *f, mull__item *i) {
 static int prepare(mull__feed *f, const mull__line *l, mull__item *i, mull_error *err) {
     if (l->too_long) {
         i->code = MULL_ROW_TOO_LONG;
-        return mull_fail(err, MULL_ELIMIT, "cannot use the row", "", "", "it has more than %d bytes",
-                         MULL_ROW_BYTES_MAX);
+        return mull_fail(err, MULL_ELIMIT, MULL_ROW_WHAT, "", "", "it has more than %d bytes", MULL_ROW_BYTES_MAX);
     }
     bool repeated = next_twice(f, i->row);
     int rc = mull_row_parse(l->data, l->len, &f->s->sampling, &i->parsed, &i->code, err);
     if (l->problem) /* its custom_id is known now */
-        return mull_fail(err, MULL_EARG, "cannot use the row", "prompt", "", "%s", l->problem);
+        return mull_fail(err, MULL_EARG, MULL_ROW_WHAT, "prompt", "", "%s", l->problem);
     if (!rc && repeated) {
         i->code = MULL_ROW_DUPLICATE;
-        return mull_fail(err, MULL_EARG, "cannot use the row", "custom_id", "give each row its own",
-                         "line %lld has the same", (long long)f->twice_line);
+        return mull_fail(err, MULL_EARG, MULL_ROW_WHAT, "custom_id", "give each row its own", "line %lld has the same",
+                         (long long)f->twice_line);
     }
     if (!rc) rc = load_media(f, i, err);
     if (!rc) rc = render(f, i, err);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const WHAT = "cannot use the row";
+static const char *const WHAT = MULL_ROW_WHAT;
 
 const char *mull_row_code_name(mull_row_code code) {
     static const char *const NAMES[] = {"ok",

@@ -26,6 +26,9 @@ typedef enum mull_row_code {
 } mull_row_code;
 const char *mull_row_code_name(mull_row_code code);
 
+/* What an error about a row begins with. */
+#define MULL_ROW_WHAT "cannot use the row"
+
 enum { MULL_ROW_CHOICES_MAX = 128, MULL_ROW_STOPS_MAX = 64 };
 
 /* Strings and parts belong to json. */

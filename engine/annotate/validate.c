@@ -44,13 +44,13 @@ static int check_row(check *c, const mull__line *l, int64_t row, mull_error *err
     mull_error why = {0};
     int rc = MULL_OK;
     if (l->too_long) {
-        mull_fail(&why, MULL_ELIMIT, "cannot use the row", "", "", "it has more than %d bytes", MULL_ROW_BYTES_MAX);
+        mull_fail(&why, MULL_ELIMIT, MULL_ROW_WHAT, "", "", "it has more than %d bytes", MULL_ROW_BYTES_MAX);
         note_bad(c, l->number, &why);
         return MULL_OK;
     }
     int bad = mull_row_parse(l->data, l->len, &c->base, &r, &code, &why);
     for (size_t i = 0; !bad && i < r.nrefs; i++) bad = mull__roots_check(&c->a->roots, &r.refs[i], &why);
-    if (l->problem) bad = mull_fail(&why, MULL_EARG, "cannot use the row", "prompt", "", "%s", l->problem);
+    if (l->problem) bad = mull_fail(&why, MULL_EARG, MULL_ROW_WHAT, "prompt", "", "%s", l->problem);
     if (bad) note_bad(c, l->number, &why);
     if (r.custom_id) rc = add_id(c, r.custom_id, row, l->number, err);
     mull_row_fini(&r);

@@ -14,7 +14,7 @@ static int refuse(mull__ask *a, int status, const char *code) {
 
 /* The rules of a row refused it; who sent a request knows of no row. */
 static int of_row(mull__ask *a, mull_row_code code) {
-    if (!strcmp(a->err.what, "cannot use the row")) strcpy(a->err.what, "cannot use the request");
+    if (!strcmp(a->err.what, MULL_ROW_WHAT)) strcpy(a->err.what, "cannot use the request");
     return refuse(a, code == MULL_ROW_INTERNAL ? 500 : 400, mull_row_code_name(code));
 }
 
