@@ -82,7 +82,7 @@ static int trust(CURL *c, const options *o, const char *token, mull_err *err) {
         curl_easy_setopt(c, CURLOPT_CAINFO, o->ca);
         return 0;
     }
-    if (!dot || strncmp(o->url, "https://", 8) != 0) return 0; /* the system's authorities */
+    if (!dot) return 0; /* the system's authorities; with a pin it is https:// (join) */
     if (strlen(dot + 1) != 43) return mull_fail(err, MULL_ERR_FORMAT, WHAT, "token", "copy it whole", "it was cut");
     size_t n = (size_t)snprintf(pin, sizeof pin, "sha256//%s=", dot + 1);
     for (size_t i = 8; i < n; i++) pin[i] = (char)(pin[i] == '-' ? '+' : pin[i] == '_' ? '/' : pin[i]);
