@@ -10,6 +10,9 @@
 
 static const char *const WHAT = MULL_ROW_WHAT;
 
+/* OpenAI's bounds, of requests in its shape; a row of ours has those of a job's sampling (schema/README.md). */
+enum { OPENAI_STOPS = 4, OPENAI_TEMPERATURE = 2, OUR_TEMPERATURE = 100 };
+
 const char *mull_row_code_name(mull_row_code code) {
     static const char *const NAMES[] = {"ok",
 #define X(symbol, name) name,
@@ -68,6 +71,7 @@ static int take_stop(mull_row *row, mull_error *err) {
     if (!v) return MULL_OK;
     size_t n = json_is_array(v) ? json_array_size(v) : 1;
     if (n > MULL_ROW_STOPS_MAX) return wrong(err, "stop", "there are more than 64 texts");
+    if (row->openai && n > OPENAI_STOPS) return wrong(err, "stop", "there are more than 4 texts");
     for (size_t i = 0; i < n; i++) {
         row->stops[i] = text_of(json_is_array(v) ? json_array_get(v, i) : v);
         if (!row->stops[i] || !*row->stops[i])
@@ -134,7 +138,8 @@ static int take_sampling(mull_row *row, mull_error *err) {
     if (!rc) rc = take_int(b, "max_completion_tokens", 1, 1 << 24, &max, &completion, err);
     if (rc) return rc;
     if (given || completion) s->max_new_tokens = (int)max;
-    if ((rc = take_number(b, "temperature", 0, 1000, &s->temperature, err))) return rc;
+    double hottest = row->openai ? OPENAI_TEMPERATURE : OUR_TEMPERATURE;
+    if ((rc = take_number(b, "temperature", 0, hottest, &s->temperature, err))) return rc;
     if ((rc = take_number(b, "top_p", 0, 1, &s->top_p, err))) return rc;
     if (s->top_p < 1e-9) s->top_p = 1e-9; /* 0 is allowed there and means the most likely token only */
     if ((rc = take_int(b, "top_k", -1, 1 << 24, &k, &given, err))) return rc;
@@ -151,20 +156,16 @@ static int take_sampling(mull_row *row, mull_error *err) {
     return rc ? rc : take_stop(row, err);
 }
 
-/* Things that would change the answer and that this engine does not do. */
+/* Things that would change the answer and that this engine does not do; what says nothing (null, false, 0, empty) may
+ * stand there. */
 static const char *beyond(const json_t *b) {
-    static const char *const LISTS[] = {"tools", "functions", "logit_bias"};
-    for (size_t i = 0; i < 3; i++) {
-        const json_t *v = member(b, LISTS[i]);
-        if (json_array_size(v) || json_object_size(v)) return LISTS[i];
-    }
-    static const char *const FLAGS[] = {"stream", "logprobs"};
-    for (size_t i = 0; i < 2; i++)
-        if (json_is_true(json_object_get(b, FLAGS[i]))) return FLAGS[i];
-    static const char *const NUMBERS[] = {"frequency_penalty", "presence_penalty"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *v = json_object_get(b, NUMBERS[i]);
-        if (json_is_number(v) && json_number_value(v) != 0.0) return NUMBERS[i];
+    static const char *const NAMES[] = {"tools",  "functions", "logit_bias",      "frequency_penalty",
+                                        "stream", "logprobs",  "presence_penalty"};
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+        const json_t *v = member(b, NAMES[i]);
+        if (!v || json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0.0)) continue;
+        if ((json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v))) continue;
+        return NAMES[i];
     }
     return NULL;
 }
@@ -231,11 +232,12 @@ int mull_row_parse(const char *data, size_t len, const mull_sampling *base, mull
     if (!json_is_object(row->json)) return mull_fail(err, MULL_EFORMAT, WHAT, "", "", "it is no JSON object");
     *code = MULL_ROW_REQUEST;
     int rc = take_envelope(row, err);
+    row->openai = row->batch;
     return rc ? rc : take_body(row, code, err);
 }
 
 int mull_row_parse_body(json_t *body, const mull_sampling *base, mull_row *row, mull_row_code *code, mull_error *err) {
-    *row = (mull_row){.json = body, .body = body, .sampling = *base, .choices = 1};
+    *row = (mull_row){.json = body, .body = body, .sampling = *base, .choices = 1, .openai = true};
     *code = MULL_ROW_REQUEST;
     return take_body(row, code, err);
 }

@@ -35,6 +35,7 @@ enum { MULL_ROW_CHOICES_MAX = 128, MULL_ROW_STOPS_MAX = 64 };
 typedef struct mull_row {
     json_t *json;
     bool batch;            /* Batch format; else the row itself is the body */
+    bool openai;           /* OpenAI's bounds hold: Batch format, or a request of a client */
     const char *custom_id; /* NULL: none; set even when the rest is wrong */
     const json_t *body, *messages;
     const char *model; /* as asked, NULL: none */
@@ -51,7 +52,7 @@ typedef struct mull_row {
  * one. Free row with mull_row_fini either way. A pure function of the bytes and base. */
 int mull_row_parse(const char *data, size_t len, const mull_sampling *base, mull_row *row, mull_row_code *code,
                    mull_error *err);
-/* The same of a plain body that is JSON already; takes the reference. */
+/* The same of a client's request that is JSON already; takes the reference. */
 int mull_row_parse_body(json_t *body, const mull_sampling *base, mull_row *row, mull_row_code *code, mull_error *err);
 void mull_row_fini(mull_row *row);
 

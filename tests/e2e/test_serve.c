@@ -187,6 +187,16 @@ static void errors_in_their_shape(void **state) {
                  "invalid_request");
     expect_error("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"n\":1000}", 400, "invalid_request");
     expect_error("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{}]}", 400, "unsupported");
+    /* OpenAI's bounds, and words that mean nothing where something of another kind belongs */
+    expect_error("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":2.5}", 400, "invalid_request");
+    expect_error("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", 400,
+                 "invalid_request");
+    expect_error("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"frequency_penalty\":\"x\"}", 400,
+                 "unsupported");
+    json_decref(
+        ask("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"temperature\":2,\"stop\":[\"a\","
+            "\"b\",\"c\",\"d\"],\"frequency_penalty\":0,\"logit_bias\":{},\"tools\":[],\"logprobs\":false}",
+            200));
     expect_error("{\"model\":\"other\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", 404, "model_not_found");
     expect_error("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\",\"image\":\"/etc/passwd\"}]}]}",
                  400, "invalid_media");
