@@ -231,6 +231,21 @@ static int find(mull_source *s, bool alone, files *out, mull_error *err) {
     return rc;
 }
 
+static bool listed(const mull_task *t, const char *column) {
+    for (int i = 0; i < 6 && t->columns[i]; i++)
+        if (!strcmp(t->columns[i], column)) return true;
+    return false;
+}
+
+/* Of numbered images (image_1, image_2, ...) those before one that is there; two names are two ways to keep one. */
+static void name_gaps(const mull_task *t, const json_t *doc, mull_buf *missing) {
+    const char *const *names = t->media.singles;
+    int last = names[0] && names[1] && names[2] ? 8 : -1;
+    while (last >= 0 && !(names[last] && json_object_get(doc, names[last]))) last--;
+    for (int i = 0; i < last; i++)
+        if (!json_object_get(doc, names[i])) mull_buf_printf(missing, "%s%s", missing->len ? ", " : "", names[i]);
+}
+
 /* The first row has what the task needs; everything that is missing is named at once. */
 static int check_columns(mull_source *s, mull_error *err) {
     const mull_task *t = s->task;
@@ -246,15 +261,15 @@ static int check_columns(mull_source *s, mull_error *err) {
     for (const char *from = url || !pattern ? NULL : strchr(pattern, '{'); !rc && from; from = strchr(from + 1, '{')) {
         char key[40];
         snprintf(key, sizeof key, "%.*s", (int)strcspn(from + 1, "}"), from + 1);
-        for (int i = 0; i < 6 && t->columns[i]; i++)
-            if (!strcmp(key, t->columns[i])) key[0] = 0; /* named above */
-        if (key[0] && !json_object_get(doc, key)) mull_buf_printf(&missing, "%s%s", missing.len ? ", " : "", key);
+        if (!listed(t, key) && !json_object_get(doc, key)) /* listed ones are named above */
+            mull_buf_printf(&missing, "%s%s", missing.len ? ", " : "", key);
     }
     for (int i = 0; i < 4 && t->media.lists[i]; i++) media = media || json_object_get(doc, t->media.lists[i]);
     for (int i = 0; i < 9 && t->media.singles[i]; i++) media = media || json_object_get(doc, t->media.singles[i]);
+    name_gaps(t, doc, &missing);
     if (!rc && !media) {
         const char *const *names = t->media.lists[0] ? t->media.lists : t->media.singles;
-        for (int i = 0; i < 4 && names[i]; i++)
+        for (int i = 0; i < 4 && names[i] && !listed(t, names[i]); i++)
             mull_buf_printf(&missing, "%s%s", i ? " or " : missing.len ? ", " : "", names[i]);
     }
     if (!rc && missing.len)

@@ -94,13 +94,21 @@ static int add_video(const mull_source *s, json_t *parts, const json_t *doc, mul
     return rc;
 }
 
-/* MMMU: only the images that the question names, "<image 3>" being image_3. */
-static bool named(const mull_source *s, const json_t *doc, const char *column) {
+/* MMMU asks with the images that its question names, "<image 3>" being image_3, and with no other. */
+static bool by_name(const mull_source *s) {
+    return !strcmp(s->task->name, "mmmu_val");
+}
+
+static bool named(const json_t *doc, const char *column) {
     const char *question = json_string_value(json_object_get(doc, "question"));
     char mark[40];
-    if (strcmp(s->task->name, "mmmu_val") || !question) return true;
     snprintf(mark, sizeof mark, "<image %.20s>", column + 6);
-    return strstr(question, mark) != NULL;
+    return question && strstr(question, mark) != NULL;
+}
+
+static int lacks(const mull_source *s, const char *column, mull_error *err) {
+    return mull_fail(err, MULL_EMISSING, WHAT, column, "download the dataset again", "the row of %s has nothing there",
+                     s->task->name);
 }
 
 int mull_source_media(const mull_source *s, const json_t *doc, json_t **parts, mull_error *err) {
@@ -116,9 +124,15 @@ int mull_source_media(const mull_source *s, const json_t *doc, json_t **parts, m
     }
     for (int i = 0; i < 9 && m->singles[i] && !rc; i++) {
         const json_t *v = json_object_get(doc, m->singles[i]);
-        if (v && !json_is_null(v) && named(s, doc, m->singles[i])) rc = add_image(s, *parts, v, err);
+        if (by_name(s) && !named(doc, m->singles[i])) continue;
+        if (v && !json_is_null(v))
+            rc = add_image(s, *parts, v, err);
+        else if (by_name(s))
+            rc = lacks(s, m->singles[i], err);
     }
     if (!rc && m->video) rc = add_video(s, *parts, doc, err);
+    /* A question about pictures that has none would be answered, and scored, all the same. */
+    if (!rc && !json_array_size(*parts) && !by_name(s)) rc = lacks(s, m->lists[0] ? m->lists[0] : m->singles[0], err);
     if (rc) {
         json_decref(*parts);
         *parts = NULL;

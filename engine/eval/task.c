@@ -153,7 +153,7 @@ static const mull_task TASKS[] = {
      .hub = "lmms-lab/VQAv2",
      .split = "validation",
      .folders = {"VQAv2"},
-     .columns = {"question", "question_id"},
+     .columns = {"question", "question_id", "answers"},
      .media = {.singles = {"image"}},
      .max_new_tokens = 1024,
      .top_p = 1},

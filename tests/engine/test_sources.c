@@ -150,9 +150,60 @@ static void what_is_missing(void **state) {
     assert_non_null(strstr(err.todo, "nyu-visionx/VSI-Bench"));
 }
 
+/* One row of JSON as the dataset of a task; what the reader, or the row's media, say of it. */
+static const char *complaint(const data *d, const char *task, const char *file, const char *row, mull_error *err) {
+    mull_source *s = NULL;
+    json_t *doc = NULL, *parts = NULL;
+    char path[300];
+    snprintf(path, sizeof path, "%s/one", d->dir);
+    shell("rm -rf %s && mkdir -p %s/%s", path, path, task);
+    snprintf(path, sizeof path, "%s/one/%s/%s", d->dir, task, file);
+    put_text(path, row);
+    snprintf(path, sizeof path, "%s/one", d->dir);
+    *err = (mull_error){0};
+    if (!mull_source_open(mull_task_find(task), path, false, &s, err)) {
+        assert_int_equal(mull_source_get(s, 0, &doc, err), MULL_OK);
+        if (!mull_source_media(s, doc, &parts, err)) json_decref(parts);
+        json_decref(doc);
+        mull_source_close(s);
+    }
+    return err->code ? err->why : "";
+}
+
+/* Pictures that a question needs: a question asked without them would be scored all the same. */
+static void missing_pictures(void **state) {
+    const data *d = *state;
+    mull_error err;
+    static const char BLINK[] = "{\"prompt\":\"q\",\"answer\":\"(A)\",\"sub_task\":\"s\",\"idx\":\"1\",%s}";
+    static const char MMMU[] = "{\"id\":\"validation_Art_1\",\"question\":\"%s\",\"options\":\"[]\",\"answer\":\"A\","
+                               "\"question_type\":\"open\",\"image_1\":\"data:,\",\"image_2\":null}";
+    char row[400];
+    snprintf(row, sizeof row, BLINK, "\"image_2\":\"data:,\"");
+    assert_non_null(strstr(complaint(d, "blink_mv", "val.jsonl", row, &err), "needs image_1"));
+    snprintf(row, sizeof row, BLINK, "\"image_1\":\"data:,\"");
+    assert_string_equal(complaint(d, "blink_mv", "val.jsonl", row, &err), "");
+    snprintf(row, sizeof row, BLINK, "\"image_1\":null");
+    assert_non_null(strstr(complaint(d, "blink_mv", "val.jsonl", row, &err), "nothing there"));
+    assert_string_equal(err.where, "image_1");
+    snprintf(row, sizeof row, MMMU, "see <image 1>");
+    assert_string_equal(complaint(d, "mmmu_val", "validation.jsonl", row, &err), "");
+    snprintf(row, sizeof row, MMMU, "no picture");
+    assert_string_equal(complaint(d, "mmmu_val", "validation.jsonl", row, &err), "");
+    snprintf(row, sizeof row, MMMU, "see <image 2>");
+    assert_non_null(strstr(complaint(d, "mmmu_val", "validation.jsonl", row, &err), "nothing there"));
+    assert_string_equal(err.where, "image_2");
+    complaint(d, "vqav2", "validation.jsonl", "{\"question\":\"q\",\"question_id\":1,\"image\":\"data:,\"}", &err);
+    assert_non_null(strstr(err.why, "needs answers"));
+    complaint(d, "sitebench", "image_test.jsonl",
+              "{\"question\":\"q\",\"options\":[],\"answer\":\"A\",\"category\":\"c\",\"dataset\":\"d\"}", &err);
+    assert_non_null(strstr(err.why, "needs visual"));
+    assert_null(strstr(err.why, "visual,"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(every_task, setup, teardown),
                                        cmocka_unit_test_setup_teardown(mmvu_subject, setup, teardown),
+                                       cmocka_unit_test_setup_teardown(missing_pictures, setup, teardown),
                                        cmocka_unit_test_setup_teardown(what_is_missing, setup, teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
