@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 static const char *const WHAT = "the reward command failed";
-enum { ANSWER_MAX = 64 << 20, TAIL = 400, TICK_MS = 100 };
+enum { ANSWER_MAX = 64 << 20, TAIL = 400, TICK_MS = 100, GRACE_S = 5 };
 
 typedef struct child {
     pid_t pid;
@@ -41,7 +41,6 @@ static void limit(int what, size_t most) {
 
 /* In the child, before the shell. Only calls that are safe between fork and exec. */
 static void confine(const mull_reward_command *c) {
-    setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     limit(RLIMIT_CORE, 0);
@@ -59,20 +58,73 @@ static void confine(const mull_reward_command *c) {
     signal(SIGINT, SIG_DFL);
 }
 
-static int start(const mull_reward_command *c, child *k, mull_error *err) {
-    int p[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
-    for (int i = 0; i < 3; i++)
-        if (pipe2(p[i], O_CLOEXEC)) goto fail;
-    k->pid = fork();
-    if (k->pid < 0) goto fail;
-    if (!k->pid) {
+/* Ends every process that is left. Whatever left its session or lost its parent is a child here by now, or is when its
+ * own parent has ended (PR_SET_CHILD_SUBREAPER). */
+static void kill_rest(void) {
+    for (pid_t ended; (ended = waitpid(-1, NULL, WNOHANG)) >= 0 || errno == EINTR;) {
+        char list[4096];
+        if (ended > 0) continue;
+        int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+        if (fd < 0) kill(0, SIGKILL); /* a kernel without that list: the session at least, this process included */
+        ssize_t n = read(fd, list, sizeof list - 1);
+        close(fd);
+        list[n > 0 ? n : 0] = 0;
+        for (char *p = list, *end; *p; p = end) {
+            pid_t pid = (pid_t)strtol(p, &end, 10);
+            if (end == p || *end != ' ') break; /* the end, or a number that was cut */
+            kill(pid, SIGKILL);
+        }
+        nanosleep(&(struct timespec){0, 200000}, NULL);
+    }
+}
+
+/* The child: between the engine and the shell, so that nothing outlives a round. Ends as the shell does; SIGTERM, or
+ * the engine's death, ends all. */
+__attribute__((noreturn)) static void supervise(const mull_reward_command *c, const sigset_t *wanted, int in, int out,
+                                                int err) {
+    siginfo_t got;
+    setsid();
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    signal(SIGTERM, SIG_DFL); /* ignored signals would not be waited for */
+    signal(SIGCHLD, SIG_DFL);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    pid_t shell = fork();
+    if (!shell) {
         confine(c);
-        if (dup2(p[0][0], 0) >= 0 && dup2(p[1][1], 1) >= 0 && dup2(p[2][1], 2) >= 0) {
+        if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0) {
             for (int fd = 3; fd < 256; fd++) close(fd);
             execl("/bin/sh", "sh", "-c", c->command, (char *)NULL);
         }
         _exit(127);
     }
+    for (int fd = 0; fd < 1024; fd++) close(fd); /* the ends of the pipes are the shell's alone */
+    for (int status; shell > 0;) {
+        if (sigwaitinfo(wanted, &got) == SIGTERM) break;
+        for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+            if (pid == shell) {
+                kill_rest();
+                _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+            }
+    }
+    kill_rest();
+    _exit(127);
+}
+
+static int start(const mull_reward_command *c, child *k, mull_error *err) {
+    int p[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}}, e;
+    sigset_t wanted, before;
+    sigemptyset(&wanted);
+    sigaddset(&wanted, SIGTERM);
+    sigaddset(&wanted, SIGCHLD);
+    for (int i = 0; i < 3; i++)
+        if (pipe2(p[i], O_CLOEXEC)) goto fail;
+    pthread_sigmask(SIG_BLOCK, &wanted, &before); /* so that the child never meets one with our handlers */
+    k->pid = fork();
+    if (!k->pid) supervise(c, &wanted, p[0][0], p[1][1], p[2][1]);
+    e = errno;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = e;
+    if (k->pid < 0) goto fail;
     close(p[0][0]), close(p[1][1]), close(p[2][1]);
     k->in = p[0][1], k->out = p[1][0], k->err = p[2][0];
     for (int i = 0; i < 3; i++) {
@@ -80,8 +132,8 @@ static int start(const mull_reward_command *c, child *k, mull_error *err) {
         fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     }
     return MULL_OK;
-fail:;
-    int e = errno;
+fail:
+    e = errno;
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 2; j++)
             if (p[i][j] >= 0) close(p[i][j]);
@@ -158,13 +210,18 @@ int mull_reward_command_parse(const char *command, const char *out, size_t len, 
                      said && *said ? "; standard error ends: " : "", said ? said : "");
 }
 
+/* *status: how it ended, when it did by itself; k->pid is 0 then. */
 static int converse(const mull_reward_command *c, child *k, const char *in, size_t len, mull_buf *out, mull_buf *said,
-                    mull_error *err) {
+                    int *status, mull_error *err) {
     double end = now() + c->timeout_s;
     size_t at = 0;
-    while (k->out >= 0 || k->err >= 0) {
+    while (k->out >= 0 || k->err >= 0 || k->pid) {
+        if (k->out < 0 && k->err < 0 && waitpid(k->pid, status, WNOHANG) == k->pid) {
+            k->pid = 0;
+            break;
+        }
         struct pollfd p[3] = {{k->in, POLLOUT, 0}, {k->out, POLLIN, 0}, {k->err, POLLIN, 0}};
-        poll(p, 3, TICK_MS);
+        poll(p, 3, k->out < 0 && k->err < 0 ? 1 : TICK_MS);
         if (p[0].revents) feed(&k->in, in, len, &at);
         int rc = p[1].revents ? drain(&k->out, out, ANSWER_MAX) : MULL_OK;
         if (!rc && p[2].revents && drain(&k->err, said, 1 << 20)) said->len = 0; /* its newest words are enough */
@@ -180,6 +237,16 @@ static int converse(const mull_reward_command *c, child *k, const char *in, size
     return MULL_OK;
 }
 
+/* All of it, within seconds; a command that forks faster than it can be killed loses its supervisor and goes on. */
+static void end_all(pid_t pid) {
+    double last = now() + GRACE_S;
+    kill(pid, SIGTERM);
+    while (waitpid(pid, NULL, WNOHANG) == 0) {
+        if (now() > last) kill(-pid, SIGKILL);
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+}
+
 int mull_reward_command_run(const mull_reward_command *c, const char *in, size_t len, double *scores, size_t n,
                             mull_error *err) {
     child k = {0, -1, -1, -1};
@@ -188,12 +255,9 @@ int mull_reward_command_run(const mull_reward_command *c, const char *in, size_t
     sigaction(SIGPIPE, &ignore, &before); /* a command that ends early is an answer, not our end */
     int rc = start(c, &k, err);
     if (!rc) {
-        int status = 0;
-        rc = converse(c, &k, in, len, &out, &said, err);
-        kill(-k.pid, SIGKILL); /* whatever it left running; its own end was seen by its closed pipes */
-        if (rc) kill(k.pid, SIGKILL);
-        while (waitpid(k.pid, &status, 0) < 0 && errno == EINTR)
-            ;
+        int status = 0; /* as long as it has not ended by itself */
+        rc = converse(c, &k, in, len, &out, &said, &status, err);
+        if (k.pid > 0) end_all(k.pid);
         if (!rc && WIFEXITED(status) && WEXITSTATUS(status)) {
             const char *why = tail(&said);
             rc = mull_fail(err, MULL_EFORMAT, WHAT, c->command, "try it by hand with a line of OUT/rollouts",

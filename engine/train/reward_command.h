@@ -2,8 +2,8 @@
  *
  * In: {"completion","solution","problem_type","prompt","dataset","index","tokens","truncated"}. Out: a number, or an
  * object with a number "score". The command runs by /bin/sh in a session of its own, without network where the kernel
- * lets an ordinary user cut it off, with limits on processor time, memory, files and cores, and is killed with all its
- * children when the time is up. */
+ * lets an ordinary user cut it off, with limits on processor time, memory, files and cores. When its shell has ended, or
+ * the time is up, every process that came of it is killed, those in sessions of their own too. */
 #ifndef MULL_ENGINE_TRAIN_REWARD_COMMAND_H
 #define MULL_ENGINE_TRAIN_REWARD_COMMAND_H
 

@@ -267,21 +267,31 @@ static void commands(void **state) {
                {"echo 1; echo '{\"score\":\"x\"}'; echo 3", "line 2", MULL_EFORMAT},
                {"echo broken >&2; exit 3", "exit status 3; standard error ends: broken", MULL_EFORMAT},
                {"/nowhere/at/all", "exit status 127", MULL_EFORMAT},
+               {"cat >/dev/null; echo 1; echo 2; echo 3; kill -SEGV $$", "exit status 139", MULL_EFORMAT},
                {"cat >/dev/null; sleep 30", "longer than 0.3 s", MULL_ELIMIT}};
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
-        int rc = score(BAD[i].command, i == 7 ? 0.3 : 10, s, &err);
+        int rc = score(BAD[i].command, i == 8 ? 0.3 : 10, s, &err);
         if (rc != BAD[i].rc || !strstr(err.why, BAD[i].why)) fail_msg("%s: %d, %s", BAD[i].command, rc, err.why);
     }
-    /* What it leaves behind ends with it. */
-    char mark[] = "/tmp/mull_reward_XXXXXX", command[160];
-    int fd = mkstemp(mark);
-    assert_true(fd >= 0);
-    close(fd);
-    unlink(mark);
-    snprintf(command, sizeof command, "(sleep 1; touch %s) & awk '{print 1}'", mark);
-    assert_int_equal(score(command, 0.5, s, &err), MULL_ELIMIT);
-    nanosleep(&(struct timespec){1, 300000000}, NULL);
-    assert_int_not_equal(access(mark, F_OK), 0);
+    /* What it leaves behind ends with it: in the background, in a session of its own, without its parent; also when the
+     * time is up. */
+    static const char *const LEFT[] = {
+        "(sleep 1; touch %s) & awk '{print 1}'",
+        "setsid sh -c 'sleep 1; touch %s' >/dev/null 2>&1 & awk '{print 1}'",
+        "(setsid sh -c 'sleep 1; touch %s' &); awk '{print 1}'",
+        "(setsid sh -c 'sleep 1; touch %s' >/dev/null 2>&1 &); cat >/dev/null; sleep 30",
+    };
+    for (size_t i = 0; i < sizeof LEFT / sizeof *LEFT; i++) {
+        char mark[] = "/tmp/mull_reward_XXXXXX", command[160];
+        int fd = mkstemp(mark);
+        assert_true(fd >= 0);
+        close(fd);
+        unlink(mark);
+        snprintf(command, sizeof command, LEFT[i], mark);
+        assert_int_equal(score(command, i == 3 ? 0.3 : 10, s, &err), i == 3 ? MULL_ELIMIT : 0);
+        nanosleep(&(struct timespec){1, 300000000}, NULL);
+        assert_int_not_equal(access(mark, F_OK), 0);
+    }
 }
 
 /* A reward that fails ends the run with its message; settings that cannot work are refused before anything runs. */
