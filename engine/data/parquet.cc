@@ -3,6 +3,7 @@
 // goes on from where the last read ended, or begins the row group again when i lies behind it, so that memory stays at
 // a few rows and reading in order costs nothing extra.
 #include "engine/data/parquet.h"
+#include "engine/data/parquet_pool.h"
 
 #include <arrow/api.h>
 #include <arrow/io/file.h>
@@ -257,11 +258,11 @@ extern "C" int mull_parquet_open(const char *path, const char *const *columns, s
                                  mull_error *err) {
     *out = nullptr;
     return guarded(path, err, [&]() -> int {
-        auto file = arrow::io::ReadableFile::Open(path, arrow::system_memory_pool());
+        auto file = arrow::io::ReadableFile::Open(path, mull::BoundedPool::get());
         if (!file.ok())
             return mull_fail(err, MULL_EMISSING, what, path, "check the path and its permissions", "%s",
                              file.status().message().c_str());
-        parquet::ReaderProperties props(arrow::system_memory_pool());
+        parquet::ReaderProperties props(mull::BoundedPool::get());
         props.enable_buffered_stream();
         props.set_buffer_size(STREAM_BYTES);
         parquet::ArrowReaderProperties how(/*use_threads=*/false);
@@ -271,7 +272,7 @@ extern "C" int mull_parquet_open(const char *path, const char *const *columns, s
         p->path = path;
         parquet::arrow::FileReaderBuilder builder;
         check(builder.Open(*file, props));
-        check(builder.memory_pool(arrow::system_memory_pool())->properties(how)->Build(&p->reader));
+        check(builder.memory_pool(mull::BoundedPool::get())->properties(how)->Build(&p->reader));
         for (const auto &f : p->reader->manifest().schema_fields) {
             p->names.push_back(f.field->name());
             bool wanted = !columns;
