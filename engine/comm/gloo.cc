@@ -1,6 +1,10 @@
 /* The ranks' transport over Gloo; see transport.h and comm.h. Ranks meet (each leaves its addresses in a folder, or
  * over several hosts with rank 0) and then hold one TCP connection to each other, on one host over the loopback
- * interface. Gloo throws; nothing that it throws gets out of here. */
+ * interface. Gloo throws; nothing that it throws gets out of here.
+ *
+ * A receiver answers each message with an empty one, which the sender waits for before it looks at its send: when a
+ * rank dies, Gloo tells every receive that waits, but a send that its own thread is just about to write is forgotten
+ * and waits for the whole timeout (seen in one of eight deaths under load). */
 #include "engine/comm/transport.h"
 
 #include <gloo/rendezvous/context.h>
@@ -19,9 +23,11 @@ struct mull_transport {
     std::chrono::milliseconds timeout;
     std::shared_ptr<gloo::rendezvous::Context> context;
     uint64_t slot; /* of the next exchange; the same on all ranks, so a message cannot be taken for another's */
+    std::unique_ptr<gloo::transport::UnboundBuffer> answers; /* empty; their sends are not waited for */
 };
 
 namespace {
+const uint64_t ANSWER = uint64_t(1) << 61, CHANNEL = uint64_t(1) << 62; /* never reached by counting from 0 */
 const char WHAT[] = "lost another rank";
 const char TODO[] = "the first rank that failed has said why; run it again, it goes on from the last checkpoint";
 
@@ -83,6 +89,7 @@ extern "C" int mull__transport_open(const mull_transport_place *at, mull_transpo
             gloo::rendezvous::FileStore store(at->dir);
             t->context->connectFullMesh(store, device);
         }
+        t->answers = t->context->createUnboundBuffer(nullptr, 0);
         *out = t.release();
         return MULL_OK;
     } catch (const std::exception &e) {
@@ -97,8 +104,13 @@ extern "C" int mull__transport_open(const mull_transport_place *at, mull_transpo
 extern "C" int mull__transport_channel(const mull_transport *t, mull_transport **out, mull_error *err) {
     *out = nullptr;
     try {
-        auto c = std::make_unique<mull_transport>(*t);
-        c->slot = uint64_t(1) << 62; /* never reached by counting from 0 */
+        auto c = std::make_unique<mull_transport>();
+        c->rank = t->rank;
+        c->world = t->world;
+        c->timeout = t->timeout;
+        c->context = t->context;
+        c->slot = CHANNEL;
+        c->answers = t->context->createUnboundBuffer(nullptr, 0);
         *out = c.release();
         return MULL_OK;
     } catch (const std::exception &e) {
@@ -117,6 +129,7 @@ extern "C" int mull__transport_exchange(mull_transport *t, const mull_exchange *
     try {
         auto in = t->context->createUnboundBuffer(x->send, x->send_bytes);
         auto to = t->context->createUnboundBuffer(x->recv, x->recv_bytes);
+        auto answered = t->context->createUnboundBuffer(nullptr, 0);
         uint64_t slot = t->slot++;
         int sends = 0, receives = 0;
         /* Each rank begins with its right neighbour: not all of them with rank 0. */
@@ -127,13 +140,18 @@ extern "C" int mull__transport_exchange(mull_transport *t, const mull_exchange *
                 receives++;
             }
             if (x->send_len[next]) {
+                answered->recv(next, slot | ANSWER);
                 in->send(next, slot, x->send_at[next], x->send_len[next]);
                 sends++;
             }
         }
         for (; receives; receives--)
             if (!to->waitRecv(t->timeout)) return lost(err, "receiving", "the call was aborted");
-        for (; sends; sends--)
+        for (int r = 0; r < t->world; r++)
+            if (r != t->rank && x->recv_len[r]) t->answers->send(r, slot | ANSWER);
+        for (int k = 0; k < sends; k++)
+            if (!answered->waitRecv(t->timeout)) return lost(err, "sending", "the call was aborted");
+        for (int k = 0; k < sends; k++)
             if (!in->waitSend(t->timeout)) return lost(err, "sending", "the call was aborted");
         return MULL_OK;
     } catch (const std::exception &e) {
